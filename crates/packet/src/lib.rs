@@ -1,0 +1,13 @@
+//! Wire formats, IP views, checksums, and the split and coalesce of super-packets.
+//!
+//! Everything here is a pure function of bytes. The crate knows nothing of keys, peers, sockets,
+//! clocks or operating systems.
+#![forbid(unsafe_code)]
+
+mod drop_reason;
+mod endpoint;
+mod vnet;
+
+pub use drop_reason::{DropCounters, DropReason};
+pub use endpoint::{Endpoint, LocalAddress, PeerId};
+pub use vnet::{GsoType, VnetHeader};

@@ -1,0 +1,1 @@
+//! Cryptokey routing in both directions

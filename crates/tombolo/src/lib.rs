@@ -1,0 +1,1 @@
+//! Tombolo: an encrypted overlay network for databases. Daemon and command line

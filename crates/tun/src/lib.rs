@@ -1,0 +1,1 @@
+//! TUN device layer of Linux: queues, addresses, routes, rules and the guard

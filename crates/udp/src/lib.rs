@@ -1,0 +1,1 @@
+//! Batched UDP sockets with segmentation offload and sticky source addresses
