@@ -6,6 +6,7 @@
 
 mod drop_reason;
 mod endpoint;
+pub mod message;
 mod vnet;
 
 pub use drop_reason::{DropCounters, DropReason};
