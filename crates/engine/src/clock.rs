@@ -1,0 +1,26 @@
+//! The engine is a shell: here is where time is read.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tombolo_noise::clock::{Instant, Now, UnixTime};
+
+fn read(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Boot time: runs while the machine sleeps, so that a key does not look fresh after it.
+pub(crate) fn boot() -> Instant {
+    Instant::from_nanos(u64::try_from(read(ClockId::Boottime).as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Both clocks. A wall clock before 1970 reads as 1970.
+pub(crate) fn now() -> Now {
+    Now { boot: boot(), wall: UnixTime(read(ClockId::Realtime)) }
+}
+
+/// How long the machine has slept since it booted.
+pub(crate) fn slept() -> Duration {
+    read(ClockId::Boottime).saturating_sub(read(ClockId::Monotonic))
+}

@@ -1,0 +1,133 @@
+//! The way in to a running engine from other threads.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tombolo_noise::PublicKey;
+
+use crate::shared::Shared;
+use crate::status::EngineStatus;
+use crate::transaction::{ApplyError, Transaction};
+
+/// The engine has stopped and answers no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine has stopped")]
+pub struct Stopped;
+
+/// Why a probe has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// No such peer.
+    #[error("no such peer")]
+    UnknownPeer,
+    /// The peer has no endpoint: it must speak first.
+    #[error("the peer's endpoint is not known yet")]
+    NoEndpoint,
+    /// Source and destination are of different families, or the probe table is full.
+    #[error("the probe could not be sent")]
+    NotSent,
+    /// Nothing came back in time.
+    #[error("no answer in time")]
+    TimedOut,
+    /// The engine has stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// What other threads may ask of the control thread.
+pub(crate) enum Command {
+    Apply(Transaction, mpsc::SyncSender<Result<(), ApplyError>>),
+    Status(mpsc::SyncSender<EngineStatus>),
+    Probe {
+        public_key: PublicKey,
+        source: IpAddr,
+        destination: IpAddr,
+        timeout: Duration,
+        reply: mpsc::SyncSender<Result<Duration, ProbeError>>,
+    },
+    SetLinkUp(bool),
+    SetMtu(u16),
+    ExpireKeys,
+}
+
+/// A cheap, cloneable way to command a running engine. Calls block until the control thread has
+/// answered, which takes microseconds when it is idle; callers on an async runtime use a blocking task.
+#[derive(Clone)]
+pub struct EngineHandle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl EngineHandle {
+    fn send(&self, command: Command) -> Result<(), Stopped> {
+        self.commands.send(command).map_err(|_| Stopped)?;
+        self.shared.wake_control();
+        Ok(())
+    }
+
+    /// Applies `transaction` as one.
+    ///
+    /// # Errors
+    /// The sockets could not be bound or marked (nothing was changed then), or the engine has stopped.
+    pub fn apply(&self, transaction: Transaction) -> Result<(), ApplyError> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(Command::Apply(transaction, reply)).map_err(|Stopped| ApplyError::Stopped)?;
+        answer.recv().unwrap_or(Err(ApplyError::Stopped))
+    }
+
+    /// One consistent view of the engine.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn status(&self) -> Result<EngineStatus, Stopped> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(Command::Status(reply))?;
+        answer.recv().map_err(|_| Stopped)
+    }
+
+    /// Sends an ICMP echo request from `source` to `destination` through the tunnel of the peer,
+    /// handshake first where there is no session, and gives the time until its answer came.
+    /// Blocks for at most `timeout`.
+    ///
+    /// # Errors
+    /// See [`ProbeError`].
+    pub fn probe(
+        &self,
+        public_key: PublicKey,
+        source: IpAddr,
+        destination: IpAddr,
+        timeout: Duration,
+    ) -> Result<Duration, ProbeError> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(Command::Probe { public_key, source, destination, timeout, reply })
+            .map_err(|Stopped| ProbeError::Stopped)?;
+        answer.recv().unwrap_or(Err(ProbeError::Stopped))
+    }
+
+    /// Says whether the interface is up. While it is down nothing is sent (requirement 10).
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn set_link_up(&self, up: bool) -> Result<(), Stopped> {
+        self.send(Command::SetLinkUp(up))
+    }
+
+    /// Says that the MTU of the interface is now `mtu` bytes.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn set_mtu(&self, mtu: u16) -> Result<(), Stopped> {
+        self.send(Command::SetMtu(mtu))
+    }
+
+    /// Throws away all session keys, as after a suspend or the resumption of a snapshot.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn expire_keys(&self) -> Result<(), Stopped> {
+        self.send(Command::ExpireKeys)
+    }
+}

@@ -1,0 +1,101 @@
+//! Changes to a running engine, one-to-one with the standard configuration protocol's `set`.
+
+use std::io;
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+use tombolo_noise::{PresharedKey, PrivateKey, PublicKey, Tai64n};
+
+/// A change that is applied as one: readers see all of it or nothing.
+#[derive(Default)]
+pub struct Transaction {
+    /// Sets (`Some(Some)`) or removes (`Some(None)`) the private key.
+    pub private_key: Option<Option<PrivateKey>>,
+    /// Binds the sockets to this port; 0 lets the system pick one.
+    pub listen_port: Option<u16>,
+    /// Firewall mark of the datagrams; 0 removes it.
+    pub firewall_mark: Option<u32>,
+    /// Removes every peer that `peers` does not name.
+    pub replace_peers: bool,
+    /// Changes to peers, in order.
+    pub peers: Vec<PeerChange>,
+}
+
+/// Adds, changes or removes one peer.
+pub struct PeerChange {
+    /// Which peer.
+    pub public_key: PublicKey,
+    /// Removes it; everything else is ignored.
+    pub remove: bool,
+    /// Changes it only if it is there already.
+    pub update_only: bool,
+    /// A new preshared key; all zeros for none.
+    pub preshared_key: Option<PresharedKey>,
+    /// A new endpoint.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds between persistent keepalives; 0 switches them off.
+    pub persistent_keepalive: Option<u16>,
+    /// Removes all allowed IPs before `allowed_ips` is applied.
+    pub replace_allowed_ips: bool,
+    /// Networks to add or remove, in order. A network that another peer holds moves here.
+    pub allowed_ips: Vec<AllowedIpChange>,
+    /// Greatest TAI64N received from the peer, from before a restart (requirement 11).
+    pub last_received_timestamp: Option<Tai64n>,
+    /// Greatest TAI64N that may have been sent to the peer before a restart.
+    pub last_sent_timestamp: Option<Tai64n>,
+    /// Starts a handshake at once if there is an endpoint.
+    pub initiate: bool,
+}
+
+impl PeerChange {
+    /// A change that adds the peer if it is not there, and alters nothing else.
+    pub fn new(public_key: PublicKey) -> Self {
+        Self {
+            public_key,
+            remove: false,
+            update_only: false,
+            preshared_key: None,
+            endpoint: None,
+            persistent_keepalive: None,
+            replace_allowed_ips: false,
+            allowed_ips: Vec::new(),
+            last_received_timestamp: None,
+            last_sent_timestamp: None,
+            initiate: false,
+        }
+    }
+}
+
+/// One network of a peer's allowed IPs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllowedIpChange {
+    /// The network; host bits are cleared.
+    pub network: IpNet,
+    /// Removes it from this peer instead of adding it.
+    pub remove: bool,
+}
+
+/// Why a [`Transaction`] was not applied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// The port could not be bound; nothing was changed.
+    #[error("UDP port {port} cannot be bound: {source}")]
+    Bind {
+        /// The port asked for.
+        port: u16,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The mark could not be set (it needs `CAP_NET_ADMIN`); nothing was changed.
+    #[error("firewall mark {mark:#x} cannot be set on the UDP sockets: {source}")]
+    Mark {
+        /// The mark asked for.
+        mark: u32,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The engine has stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+}
