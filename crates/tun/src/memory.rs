@@ -1,0 +1,149 @@
+//! A TUN queue without a kernel, for tests: [`MemoryQueue`] is what the engine holds, and
+//! [`MemoryHost`] plays the machine behind the device.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use tombolo_packet::VnetHeader;
+
+use crate::{Offloads, Queue};
+
+/// Makes a queue and the host at its other end.
+///
+/// # Errors
+/// Those of eventfd(2).
+pub fn pair(offloads: Offloads) -> io::Result<(MemoryQueue, MemoryHost)> {
+    let shared = Arc::new(Shared {
+        state: Mutex::new(State::default()),
+        written: Condvar::new(),
+        readable: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+        offloads,
+    });
+    Ok((MemoryQueue(Arc::clone(&shared)), MemoryHost(shared)))
+}
+
+struct Shared {
+    state: Mutex<State>,
+    written: Condvar,
+    readable: OwnedFd,
+    offloads: Offloads,
+}
+
+#[derive(Default)]
+struct State {
+    to_queue: VecDeque<(VnetHeader, Vec<u8>)>,
+    to_host: VecDeque<(VnetHeader, Vec<u8>)>,
+    write_errors: VecDeque<i32>,
+    gone: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is whole between any two statements, so a test that panicked spoils nothing.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) -> io::Result<()> {
+        match rustix::io::write(&self.readable, &1_u64.to_ne_bytes()) {
+            // A full counter is readable all the same.
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The engine's end.
+pub struct MemoryQueue(Arc<Shared>);
+
+impl Queue for MemoryQueue {
+    fn offloads(&self) -> Offloads {
+        self.0.offloads
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>> {
+        let mut state = self.0.state();
+        if state.gone {
+            return Err(io::Error::from_raw_os_error(libc::EBADFD));
+        }
+        let Some((header, packet)) = state.to_queue.pop_front() else {
+            let mut counter = [0; 8];
+            match rustix::io::read(&self.0.readable, &mut counter) {
+                Ok(_) | Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let target = buffer.get_mut(..packet.len()).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "the buffer is smaller than the packet")
+        })?;
+        target.copy_from_slice(&packet);
+        Ok(Some((header, packet.len())))
+    }
+
+    fn write(&self, header: VnetHeader, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        crate::device::check_header(self.0.offloads, &header)?;
+        let mut state = self.0.state();
+        if state.gone {
+            return Err(io::Error::from_raw_os_error(libc::EBADFD));
+        }
+        if let Some(code) = state.write_errors.pop_front() {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        let packet = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        state.to_host.push_back((header, packet));
+        self.0.written.notify_all();
+        Ok(())
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.readable.as_fd()
+    }
+}
+
+/// The machine's end.
+pub struct MemoryHost(Arc<Shared>);
+
+impl MemoryHost {
+    /// Hands a packet to the queue, as if the machine had sent it to the overlay.
+    ///
+    /// # Errors
+    /// Those of write(2) on an eventfd; none is expected.
+    pub fn send(&self, header: VnetHeader, packet: &[u8]) -> io::Result<()> {
+        self.0.state().to_queue.push_back((header, packet.to_vec()));
+        self.0.wake()
+    }
+
+    /// The next packet that was written to the queue, if there is one.
+    #[must_use]
+    pub fn try_receive(&self) -> Option<(VnetHeader, Vec<u8>)> {
+        self.0.state().to_host.pop_front()
+    }
+
+    /// Waits up to `patience` for the next packet that is written to the queue.
+    #[must_use]
+    pub fn receive(&self, patience: Duration) -> Option<(VnetHeader, Vec<u8>)> {
+        let (mut state, _) = self
+            .0
+            .written
+            .wait_timeout_while(self.0.state(), patience, |state| state.to_host.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        state.to_host.pop_front()
+    }
+
+    /// Lets one later write fail with this errno; several are used up in order.
+    pub fn fail_write(&self, errno: i32) {
+        self.0.state().write_errors.push_back(errno);
+    }
+
+    /// Deletes the device: every later call of the queue fails as on a real one.
+    ///
+    /// # Errors
+    /// Those of write(2) on an eventfd; none is expected.
+    pub fn delete(&self) -> io::Result<()> {
+        self.0.state().gone = true;
+        self.0.wake()
+    }
+}
