@@ -2,12 +2,20 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 use rand_core::CryptoRng;
+use tombolo_noise::Device;
 use tombolo_tun::Queue;
 
+use crate::clock;
+use crate::control::{Control, ControlParts};
 use crate::handle::EngineHandle;
+use crate::inbound;
 use crate::options::{EngineEvent, EngineOptions, SocketBinder};
+use crate::outbound;
+use crate::shared::Shared;
 
 /// Why an engine could not start.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +37,7 @@ pub enum StartError {
 /// A running engine. Dropping it stops its threads.
 pub struct Engine {
     handle: EngineHandle,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Engine {
@@ -37,13 +46,45 @@ impl Engine {
     /// # Errors
     /// See [`StartError`].
     pub fn start(
-        _options: EngineOptions,
-        _queue: Arc<dyn Queue>,
-        _binder: impl SocketBinder,
-        _random: impl CryptoRng + Send + 'static,
-        _events: impl Fn(EngineEvent) + Send + Sync + 'static,
+        options: EngineOptions,
+        queue: Arc<dyn Queue>,
+        mut binder: impl SocketBinder,
+        mut random: impl CryptoRng + Send + 'static,
+        events: impl Fn(EngineEvent) + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
-        unimplemented!()
+        let port = options.listen_port;
+        let sockets =
+            binder.bind(port, options.firewall_mark).map_err(|source| StartError::Bind { port, source })?;
+        let device = Device::new(clock::now(), &mut random);
+        let magic = random.next_u64();
+        let shared = Shared::new(device.index_table(), sockets, queue.offloads(), options.mtu, magic)
+            .map_err(StartError::Worker)?;
+        let shared = Arc::new(shared);
+        let (commands, receiver) = mpsc::channel();
+        let control = Control::new(ControlParts {
+            shared: Arc::clone(&shared),
+            device,
+            random,
+            binder,
+            events: Box::new(events),
+            commands: receiver,
+            firewall_mark: options.firewall_mark,
+            link_up: options.link_up,
+        })
+        .map_err(StartError::Worker)?;
+        let handle = EngineHandle { commands, shared: Arc::clone(&shared) };
+        let mut engine = Self { handle, threads: Vec::with_capacity(3) };
+        let (out_shared, out_queue) = (Arc::clone(&shared), Arc::clone(&queue));
+        engine.spawn("tombolo-out", move || outbound::run(&out_shared, out_queue.as_ref()))?;
+        engine.spawn("tombolo-in", move || inbound::run(&shared, queue.as_ref()))?;
+        engine.spawn("tombolo-control", move || control.run())?;
+        Ok(engine)
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(body).map_err(StartError::Worker)?;
+        self.threads.push(thread);
+        Ok(())
     }
 
     /// The way in for other threads.
@@ -52,5 +93,17 @@ impl Engine {
     }
 
     /// Stops the threads and waits for them. Peers are not told; the TUN stays as it is.
-    pub fn stop(self) {}
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.handle.shared.stop();
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has said so on standard error; there is nothing left to wait for.
+            let _ = thread.join();
+        }
+    }
 }

@@ -1,0 +1,351 @@
+//! The control thread: owner of the protocol state, the routes and the peers.
+
+mod apply;
+mod probes;
+mod report;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rand_core::CryptoRng;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tombolo_noise::clock::{Instant, Now};
+use tombolo_noise::{Device, Output};
+use tombolo_packet::{DropReason, PeerId};
+use tombolo_route::AllowedIps;
+use tombolo_udp::{SendOutcome, Transmit};
+
+use crate::clock;
+use crate::handle::Command;
+use crate::options::{EngineEvent, SocketBinder};
+use crate::outbound::{flush_staged, send_keepalive};
+use crate::send_batch::SendBatch;
+use crate::shared::{HANDSHAKE_QUEUE_LEN, Peer, Shared, Snapshot, wait_readable};
+
+use probes::Probes;
+
+/// Handshake datagrams taken before commands and timers have their turn again.
+const HANDSHAKES_PER_TURN: usize = 32;
+
+/// Growth of the time slept that counts as a suspend. The two clocks are read one after the other,
+/// so that a preempted thread sees some microseconds.
+const SUSPEND_THRESHOLD: Duration = Duration::from_millis(500);
+
+/// What the control thread keeps of a peer besides the protocol state.
+struct PeerRecord {
+    peer: Arc<Peer>,
+    initiation_sent: Option<Instant>,
+    round_trip: Option<Duration>,
+    /// Position in the order of addition.
+    order: u64,
+}
+
+pub(crate) struct Control<B, R> {
+    shared: Arc<Shared>,
+    device: Device,
+    random: R,
+    binder: B,
+    events: Box<dyn Fn(EngineEvent) + Send + Sync>,
+    commands: mpsc::Receiver<Command>,
+    routes: AllowedIps,
+    peers: BTreeMap<PeerId, PeerRecord>,
+    next_order: u64,
+    firewall_mark: u32,
+    link_up: bool,
+    probes: Probes,
+    batch: SendBatch,
+    outcome: SendOutcome,
+    timer: OwnedFd,
+    timer_set_to: Option<Instant>,
+    slept: Duration,
+    reported_gone: bool,
+}
+
+/// What a control thread starts with.
+pub(crate) struct ControlParts<B, R> {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) device: Device,
+    pub(crate) random: R,
+    pub(crate) binder: B,
+    pub(crate) events: Box<dyn Fn(EngineEvent) + Send + Sync>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) firewall_mark: u32,
+    pub(crate) link_up: bool,
+}
+
+impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
+    pub(crate) fn new(parts: ControlParts<B, R>) -> std::io::Result<Self> {
+        // Boot time, so that what fell due while the machine slept is due when it wakes.
+        let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        let mut control = Self {
+            shared: parts.shared,
+            device: parts.device,
+            random: parts.random,
+            binder: parts.binder,
+            events: parts.events,
+            commands: parts.commands,
+            routes: AllowedIps::default(),
+            peers: BTreeMap::new(),
+            next_order: 0,
+            firewall_mark: parts.firewall_mark,
+            link_up: parts.link_up,
+            probes: Probes::default(),
+            batch: SendBatch::small(),
+            outcome: SendOutcome::default(),
+            timer,
+            timer_set_to: None,
+            slept: clock::slept(),
+            reported_gone: false,
+        };
+        control.device.set_link_up(parts.link_up, clock::now(), &mut control.random);
+        Ok(control)
+    }
+
+    /// Runs until the engine stops.
+    pub(crate) fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        while !shared.stopping() {
+            if self.turn() {
+                continue;
+            }
+            shared.control_waker().prepare();
+            if shared.stopping() {
+                break;
+            }
+            if self.turn() {
+                continue;
+            }
+            self.arm_timer();
+            if let Err(error) = wait_readable(shared.control_waker(), &[self.timer.as_fd()]) {
+                (self.events)(EngineEvent::Failed(format!("waiting for work failed: {error}")));
+                break;
+            }
+            shared.control_waker().finish();
+            let mut expirations = [0; 8];
+            if rustix::io::read(&self.timer, &mut expirations).is_ok() {
+                self.timer_set_to = None;
+            }
+        }
+    }
+
+    /// Does what there is to do. `false`: there was nothing.
+    fn turn(&mut self) -> bool {
+        let now = clock::now();
+        let mut worked = self.watch_for_suspend(now);
+        while let Ok(command) = self.commands.try_recv() {
+            worked = true;
+            self.command(command, now);
+        }
+        while let Some(event) = self.shared.events.pop() {
+            worked = true;
+            self.device.handle_event(event, now, &mut self.random);
+        }
+        for _ in 0..HANDSHAKES_PER_TURN {
+            let depth = self.shared.handshakes.len();
+            let Some(datagram) = self.shared.handshakes.pop() else { break };
+            worked = true;
+            let handled = self.device.handle_message(
+                datagram.bytes(),
+                datagram.source,
+                depth,
+                HANDSHAKE_QUEUE_LEN,
+                now,
+                &mut self.random,
+            );
+            if let Err(reason) = handled {
+                self.shared.drops.count(reason);
+            }
+        }
+        while let Some((number, received)) = self.shared.probes.answer() {
+            worked = true;
+            if let Some((peer, round_trip)) = self.probes.answered(number, received)
+                && let Some(record) = self.peers.get_mut(&peer)
+            {
+                record.round_trip = Some(round_trip);
+            }
+        }
+        if self.device.poll_timeout().is_some_and(|deadline| deadline <= now.boot) {
+            worked = true;
+            self.device.handle_timeout(now, &mut self.random);
+        }
+        worked |= self.probes.expire(now.boot);
+        self.shared.probes.set_outstanding(self.probes.len());
+        while let Some(output) = self.device.poll_output() {
+            worked = true;
+            self.output(output, now);
+        }
+        self.report_workers();
+        worked
+    }
+
+    /// A machine that slept, or a clone that was resumed, must not seal with old keys: the other
+    /// copy may have used the same nonces.
+    fn watch_for_suspend(&mut self, now: Now) -> bool {
+        let slept = clock::slept();
+        let suspended = slept > self.slept + SUSPEND_THRESHOLD;
+        self.slept = slept;
+        if suspended {
+            self.device.expire_all(now, &mut self.random);
+            (self.events)(EngineEvent::Resumed);
+        }
+        suspended
+    }
+
+    fn report_workers(&mut self) {
+        if self.shared.tun_gone.load(Ordering::SeqCst) && !self.reported_gone {
+            self.reported_gone = true;
+            (self.events)(EngineEvent::TunGone);
+        }
+        while let Some(failure) = self.shared.failures.pop() {
+            (self.events)(EngineEvent::Failed(failure));
+        }
+    }
+
+    fn command(&mut self, command: Command, now: Now) {
+        match command {
+            Command::Apply(transaction, reply) => {
+                let result = self.apply(transaction, now);
+                let _ = reply.send(result);
+            }
+            Command::Status(reply) => {
+                let _ = reply.send(self.status(now));
+            }
+            Command::Probe { public_key, source, destination, timeout, reply } => {
+                self.probe(public_key, source, destination, timeout, reply, now);
+            }
+            Command::SetLinkUp(up) => {
+                self.link_up = up;
+                self.device.set_link_up(up, now, &mut self.random);
+                self.update_ready();
+            }
+            Command::SetMtu(mtu) => self.shared.mtu.store(mtu.into(), Ordering::Relaxed),
+            Command::ExpireKeys => self.device.expire_all(now, &mut self.random),
+        }
+    }
+
+    fn output(&mut self, output: Output, now: Now) {
+        match output {
+            Output::Datagram { peer, destination, contents, traffic_class } => {
+                if let Some(record) = peer.and_then(|peer| self.peers.get_mut(&peer))
+                    && contents.len() == tombolo_packet::message::INITIATION_LEN
+                {
+                    record.initiation_sent = Some(now.boot);
+                }
+                self.send_handshake(peer, destination, &contents, traffic_class);
+            }
+            Output::Keepalive { peer } => {
+                if let Some(record) = self.peers.get(&peer) {
+                    let sockets = self.shared.sockets.load();
+                    send_keepalive(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
+                }
+            }
+            Output::SessionReady { peer, initiator } => self.session_ready(peer, initiator, now),
+            Output::DropStaged { peer } => {
+                if let Some(record) = self.peers.get(&peer) {
+                    let dropped = record.peer.staging.clear(&self.shared.staging_budget);
+                    self.shared.drops.add(DropReason::HandshakeAbandoned, dropped as u64);
+                }
+            }
+            Output::ResolveEndpoint { peer } => {
+                if let Some(record) = self.peers.get(&peer) {
+                    (self.events)(EngineEvent::ResolveEndpoint(*record.peer.link.public_key()));
+                }
+            }
+            Output::TimestampAdvanced { peer } => self.peer_changed(peer),
+        }
+    }
+
+    fn peer_changed(&self, peer: PeerId) {
+        if let Some(record) = self.peers.get(&peer) {
+            (self.events)(EngineEvent::PeerChanged(*record.peer.link.public_key()));
+        }
+    }
+
+    /// New keys: what waited goes out. The initiator must send something at once, since the
+    /// responder may not use the keys before (§5.4.3).
+    fn session_ready(&mut self, peer: PeerId, initiator: bool, now: Now) {
+        let Some(record) = self.peers.get_mut(&peer) else { return };
+        if initiator {
+            record.round_trip = record
+                .initiation_sent
+                .take()
+                .map(|sent| now.boot.saturating_duration_since(sent))
+                .or(record.round_trip);
+        }
+        let sockets = self.shared.sockets.load();
+        let flushed = flush_staged(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
+        if initiator && flushed == 0 {
+            send_keepalive(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
+        }
+        (self.events)(EngineEvent::SessionEstablished(*record.peer.link.public_key()));
+    }
+
+    fn send_handshake(
+        &mut self,
+        peer: Option<PeerId>,
+        destination: tombolo_packet::Endpoint,
+        contents: &[u8],
+        traffic_class: u8,
+    ) {
+        let sockets = self.shared.sockets.load();
+        let socket = if destination.remote.is_ipv4() { &sockets.v4 } else { &sockets.v6 };
+        let Some(socket) = socket else {
+            self.shared.drops.count(DropReason::UdpSendFailed);
+            return;
+        };
+        let transmit = Transmit {
+            destination: destination.remote,
+            source: destination.local,
+            traffic_class,
+            contents,
+            segment_size: None,
+        };
+        socket.send(&[transmit], &mut self.outcome);
+        self.shared.drops.add(DropReason::UdpSendFailed, self.outcome.failures.len() as u64);
+        if !self.outcome.stale_sources.is_empty()
+            && let Some(record) = peer.and_then(|peer| self.peers.get(&peer))
+        {
+            record.peer.link.forget_source(destination);
+        }
+    }
+
+    /// Shows workers the peers and routes as they are now.
+    fn publish(&self) {
+        let len = self.peers.keys().next_back().map_or(0, |id| id.0 as usize + 1);
+        let mut peers = vec![None; len];
+        for (id, record) in &self.peers {
+            peers[id.0 as usize] = Some(Arc::clone(&record.peer));
+        }
+        self.shared.snapshot.store(Arc::new(Snapshot { routes: self.routes.snapshot(), peers }));
+    }
+
+    fn update_ready(&self) {
+        let ready = self.link_up && self.device.public_key().is_some();
+        self.shared.ready.store(ready, Ordering::SeqCst);
+    }
+
+    fn arm_timer(&mut self) {
+        let deadline = [self.device.poll_timeout(), self.probes.deadline()].into_iter().flatten().min();
+        if deadline == self.timer_set_to {
+            return;
+        }
+        self.timer_set_to = deadline;
+        // All zeros would disarm the timer, and a deadline in the past fires at once.
+        let nanos = deadline.map_or(0, |deadline| deadline.as_nanos().max(1));
+        let value = Timespec {
+            tv_sec: i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX),
+            tv_nsec: (nanos % 1_000_000_000) as _,
+        };
+        let interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let setting = Itimerspec { it_interval: interval, it_value: value };
+        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &setting) {
+            (self.events)(EngineEvent::Failed(format!("setting the timer failed: {error}")));
+        }
+    }
+}

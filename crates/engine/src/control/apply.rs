@@ -1,0 +1,148 @@
+//! Transactions.
+
+use std::sync::Arc;
+
+use rand_core::CryptoRng;
+use tombolo_noise::clock::Now;
+use tombolo_packet::{Endpoint, PeerId};
+
+use super::{Control, PeerRecord};
+use crate::options::SocketBinder;
+use crate::shared::Peer;
+use crate::staging::Staging;
+use crate::transaction::{ApplyError, PeerChange, Transaction};
+
+impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
+    /// What can fail comes first, so that a failure leaves everything as it was.
+    pub(super) fn apply(&mut self, transaction: Transaction, now: Now) -> Result<(), ApplyError> {
+        self.set_mark(transaction.firewall_mark)?;
+        self.set_port(transaction.listen_port)?;
+        if let Some(private_key) = transaction.private_key {
+            self.device.set_private_key(private_key, now, &mut self.random);
+            self.forget_removed_peers();
+            self.update_ready();
+        }
+        if transaction.replace_peers {
+            let kept: Vec<PeerId> = transaction
+                .peers
+                .iter()
+                .filter(|change| !change.remove)
+                .filter_map(|change| self.device.peer_by_key(&change.public_key))
+                .collect();
+            let removed: Vec<PeerId> = self.peers.keys().copied().filter(|id| !kept.contains(id)).collect();
+            for id in removed {
+                self.remove_peer(id);
+            }
+        }
+        for change in transaction.peers {
+            self.change_peer(change, now);
+        }
+        self.publish();
+        Ok(())
+    }
+
+    fn set_mark(&mut self, mark: Option<u32>) -> Result<(), ApplyError> {
+        let Some(mark) = mark else { return Ok(()) };
+        let sockets = self.shared.sockets.load();
+        for socket in [&sockets.v4, &sockets.v6].into_iter().flatten() {
+            socket.set_mark(mark).map_err(|source| ApplyError::Mark { mark, source })?;
+        }
+        self.firewall_mark = mark;
+        Ok(())
+    }
+
+    fn set_port(&mut self, port: Option<u16>) -> Result<(), ApplyError> {
+        let Some(port) = port else { return Ok(()) };
+        if port != 0 && port == self.shared.sockets.load().port {
+            return Ok(());
+        }
+        let sockets =
+            self.binder.bind(port, self.firewall_mark).map_err(|source| ApplyError::Bind { port, source })?;
+        self.shared.sockets.store(Arc::new(sockets));
+        self.shared.inbound.wake();
+        Ok(())
+    }
+
+    fn change_peer(&mut self, change: PeerChange, now: Now) {
+        let known = self.device.peer_by_key(&change.public_key);
+        if change.remove {
+            if let Some(id) = known {
+                self.remove_peer(id);
+            }
+            return;
+        }
+        let id = match known {
+            Some(id) => id,
+            None if change.update_only => return,
+            None => match self.add_peer(&change, now) {
+                Some(id) => id,
+                None => return,
+            },
+        };
+        if let Some(preshared_key) = change.preshared_key {
+            self.device.set_preshared_key(id, preshared_key);
+        }
+        if let Some(timestamp) = change.last_received_timestamp {
+            self.device.set_last_timestamp(id, timestamp);
+        }
+        if let Some(timestamp) = change.last_sent_timestamp {
+            self.device.set_last_sent_timestamp(id, timestamp);
+        }
+        if let Some(endpoint) = change.endpoint {
+            self.device.set_endpoint(id, Some(Endpoint::new(endpoint)), now, &mut self.random);
+        }
+        if change.replace_allowed_ips {
+            self.routes.remove_peer(id);
+        }
+        for allowed in change.allowed_ips {
+            if allowed.remove {
+                self.routes.remove(allowed.network, id);
+            } else {
+                self.routes.insert(allowed.network, id);
+            }
+        }
+        if let Some(seconds) = change.persistent_keepalive {
+            let interval = (seconds != 0).then_some(seconds);
+            self.device.set_persistent_keepalive(id, interval, now, &mut self.random);
+        }
+        if change.initiate {
+            self.device.initiate(id, now, &mut self.random);
+        }
+    }
+
+    /// `None`: our own key, which is no peer (requirement 25).
+    fn add_peer(&mut self, change: &PeerChange, now: Now) -> Option<PeerId> {
+        let id = self.device.add_peer(change.public_key, now).ok()?;
+        let peer = Peer { link: Arc::clone(self.device.link(id)?), staging: Staging::default() };
+        let record = PeerRecord {
+            peer: Arc::new(peer),
+            initiation_sent: None,
+            round_trip: None,
+            order: self.next_order,
+        };
+        self.next_order += 1;
+        self.peers.insert(id, record);
+        Some(id)
+    }
+
+    fn remove_peer(&mut self, id: PeerId) {
+        self.device.remove_peer(id);
+        self.forget_peer(id);
+    }
+
+    fn forget_peer(&mut self, id: PeerId) {
+        self.routes.remove_peer(id);
+        if let Some(record) = self.peers.remove(&id) {
+            record.peer.staging.clear(&self.shared.staging_budget);
+        }
+    }
+
+    /// A new private key removes the peer whose key it makes our own (requirement 25).
+    fn forget_removed_peers(&mut self) {
+        let gone: Vec<PeerId> =
+            self.peers.keys().copied().filter(|&id| self.device.link(id).is_none()).collect();
+        for id in gone {
+            self.forget_peer(id);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Status.
+
+use rand_core::CryptoRng;
+use tombolo_noise::SessionState;
+use tombolo_noise::clock::Now;
+use tombolo_packet::PeerId;
+
+use super::{Control, PeerRecord};
+use crate::options::SocketBinder;
+use crate::status::{EngineStatus, OffloadStatus, PeerState, PeerStatus};
+
+impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
+    pub(super) fn status(&self, now: Now) -> EngineStatus {
+        let mut records: Vec<(&PeerId, &PeerRecord)> = self.peers.iter().collect();
+        records.sort_by_key(|(_, record)| record.order);
+        EngineStatus {
+            private_key: self.device.private_key().cloned(),
+            public_key: self.device.public_key(),
+            listen_port: self.shared.sockets.load().port,
+            firewall_mark: self.firewall_mark,
+            peers: records
+                .into_iter()
+                .filter_map(|(id, record)| self.peer_status(*id, record, now))
+                .collect(),
+            drops: self.shared.drops.iter().collect(),
+            offloads: self.offloads(),
+        }
+    }
+
+    fn peer_status(&self, id: PeerId, record: &PeerRecord, now: Now) -> Option<PeerStatus> {
+        let status = self.device.peer_status(id, now)?;
+        let link = &record.peer.link;
+        Some(PeerStatus {
+            public_key: *link.public_key(),
+            preshared_key: status.preshared_key,
+            endpoint: link.endpoint().map(|endpoint| endpoint.remote),
+            allowed_ips: self.routes.peer_networks(id).collect(),
+            last_handshake: status.last_handshake,
+            received_bytes: link.received_bytes(),
+            sent_bytes: link.sent_bytes(),
+            persistent_keepalive: status.persistent_keepalive,
+            state: match status.state {
+                SessionState::Idle => PeerState::Idle,
+                SessionState::Connecting => PeerState::Connecting,
+                SessionState::Established => PeerState::Established,
+            },
+            round_trip: record.round_trip,
+            last_received_timestamp: status.last_received_timestamp,
+            last_sent_timestamp: status.last_sent_timestamp,
+            last_received_age: status.last_received_age,
+        })
+    }
+
+    fn offloads(&self) -> OffloadStatus {
+        let sockets = self.shared.sockets.load();
+        let all = |test: fn(&tombolo_udp::Capabilities) -> bool| {
+            [&sockets.v4, &sockets.v6].into_iter().flatten().all(|socket| test(&socket.capabilities()))
+        };
+        OffloadStatus {
+            udp_segmentation: all(|capabilities| capabilities.gso),
+            udp_coalescing: all(|capabilities| capabilities.gro),
+            ..self.shared.tun_offloads()
+        }
+    }
+}

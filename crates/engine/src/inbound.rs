@@ -1,0 +1,306 @@
+//! UDP to TUN: receive, find the session, open in place, check replay and source, coalesce, write.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use arc_swap::Cache;
+use arrayvec::ArrayVec;
+use tombolo_noise::clock::Instant;
+use tombolo_noise::{IndexEntry, Received as ReceivedNote};
+use tombolo_packet::coalesce::{CoalesceOptions, Coalescer};
+use tombolo_packet::ip::{IpPacket, ecn_decapsulate};
+use tombolo_packet::message::{MessageType, Transport};
+use tombolo_packet::{DropReason, Endpoint, GsoType, VnetHeader};
+use tombolo_tun::{Fault, Queue};
+use tombolo_udp::{Received, Socket};
+
+use crate::clock;
+use crate::shared::{HandshakeDatagram, Shared, Snapshot, wait_readable};
+
+/// Bytes that one batch of reads may fill. A read with `UDP_GRO` can take 64 KiB and a little more.
+const ARENA_LEN: usize = 8 * 66_000;
+
+/// Messages opened before the replay windows are brought up to date.
+const BATCH: usize = 512;
+
+/// Runs until the engine stops.
+pub(crate) fn run(shared: &Arc<Shared>, queue: &dyn Queue) {
+    let mut worker = Inbound::new(shared, queue);
+    let mut snapshots = Cache::new(&shared.snapshot);
+    let mut sockets = Cache::new(&shared.sockets);
+    let mut arena = vec![0; ARENA_LEN];
+    let mut received = Vec::new();
+    while !shared.stopping() {
+        let current = Arc::clone(sockets.load());
+        let mut idle = true;
+        for socket in [&current.v4, &current.v6].into_iter().flatten() {
+            match socket.receive(&mut arena, &mut received) {
+                Ok(0) => {}
+                Ok(_) => {
+                    idle = false;
+                    worker.batch(&mut arena, &received, snapshots.load());
+                }
+                Err(error) => match recoverable(&error) {
+                    true => idle = false,
+                    false => return shared.report_failure(format!("receiving from UDP failed: {error}")),
+                },
+            }
+        }
+        if worker.tun_gone {
+            return shared.report_tun_gone();
+        }
+        if !idle {
+            continue;
+        }
+        shared.inbound.prepare();
+        if shared.stopping() {
+            break;
+        }
+        if !Arc::ptr_eq(&current, sockets.load()) {
+            continue;
+        }
+        let fds: ArrayVec<BorrowedFd<'_>, 2> = [&current.v4, &current.v6]
+            .into_iter()
+            .flatten()
+            .map(|socket: &Arc<dyn Socket>| socket.fd())
+            .collect();
+        if let Err(error) = wait_readable(&shared.inbound, &fds) {
+            return shared.report_failure(format!("waiting for UDP failed: {error}"));
+        }
+        shared.inbound.finish();
+    }
+}
+
+/// ICMP errors and short memory come out of a UDP socket as errors of the next call, and pass.
+fn recoverable(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [
+        Errno::CONNREFUSED,
+        Errno::HOSTUNREACH,
+        Errno::NETUNREACH,
+        Errno::MSGSIZE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::INTR,
+        Errno::NETDOWN,
+        Errno::PROTO,
+    ];
+    passing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// One message that authenticated.
+struct Opened {
+    session: usize,
+    counter: u64,
+    plaintext: Range<usize>,
+    message_len: usize,
+    ecn: u8,
+    source: usize,
+}
+
+struct Inbound<'a> {
+    shared: &'a Shared,
+    queue: &'a dyn Queue,
+    coalescer: Coalescer,
+    sessions: Vec<Arc<IndexEntry>>,
+    opened: Vec<Opened>,
+    fresh: Vec<bool>,
+    counters: Vec<u64>,
+    tun_gone: bool,
+}
+
+impl<'a> Inbound<'a> {
+    fn new(shared: &'a Shared, queue: &'a dyn Queue) -> Self {
+        let offloads = queue.offloads();
+        Self {
+            shared,
+            queue,
+            coalescer: Coalescer::new(CoalesceOptions { tcp: offloads.write_tcp, udp: offloads.write_udp }),
+            sessions: Vec::new(),
+            opened: Vec::with_capacity(BATCH),
+            fresh: Vec::with_capacity(BATCH),
+            counters: Vec::with_capacity(BATCH),
+            tun_gone: false,
+        }
+    }
+
+    fn batch(&mut self, arena: &mut [u8], received: &[Received], snapshot: &Snapshot) {
+        let now = clock::boot();
+        for (source, read) in received.iter().enumerate() {
+            let mut offset = read.offset;
+            let end = read.offset + read.len;
+            while offset < end {
+                let len = read.stride.min(end - offset);
+                if let Err(reason) = self.open(arena, offset..offset + len, read, source, now) {
+                    self.shared.drops.count(reason);
+                }
+                offset += len;
+                if self.opened.len() == BATCH {
+                    self.deliver(arena, received, snapshot, now);
+                }
+            }
+        }
+        self.deliver(arena, received, snapshot, now);
+    }
+
+    fn open(
+        &mut self,
+        arena: &mut [u8],
+        range: Range<usize>,
+        read: &Received,
+        source: usize,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let message = &mut arena[range.clone()];
+        if MessageType::classify(message)? != MessageType::Transport {
+            let datagram =
+                HandshakeDatagram::new(message, read.endpoint()).ok_or(DropReason::MalformedMessage)?;
+            self.shared.enqueue_handshake(datagram);
+            return Ok(());
+        }
+        let index = Transport::parse(message)?.receiver_index();
+        let session = self.session(index)?;
+        let keypair = self.sessions[session].keypair();
+        if !keypair.can_receive(now) {
+            return Err(DropReason::ExpiredKeypair);
+        }
+        let message_len = message.len();
+        let (counter, plaintext) = keypair.open(message)?;
+        let start = range.start + tombolo_packet::message::TRANSPORT_HEADER_LEN;
+        let plaintext = start..start + plaintext.len();
+        self.opened.push(Opened {
+            session,
+            counter,
+            plaintext,
+            message_len,
+            ecn: read.traffic_class & 3,
+            source,
+        });
+        Ok(())
+    }
+
+    /// Position in `sessions` of the session with this receiver index.
+    fn session(&mut self, index: u32) -> Result<usize, DropReason> {
+        if let Some(position) = self.sessions.iter().rposition(|entry| entry.keypair().local_index() == index)
+        {
+            return Ok(position);
+        }
+        let entry = self.shared.indices.lookup(index).ok_or(DropReason::UnknownReceiverIndex)?;
+        self.sessions.push(entry);
+        Ok(self.sessions.len() - 1)
+    }
+
+    /// Everything after the tag was verified: once per batch and session, in counter order.
+    fn deliver(&mut self, arena: &mut [u8], received: &[Received], snapshot: &Snapshot, now: Instant) {
+        if self.opened.is_empty() {
+            self.sessions.clear();
+            return;
+        }
+        self.opened.sort_by_key(|opened| (opened.session, opened.counter));
+        let opened = std::mem::take(&mut self.opened);
+        for group in opened.chunk_by(|a, b| a.session == b.session) {
+            self.session_batch(group, arena, received, snapshot, now);
+        }
+        self.opened = opened;
+        self.opened.clear();
+        self.sessions.clear();
+        self.write(arena);
+    }
+
+    fn session_batch(
+        &mut self,
+        group: &[Opened],
+        arena: &mut [u8],
+        received: &[Received],
+        snapshot: &Snapshot,
+        now: Instant,
+    ) {
+        let session = Arc::clone(&self.sessions[group[0].session]);
+        self.counters.clear();
+        self.counters.extend(group.iter().map(|opened| opened.counter));
+        self.fresh.clear();
+        session.keypair().commit(&self.counters, &mut self.fresh);
+        let link = session.link();
+        // A peer that was removed a moment ago may have left its slot to another one.
+        let current = snapshot.peer(link.peer()).is_some_and(|peer| Arc::ptr_eq(&peer.link, link));
+        let mut note = ReceivedNote::default();
+        let mut newest: Option<&Opened> = None;
+        let fresh = std::mem::take(&mut self.fresh);
+        for (opened, &fresh) in group.iter().zip(&fresh) {
+            if !fresh {
+                self.shared.drops.count(DropReason::ReplayedCounter);
+                continue;
+            }
+            note.messages += 1;
+            note.bytes += opened.message_len as u64;
+            newest = Some(opened);
+            if opened.plaintext.is_empty() {
+                continue;
+            }
+            note.data = true;
+            if !current {
+                continue;
+            }
+            if let Err(reason) = self.packet(opened, arena, snapshot, link.peer(), now) {
+                self.shared.drops.count(reason);
+            }
+        }
+        self.fresh = fresh;
+        let Some(newest) = newest else { return };
+        let endpoint: Endpoint = received[newest.source].endpoint();
+        for event in link.note_received(session.keypair(), endpoint, now, &note) {
+            self.shared.raise(event);
+        }
+    }
+
+    /// An authenticated, fresh, inner packet.
+    fn packet(
+        &mut self,
+        opened: &Opened,
+        arena: &mut [u8],
+        snapshot: &Snapshot,
+        peer: tombolo_packet::PeerId,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let bytes = &mut arena[opened.plaintext.clone()];
+        let packet = IpPacket::parse(bytes)?;
+        if snapshot.routes.lookup(packet.source()) != Some(peer) {
+            return Err(DropReason::SourceNotAllowed);
+        }
+        let len = packet.total_len();
+        if self.shared.probes.take(&packet, &bytes[..len], now) {
+            return Ok(());
+        }
+        ecn_decapsulate(&mut bytes[..len], opened.ecn)?;
+        self.coalescer.push(arena, opened.plaintext.start..opened.plaintext.start + len);
+        Ok(())
+    }
+
+    fn write(&mut self, arena: &mut [u8]) {
+        let (queue, shared) = (self.queue, self.shared);
+        let (mut gone, mut refused_tcp, mut refused_udp) = (false, false, false);
+        self.coalescer.for_each_output(arena, |header: VnetHeader, slices| {
+            let Err(error) = queue.write(header, slices) else { return };
+            shared.drops.count(DropReason::TunWriteFailed);
+            match (Fault::of(&error), header.gso_type) {
+                (Fault::Gone, _) => gone = true,
+                (Fault::Refused, GsoType::Tcp4 | GsoType::Tcp6) => refused_tcp = true,
+                (Fault::Refused, GsoType::Udp) => refused_udp = true,
+                _ => {}
+            }
+        });
+        self.tun_gone |= gone;
+        if refused_tcp || refused_udp {
+            // Some stable kernels refuse every super-packet: write plain ones from now on. What was
+            // lost is for the inner transport to repeat.
+            let options = self.coalescer.options();
+            self.coalescer = Coalescer::new(CoalesceOptions {
+                tcp: options.tcp && !refused_tcp,
+                udp: options.udp && !refused_udp,
+            });
+            shared.tun_write_demotions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! TUN to UDP: read, find the peer, reserve nonces, split, seal, send.
+
+use std::sync::Arc;
+
+use arc_swap::Cache;
+use tombolo_noise::clock::Instant;
+use tombolo_noise::{Keypair, padded_len};
+use tombolo_packet::ip::{IpPacket, ecn_encapsulate};
+use tombolo_packet::message::{TAG_LEN, TRANSPORT_HEADER_LEN};
+use tombolo_packet::split::SuperPacket;
+use tombolo_packet::{DropReason, Endpoint, VnetHeader};
+use tombolo_tun::{Fault, MAX_PACKET, Queue};
+
+use crate::clock;
+use crate::options::Sockets;
+use crate::send_batch::{SendBatch, may_send};
+use crate::shared::{Peer, Shared, Snapshot, wait_readable};
+
+/// Reads that share one look at the clock and the snapshot. Never waited for: an empty queue ends a batch.
+const READS_PER_BATCH: usize = 32;
+
+/// Runs until the engine stops or the TUN is gone.
+pub(crate) fn run(shared: &Arc<Shared>, queue: &dyn Queue) {
+    let mut worker = Outbound { shared, batch: SendBatch::new(), segment: vec![0; MAX_PACKET] };
+    let mut snapshots = Cache::new(&shared.snapshot);
+    let mut sockets = Cache::new(&shared.sockets);
+    let mut buffer = vec![0; MAX_PACKET];
+    while !shared.stopping() {
+        match worker.drain(queue, snapshots.load(), sockets.load(), &mut buffer) {
+            Drained::More => continue,
+            Drained::Empty => {}
+            Drained::Gone => return shared.report_tun_gone(),
+        }
+        shared.outbound.prepare();
+        if shared.stopping() {
+            break;
+        }
+        if let Err(error) = wait_readable(&shared.outbound, &[queue.fd()]) {
+            return shared.report_failure(format!("waiting for the TUN failed: {error}"));
+        }
+        shared.outbound.finish();
+    }
+}
+
+enum Drained {
+    More,
+    Empty,
+    Gone,
+}
+
+struct Outbound<'a> {
+    shared: &'a Shared,
+    batch: SendBatch,
+    /// One packet on its way into a staging queue.
+    segment: Vec<u8>,
+}
+
+impl Outbound<'_> {
+    fn drain(
+        &mut self,
+        queue: &dyn Queue,
+        snapshot: &Snapshot,
+        sockets: &Sockets,
+        buffer: &mut [u8],
+    ) -> Drained {
+        let now = clock::boot();
+        let mut drained = Drained::More;
+        for _ in 0..READS_PER_BATCH {
+            match queue.read(buffer) {
+                Ok(Some((header, len))) => {
+                    if let Err(reason) = self.packet(header, &mut buffer[..len], snapshot, sockets, now) {
+                        self.shared.drops.count(reason);
+                    }
+                }
+                Ok(None) => {
+                    drained = Drained::Empty;
+                    break;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    self.shared.drops.count(DropReason::MalformedPacket);
+                }
+                Err(error) => {
+                    drained = if Fault::of(&error) == Fault::Gone { Drained::Gone } else { Drained::Empty };
+                    break;
+                }
+            }
+        }
+        self.batch.flush(sockets, self.shared);
+        drained
+    }
+
+    fn packet(
+        &mut self,
+        header: VnetHeader,
+        packet: &mut [u8],
+        snapshot: &Snapshot,
+        sockets: &Sockets,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let packet = SuperPacket::parse(header, packet)?;
+        let id = snapshot.routes.lookup(packet.destination()).ok_or(DropReason::NoRoute)?;
+        let peer = snapshot.peer(id).ok_or(DropReason::NoRoute)?;
+        let Some(endpoint) = peer.link.endpoint() else { return Err(DropReason::NoEndpoint) };
+        if !may_send(self.shared) {
+            return Err(DropReason::NotReady);
+        }
+        let Some(keypair) = peer.link.sending_keypair(now) else {
+            self.stage(peer, &packet);
+            return Ok(());
+        };
+        if peer.staging.is_occupied() {
+            self.batch.flush(sockets, self.shared);
+            flush_staged(peer, self.shared, sockets, &mut self.batch, now);
+        }
+        let segments = packet.segments();
+        let first_counter = match keypair.reserve(segments as u64) {
+            Ok(counter) => counter,
+            Err(_) => {
+                self.stage(peer, &packet);
+                return Ok(());
+            }
+        };
+        let traffic_class = ecn_encapsulate(packet.traffic_class());
+        let mtu = self.shared.mtu();
+        let mut bytes = 0;
+        for index in 0..segments {
+            let plaintext_len = packet.segment_len(index);
+            let padded = padded_len(plaintext_len, mtu);
+            let len = TRANSPORT_HEADER_LEN + padded + TAG_LEN;
+            if self.batch.room(len).is_none() {
+                self.batch.flush(sockets, self.shared);
+            }
+            let Some(message) = self.batch.room(len) else { return Err(DropReason::PacketTooBig) };
+            let plaintext = &mut message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + padded];
+            let written = packet.write_segment(index, plaintext);
+            plaintext[written..].fill(0);
+            keypair.seal(first_counter + index as u64, message);
+            self.batch.commit(&peer.link, endpoint, traffic_class, len);
+            bytes += len as u64;
+        }
+        if let Some(event) = peer.link.note_sent(&keypair, now, segments as u64, bytes, true) {
+            self.shared.raise(event);
+        }
+        Ok(())
+    }
+
+    /// Keeps the packet for when there is a session, and asks for one.
+    fn stage(&mut self, peer: &Arc<Peer>, packet: &SuperPacket<'_>) {
+        for index in 0..packet.segments() {
+            let len = packet.write_segment(index, &mut self.segment);
+            peer.staging.push(&self.segment[..len], &self.shared.staging_budget, &self.shared.drops);
+        }
+        if let Some(event) = peer.link.want_handshake() {
+            self.shared.raise(event);
+        }
+    }
+}
+
+/// Seals and sends what waited for a session. Returns how many packets went.
+pub(crate) fn flush_staged(
+    peer: &Peer,
+    shared: &Shared,
+    sockets: &Sockets,
+    batch: &mut SendBatch,
+    now: Instant,
+) -> usize {
+    let (Some(keypair), Some(endpoint)) = (peer.link.sending_keypair(now), peer.link.endpoint()) else {
+        return 0;
+    };
+    let taken = peer.staging.flush(&shared.staging_budget, |packet| {
+        let traffic_class =
+            IpPacket::parse(packet).map_or(0, |packet| ecn_encapsulate(packet.traffic_class()));
+        seal_one(packet, true, &keypair, &endpoint, traffic_class, peer, shared, sockets, batch, now)
+    });
+    batch.flush(sockets, shared);
+    taken
+}
+
+/// Seals an empty message into the batch and sends it (§6.5). `false`: there is no session.
+pub(crate) fn send_keepalive(
+    peer: &Peer,
+    shared: &Shared,
+    sockets: &Sockets,
+    batch: &mut SendBatch,
+    now: Instant,
+) -> bool {
+    let (Some(keypair), Some(endpoint)) = (peer.link.sending_keypair(now), peer.link.endpoint()) else {
+        return false;
+    };
+    let sent = seal_one(&[], false, &keypair, &endpoint, 0, peer, shared, sockets, batch, now);
+    batch.flush(sockets, shared);
+    sent
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one path, which differ in who owns them")]
+fn seal_one(
+    packet: &[u8],
+    is_data: bool,
+    keypair: &Keypair,
+    endpoint: &Endpoint,
+    traffic_class: u8,
+    peer: &Peer,
+    shared: &Shared,
+    sockets: &Sockets,
+    batch: &mut SendBatch,
+    now: Instant,
+) -> bool {
+    let Ok(counter) = keypair.reserve(1) else { return false };
+    let padded = padded_len(packet.len(), shared.mtu());
+    let len = TRANSPORT_HEADER_LEN + padded + TAG_LEN;
+    if batch.room(len).is_none() {
+        batch.flush(sockets, shared);
+        batch.grow(len);
+    }
+    let Some(message) = batch.room(len) else { return false };
+    let plaintext = &mut message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + padded];
+    plaintext[..packet.len()].copy_from_slice(packet);
+    plaintext[packet.len()..].fill(0);
+    keypair.seal(counter, message);
+    batch.commit(&peer.link, *endpoint, traffic_class, len);
+    if let Some(event) = peer.link.note_sent(keypair, now, 1, len as u64, is_data) {
+        shared.raise(event);
+    }
+    true
+}

@@ -1,0 +1,161 @@
+//! Sealed messages that leave together.
+
+use std::num::NonZeroU16;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+use tombolo_noise::Link;
+use tombolo_packet::{DropReason, Endpoint};
+use tombolo_udp::{MAX_DATAGRAM, SendError, SendOutcome, Socket, Transmit};
+
+use crate::options::Sockets;
+use crate::shared::Shared;
+
+/// Bytes of sealed messages that one batch holds: two of the largest super-datagrams.
+const ARENA_LEN: usize = 2 * 65_536;
+
+/// Transmits in one batch at most; each is one entry of `sendmmsg`.
+const MAX_TRANSMITS: usize = 64;
+
+/// Datagrams in one super-datagram at most (`UDP_MAX_SEGMENTS` before Linux 6.9).
+const MAX_SEGMENTS: usize = 64;
+
+/// Datagrams of equal length to one endpoint.
+struct Pending {
+    link: Arc<Link>,
+    endpoint: Endpoint,
+    traffic_class: u8,
+    range: Range<usize>,
+    segment_len: usize,
+    segments: usize,
+    /// A shorter datagram was added: it must be the last.
+    closed: bool,
+}
+
+/// One contiguous buffer of sealed messages, laid out as they are sent.
+pub(crate) struct SendBatch {
+    arena: Vec<u8>,
+    used: usize,
+    pending: ArrayVec<Pending, MAX_TRANSMITS>,
+    outcome: SendOutcome,
+}
+
+impl SendBatch {
+    pub(crate) fn new() -> Self {
+        Self { arena: vec![0; ARENA_LEN], used: 0, pending: ArrayVec::new(), outcome: SendOutcome::default() }
+    }
+
+    /// A batch for single messages, as the control thread sends them.
+    pub(crate) fn small() -> Self {
+        Self { arena: vec![0; 4096], ..Self::new_empty() }
+    }
+
+    fn new_empty() -> Self {
+        Self { arena: Vec::new(), used: 0, pending: ArrayVec::new(), outcome: SendOutcome::default() }
+    }
+
+    /// Room for a message of `len` bytes behind those already there; `None`: flush first (an empty
+    /// batch of [`SendBatch::new`] has room for any message).
+    pub(crate) fn room(&mut self, len: usize) -> Option<&mut [u8]> {
+        if self.pending.is_full() {
+            return None;
+        }
+        self.arena.get_mut(self.used..self.used + len)
+    }
+
+    /// Makes the arena at least `len` bytes, for a batch that is empty.
+    pub(crate) fn grow(&mut self, len: usize) {
+        if self.arena.len() < len {
+            self.arena.resize(len, 0);
+        }
+    }
+
+    /// Adds the `len` bytes that were written into [`SendBatch::room`].
+    pub(crate) fn commit(&mut self, link: &Arc<Link>, endpoint: Endpoint, traffic_class: u8, len: usize) {
+        let range = self.used..self.used + len;
+        self.used += len;
+        if let Some(last) = self.pending.last_mut()
+            && !last.closed
+            && last.endpoint == endpoint
+            && last.traffic_class == traffic_class
+            && len <= last.segment_len
+            && last.segments < MAX_SEGMENTS
+            && last.range.len() + len <= MAX_DATAGRAM
+        {
+            last.range.end = range.end;
+            last.segments += 1;
+            last.closed = len < last.segment_len;
+            return;
+        }
+        self.pending.push(Pending {
+            link: Arc::clone(link),
+            endpoint,
+            traffic_class,
+            range,
+            segment_len: len,
+            segments: 1,
+            closed: false,
+        });
+    }
+
+    /// Hands everything to the sockets and forgets it. What the system refuses is counted.
+    pub(crate) fn flush(&mut self, sockets: &Sockets, shared: &Shared) {
+        let mut start = 0;
+        while start < self.pending.len() {
+            let v4 = self.pending[start].endpoint.remote.is_ipv4();
+            let same = self.pending[start..].iter().take_while(|p| p.endpoint.remote.is_ipv4() == v4).count();
+            let group = &self.pending[start..start + same];
+            match if v4 { &sockets.v4 } else { &sockets.v6 } {
+                Some(socket) => send_group(socket.as_ref(), group, &self.arena, &mut self.outcome, shared),
+                None => {
+                    let lost = group.iter().map(|pending| pending.segments as u64).sum();
+                    shared.drops.add(DropReason::UdpSendFailed, lost);
+                }
+            }
+            start += same;
+        }
+        self.pending.clear();
+        self.used = 0;
+    }
+}
+
+fn send_group(
+    socket: &dyn Socket,
+    group: &[Pending],
+    arena: &[u8],
+    outcome: &mut SendOutcome,
+    shared: &Shared,
+) {
+    let transmits: ArrayVec<Transmit<'_>, MAX_TRANSMITS> = group
+        .iter()
+        .map(|pending| Transmit {
+            destination: pending.endpoint.remote,
+            source: pending.endpoint.local,
+            traffic_class: pending.traffic_class,
+            contents: &arena[pending.range.clone()],
+            segment_size: if pending.segments > 1 {
+                u16::try_from(pending.segment_len).ok().and_then(NonZeroU16::new)
+            } else {
+                None
+            },
+        })
+        .collect();
+    socket.send(&transmits, outcome);
+    for failure in &outcome.failures {
+        let reason = match failure.error {
+            SendError::TooBig => DropReason::PacketTooBig,
+            _ => DropReason::UdpSendFailed,
+        };
+        shared.drops.add(reason, failure.datagrams as u64);
+    }
+    for &index in &outcome.stale_sources {
+        group[index].link.forget_source(group[index].endpoint);
+    }
+}
+
+/// Whether anything may be sent at all (requirement 10).
+pub(crate) fn may_send(shared: &Shared) -> bool {
+    shared.ready.load(Ordering::Relaxed)
+}

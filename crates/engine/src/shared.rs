@@ -1,0 +1,231 @@
+//! What the threads share: snapshots, queues, counters and the ways to wake each other.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use crossbeam_queue::{ArrayQueue, SegQueue};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use tombolo_noise::{Event, IndexTable, Link};
+use tombolo_packet::{DropCounters, DropReason, Endpoint, PeerId};
+use tombolo_route::RouteTable;
+use tombolo_tun::Offloads;
+
+use crate::options::Sockets;
+use crate::probe::ProbeWatch;
+use crate::staging::{Staging, StagingBudget};
+use crate::status::OffloadStatus;
+
+/// Handshake datagrams that wait for the control thread. The kernel's module holds 4096; ours are
+/// taken by one thread at 10 000 a second or more, so that 1024 are a tenth of a second.
+pub(crate) const HANDSHAKE_QUEUE_LEN: usize = 1024;
+
+/// Longest handshake datagram in bytes: an initiation.
+const HANDSHAKE_MAX_LEN: usize = tombolo_packet::message::INITIATION_LEN;
+
+/// A handshake datagram as it came in.
+pub(crate) struct HandshakeDatagram {
+    bytes: [u8; HANDSHAKE_MAX_LEN],
+    len: usize,
+    pub(crate) source: Endpoint,
+}
+
+impl HandshakeDatagram {
+    /// `None` if it is longer than any handshake message.
+    pub(crate) fn new(datagram: &[u8], source: Endpoint) -> Option<Self> {
+        let mut bytes = [0; HANDSHAKE_MAX_LEN];
+        bytes.get_mut(..datagram.len())?.copy_from_slice(datagram);
+        Some(Self { bytes, len: datagram.len(), source })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// A peer as the data workers see it.
+pub(crate) struct Peer {
+    pub(crate) link: Arc<Link>,
+    pub(crate) staging: Staging,
+}
+
+/// An immutable view of routes and peers.
+#[derive(Default)]
+pub(crate) struct Snapshot {
+    pub(crate) routes: RouteTable,
+    pub(crate) peers: Vec<Option<Arc<Peer>>>,
+}
+
+impl Snapshot {
+    pub(crate) fn peer(&self, id: PeerId) -> Option<&Arc<Peer>> {
+        self.peers.get(id.0 as usize)?.as_ref()
+    }
+}
+
+/// Wakes one thread out of its wait. A wake of a thread that is awake costs one atomic swap.
+pub(crate) struct Waker {
+    eventfd: OwnedFd,
+    sleeping: AtomicBool,
+}
+
+impl Waker {
+    pub(crate) fn new() -> io::Result<Self> {
+        let eventfd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        Ok(Self { eventfd, sleeping: AtomicBool::new(false) })
+    }
+
+    /// Wakes the thread if it sleeps or is about to.
+    pub(crate) fn wake(&self) {
+        if self.sleeping.swap(false, Ordering::SeqCst) {
+            // A full counter (EAGAIN) is a pending wake-up already.
+            let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Announces that the thread is about to wait. It must look at its queues once more afterwards.
+    pub(crate) fn prepare(&self) {
+        self.sleeping.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes back [`Waker::prepare`], and any wake-up that came meanwhile.
+    pub(crate) fn finish(&self) {
+        self.sleeping.store(false, Ordering::SeqCst);
+        let mut counter = [0; 8];
+        let _ = rustix::io::read(&self.eventfd, &mut counter);
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.eventfd.as_fd()
+    }
+}
+
+/// Everything that more than one thread touches.
+pub(crate) struct Shared {
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) sockets: ArcSwap<Sockets>,
+    pub(crate) indices: Arc<IndexTable>,
+    pub(crate) drops: DropCounters,
+    pub(crate) mtu: AtomicU32,
+    /// The interface is up and there is a private key (requirement 10).
+    pub(crate) ready: AtomicBool,
+    /// For the control thread. Bounded, because each peer's events are de-duplicated by flags.
+    pub(crate) events: SegQueue<Event>,
+    pub(crate) handshakes: ArrayQueue<HandshakeDatagram>,
+    pub(crate) probes: ProbeWatch,
+    pub(crate) staging_budget: StagingBudget,
+    pub(crate) tun_gone: AtomicBool,
+    /// How often the TUN refused a super-packet, so that plain ones are written instead.
+    pub(crate) tun_write_demotions: AtomicU64,
+    pub(crate) failures: SegQueue<String>,
+    offloads: Offloads,
+    stop: AtomicBool,
+    control: Waker,
+    pub(crate) outbound: Waker,
+    pub(crate) inbound: Waker,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        indices: Arc<IndexTable>,
+        sockets: Sockets,
+        offloads: Offloads,
+        mtu: u16,
+        magic: u64,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            sockets: ArcSwap::from_pointee(sockets),
+            indices,
+            drops: DropCounters::default(),
+            mtu: AtomicU32::new(mtu.into()),
+            ready: AtomicBool::new(false),
+            events: SegQueue::new(),
+            handshakes: ArrayQueue::new(HANDSHAKE_QUEUE_LEN),
+            probes: ProbeWatch::new(magic),
+            staging_budget: StagingBudget::default(),
+            tun_gone: AtomicBool::new(false),
+            tun_write_demotions: AtomicU64::new(0),
+            failures: SegQueue::new(),
+            offloads,
+            stop: AtomicBool::new(false),
+            control: Waker::new()?,
+            outbound: Waker::new()?,
+            inbound: Waker::new()?,
+        })
+    }
+
+    /// Hands an event to the control thread.
+    pub(crate) fn raise(&self, event: Event) {
+        self.events.push(event);
+        self.wake_control();
+    }
+
+    /// Hands a handshake datagram to the control thread, or drops it if too many wait.
+    pub(crate) fn enqueue_handshake(&self, datagram: HandshakeDatagram) {
+        match self.handshakes.push(datagram) {
+            Ok(()) => self.wake_control(),
+            Err(_) => self.drops.count(DropReason::HandshakeQueueFull),
+        }
+    }
+
+    pub(crate) fn wake_control(&self) {
+        self.control.wake();
+    }
+
+    pub(crate) fn control_waker(&self) -> &Waker {
+        &self.control
+    }
+
+    /// Asks all threads to end.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        for waker in [&self.control, &self.outbound, &self.inbound] {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// A worker found the TUN deleted.
+    pub(crate) fn report_tun_gone(&self) {
+        self.tun_gone.store(true, Ordering::SeqCst);
+        self.wake_control();
+    }
+
+    /// A worker cannot go on.
+    pub(crate) fn report_failure(&self, what: String) {
+        self.failures.push(what);
+        self.wake_control();
+    }
+
+    /// What the TUN does at this moment; the UDP half is left false.
+    pub(crate) fn tun_offloads(&self) -> OffloadStatus {
+        let demoted = self.tun_write_demotions.load(Ordering::Relaxed) > 0;
+        OffloadStatus {
+            tun_segmentation: self.offloads.tso4 || self.offloads.tso6,
+            tun_coalescing: self.offloads.write_tcp && !demoted,
+            ..OffloadStatus::default()
+        }
+    }
+
+    pub(crate) fn mtu(&self) -> usize {
+        self.mtu.load(Ordering::Relaxed) as usize
+    }
+}
+
+/// Waits until one of `fds` is readable or the waker is woken. `waker` must be prepared.
+pub(crate) fn wait_readable(waker: &Waker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut polled: arrayvec::ArrayVec<PollFd<'_>, 4> = arrayvec::ArrayVec::new();
+    polled.push(PollFd::from_borrowed_fd(waker.fd(), PollFlags::IN));
+    for fd in fds.iter().take(3) {
+        polled.push(PollFd::from_borrowed_fd(*fd, PollFlags::IN));
+    }
+    match rustix::event::poll(&mut polled, None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
