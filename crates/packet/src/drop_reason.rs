@@ -59,6 +59,8 @@ drop_reasons! {
     ExpiredKeypair => "expired_keypair",
     /// An inner packet that is not a well-formed IP packet.
     MalformedPacket => "malformed_packet",
+    /// An inner packet without ECN in a datagram that the network marked as congested (requirement 21).
+    CongestionMarked => "congestion_marked",
     /// An inner source address that is not the peer's (requirement 18).
     SourceNotAllowed => "source_not_allowed",
     /// An outgoing packet whose destination no peer has.

@@ -4,11 +4,14 @@
 //! clocks or operating systems.
 #![forbid(unsafe_code)]
 
+pub mod checksum;
 mod drop_reason;
 mod endpoint;
+pub mod ip;
 pub mod message;
 mod vnet;
 
 pub use drop_reason::{DropCounters, DropReason};
 pub use endpoint::{Endpoint, LocalAddress, PeerId};
+pub use ip::{Fragment, IpPacket, IpVersion};
 pub use vnet::{GsoType, VnetHeader};
