@@ -8,4 +8,11 @@
 //! Sections cited as "§5.4.2" are those of the WireGuard paper (Donenfeld, NDSS 2017).
 #![forbid(unsafe_code)]
 
+pub mod aead;
 pub mod clock;
+pub mod cookie;
+mod crypto;
+pub mod handshake;
+pub mod keys;
+pub mod rate_limit;
+pub mod tai64n;

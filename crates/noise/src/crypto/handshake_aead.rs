@@ -1,0 +1,75 @@
+//! The AEADs of the handshake: ChaCha20-Poly1305 (RFC 8439) for the fields of the messages, and
+//! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha) for cookies. Not for bulk data.
+
+use chacha20poly1305::aead::AeadInOut;
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit, XChaCha20Poly1305};
+
+/// An authentication tag did not match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotAuthentic;
+
+const TAG_LEN: usize = 16;
+
+fn seal_with<A: AeadInOut>(cipher: &A, nonce: &[u8], associated_data: &[u8], buffer: &mut [u8]) {
+    let plaintext_len = buffer.len().saturating_sub(TAG_LEN);
+    let (plaintext, tag) = buffer.split_at_mut(plaintext_len);
+    let nonce = nonce.try_into().expect("the nonce's length is the cipher's");
+    let computed = cipher
+        .encrypt_inout_detached(nonce, associated_data, plaintext.into())
+        .expect("a handshake field is far shorter than the cipher's limit");
+    tag.copy_from_slice(&computed);
+}
+
+fn open_with<A: AeadInOut>(
+    cipher: &A,
+    nonce: &[u8],
+    associated_data: &[u8],
+    ciphertext_and_tag: &[u8],
+    plaintext: &mut [u8],
+) -> Result<(), NotAuthentic> {
+    let (ciphertext, tag) = ciphertext_and_tag.split_at_checked(plaintext.len()).ok_or(NotAuthentic)?;
+    let nonce = nonce.try_into().expect("the nonce's length is the cipher's");
+    let tag = tag.try_into().map_err(|_| NotAuthentic)?;
+    plaintext.copy_from_slice(ciphertext);
+    cipher.decrypt_inout_detached(nonce, associated_data, plaintext.into(), tag).map_err(|_| NotAuthentic)
+}
+
+fn nonce_of(counter: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&counter.to_le_bytes());
+    nonce
+}
+
+/// `AEAD`: seals all of `buffer` but its last 16 bytes in place, and writes the tag to those.
+pub(crate) fn seal(key: &[u8; 32], counter: u64, associated_data: &[u8], buffer: &mut [u8]) {
+    seal_with(&ChaCha20Poly1305::new(key.into()), &nonce_of(counter), associated_data, buffer);
+}
+
+/// Opens what [`seal`] sealed. `plaintext` is 16 bytes shorter than `ciphertext_and_tag`; what it holds
+/// after a failure is of no meaning.
+pub(crate) fn open(
+    key: &[u8; 32],
+    counter: u64,
+    associated_data: &[u8],
+    ciphertext_and_tag: &[u8],
+    plaintext: &mut [u8],
+) -> Result<(), NotAuthentic> {
+    let cipher = ChaCha20Poly1305::new(key.into());
+    open_with(&cipher, &nonce_of(counter), associated_data, ciphertext_and_tag, plaintext)
+}
+
+/// `XAEAD`: as [`seal`], with a nonce that may be random.
+pub(crate) fn seal_extended(key: &[u8; 32], nonce: &[u8; 24], associated_data: &[u8], buffer: &mut [u8]) {
+    seal_with(&XChaCha20Poly1305::new(key.into()), nonce, associated_data, buffer);
+}
+
+/// Opens what [`seal_extended`] sealed; as [`open`].
+pub(crate) fn open_extended(
+    key: &[u8; 32],
+    nonce: &[u8; 24],
+    associated_data: &[u8],
+    ciphertext_and_tag: &[u8],
+    plaintext: &mut [u8],
+) -> Result<(), NotAuthentic> {
+    open_with(&XChaCha20Poly1305::new(key.into()), nonce, associated_data, ciphertext_and_tag, plaintext)
+}

@@ -1,0 +1,319 @@
+//! Static keys and preshared keys, and what is computed once from them.
+//!
+//! All keys are 32 bytes. Secrets are wiped when they are dropped, are compared in constant time, are
+//! read and written as text in constant time, and have no `Debug` that shows them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64ct::{Base64, Encoding};
+use rand_core::CryptoRng;
+use subtle::{Choice, ConstantTimeEq};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::crypto::{self, SharedSecret};
+
+/// Length in bytes of every key.
+pub const KEY_LEN: usize = 32;
+
+const LABEL_MAC1: &[u8] = b"mac1----";
+const LABEL_COOKIE: &[u8] = b"cookie--";
+
+/// Text that is not a key. The text itself is not repeated: it may be nearly a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// Not 44 characters of canonical base64 that end in `=`.
+    #[error("a key is 44 characters of base64, the last of them `=`")]
+    Base64,
+    /// Not 64 hexadecimal digits.
+    #[error("a key is 64 hexadecimal digits")]
+    Hex,
+}
+
+fn decode_base64(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
+    let mut bytes = Zeroizing::new([0; KEY_LEN]);
+    match Base64::decode(text, bytes.as_mut_slice()) {
+        Ok(decoded) if decoded.len() == KEY_LEN => Ok(bytes),
+        _ => Err(KeyError::Base64),
+    }
+}
+
+fn decode_hex(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
+    let mut bytes = Zeroizing::new([0; KEY_LEN]);
+    match base16ct::mixed::decode(text, bytes.as_mut_slice()) {
+        Ok(decoded) if decoded.len() == KEY_LEN => Ok(bytes),
+        _ => Err(KeyError::Hex),
+    }
+}
+
+/// A public key: the name of a peer.
+///
+/// Compared and ordered as bytes, as the reference implementations do; two encodings of one curve point
+/// are two keys.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublicKey([u8; KEY_LEN]);
+
+impl PublicKey {
+    /// From the 32 bytes that travel on the wire.
+    pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+
+    /// Reads 64 hexadecimal digits, as the UAPI has them.
+    ///
+    /// # Errors
+    /// [`KeyError::Hex`].
+    pub fn from_hex(text: &str) -> Result<Self, KeyError> {
+        decode_hex(text).map(|bytes| Self(*bytes))
+    }
+
+    /// 64 lower-case hexadecimal digits, as the UAPI has them.
+    pub fn to_hex(&self) -> String {
+        base16ct::lower::encode_string(&self.0)
+    }
+
+    /// Whether every Diffie-Hellman with this key is zero. Such a key may stand in a configuration, but
+    /// there is never a handshake with it (requirement 24).
+    ///
+    /// Costs one X25519.
+    pub fn is_low_order(&self) -> bool {
+        // Every clamped scalar is a multiple of 8, the order of the small subgroup, and none is a
+        // multiple of the large prime: so one scalar speaks for all.
+        crypto::diffie_hellman(&[0; KEY_LEN], &self.0).is_none()
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(&Base64::encode_string(&self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "PublicKey({self})")
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode_base64(text).map(|bytes| Self(*bytes))
+    }
+}
+
+macro_rules! secret_key {
+    ($name:ident) => {
+        impl $name {
+            /// From 32 bytes.
+            pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+                Self(bytes)
+            }
+
+            /// The 32 secret bytes.
+            pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
+                &self.0
+            }
+
+            /// Reads 44 characters of base64.
+            ///
+            /// # Errors
+            /// [`KeyError::Base64`].
+            pub fn parse_base64(text: &str) -> Result<Self, KeyError> {
+                decode_base64(text).map(|bytes| Self(*bytes))
+            }
+
+            /// 44 characters of base64, wiped when dropped.
+            pub fn to_base64(&self) -> Zeroizing<String> {
+                Zeroizing::new(Base64::encode_string(&self.0))
+            }
+
+            /// Reads 64 hexadecimal digits, as the UAPI has them.
+            ///
+            /// # Errors
+            /// [`KeyError::Hex`].
+            pub fn from_hex(text: &str) -> Result<Self, KeyError> {
+                decode_hex(text).map(|bytes| Self(*bytes))
+            }
+
+            /// 64 lower-case hexadecimal digits, wiped when dropped.
+            pub fn to_hex(&self) -> Zeroizing<String> {
+                Zeroizing::new(base16ct::lower::encode_string(&self.0))
+            }
+        }
+
+        impl ConstantTimeEq for $name {
+            fn ct_eq(&self, other: &Self) -> Choice {
+                self.0.ct_eq(&other.0)
+            }
+        }
+
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.ct_eq(other).into()
+            }
+        }
+
+        impl Eq for $name {}
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(concat!(stringify!($name), "(…)"))
+            }
+        }
+    };
+}
+
+/// An X25519 private key. Clamped where it is used; kept as it was given.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct PrivateKey([u8; KEY_LEN]);
+
+secret_key!(PrivateKey);
+
+impl PrivateKey {
+    /// A new key. It is clamped here already, as those of other tools are.
+    pub fn generate(rng: &mut (impl CryptoRng + ?Sized)) -> Self {
+        let mut key = Self([0; KEY_LEN]);
+        rng.fill_bytes(&mut key.0);
+        key.0[0] &= 0xf8;
+        key.0[31] = (key.0[31] & 0x7f) | 0x40;
+        key
+    }
+
+    /// The public key that belongs to it.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(crypto::public_key(&self.0))
+    }
+
+    /// Whether all bytes are zero, which in the UAPI means "no private key".
+    pub fn is_zero(&self) -> bool {
+        self.0.ct_eq(&[0; KEY_LEN]).into()
+    }
+}
+
+/// A symmetric key that two peers may share besides their static keys (§5.2). The default, all zero,
+/// is the same as none.
+#[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
+pub struct PresharedKey([u8; KEY_LEN]);
+
+secret_key!(PresharedKey);
+
+impl PresharedKey {
+    /// A new key.
+    pub fn generate(rng: &mut (impl CryptoRng + ?Sized)) -> Self {
+        let mut key = Self::default();
+        rng.fill_bytes(&mut key.0);
+        key
+    }
+
+    /// Whether this is the default: no preshared key.
+    pub fn is_zero(&self) -> bool {
+        self.0.ct_eq(&[0; KEY_LEN]).into()
+    }
+}
+
+/// Our own static key with what follows from it.
+#[derive(Clone)]
+pub struct StaticIdentity {
+    private: PrivateKey,
+    public: PublicKey,
+    /// Key of the mac1 of messages to us (§5.4.4). Whoever knows our public key knows it.
+    mac1_key: [u8; KEY_LEN],
+    /// Key of the cookie replies that we send (§5.4.7). Whoever knows our public key knows it.
+    cookie_key: [u8; KEY_LEN],
+}
+
+impl StaticIdentity {
+    /// Computes the public key and the keys for macs and cookies: one X25519, two hashes.
+    pub fn new(private: PrivateKey) -> Self {
+        let public = private.public();
+        Self {
+            private,
+            public,
+            mac1_key: crypto::hash(&[LABEL_MAC1, &public.0]),
+            cookie_key: crypto::hash(&[LABEL_COOKIE, &public.0]),
+        }
+    }
+
+    /// Our private key.
+    pub fn private_key(&self) -> &PrivateKey {
+        &self.private
+    }
+
+    /// Our public key.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    pub(crate) fn mac1_key(&self) -> &[u8; KEY_LEN] {
+        &self.mac1_key
+    }
+
+    pub(crate) fn cookie_key(&self) -> &[u8; KEY_LEN] {
+        &self.cookie_key
+    }
+}
+
+impl fmt::Debug for StaticIdentity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("StaticIdentity").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+/// A peer's static key with what follows from it and from our own. To be made anew when our own key
+/// changes.
+#[derive(Clone)]
+pub struct RemoteStatic {
+    public: PublicKey,
+    /// `DH(own static, remote static)`; none if the remote key is of low order (requirement 24).
+    static_static: Option<SharedSecret>,
+    mac1_key: [u8; KEY_LEN],
+    cookie_key: [u8; KEY_LEN],
+}
+
+impl RemoteStatic {
+    /// Computes the static-static secret and the keys for macs and cookies: one X25519, two hashes.
+    pub fn new(identity: &StaticIdentity, public: PublicKey) -> Self {
+        Self {
+            public,
+            static_static: crypto::diffie_hellman(identity.private.as_bytes(), &public.0),
+            mac1_key: crypto::hash(&[LABEL_MAC1, &public.0]),
+            cookie_key: crypto::hash(&[LABEL_COOKIE, &public.0]),
+        }
+    }
+
+    /// The peer's public key.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// Whether there can be a handshake with this peer: false for a low-order key (requirement 24).
+    pub fn is_reachable(&self) -> bool {
+        self.static_static.is_some()
+    }
+
+    pub(crate) fn static_static(&self) -> Option<&SharedSecret> {
+        self.static_static.as_ref()
+    }
+
+    pub(crate) fn mac1_key(&self) -> &[u8; KEY_LEN] {
+        &self.mac1_key
+    }
+
+    pub(crate) fn cookie_key(&self) -> &[u8; KEY_LEN] {
+        &self.cookie_key
+    }
+}
+
+impl fmt::Debug for RemoteStatic {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("RemoteStatic").field("public", &self.public).finish_non_exhaustive()
+    }
+}

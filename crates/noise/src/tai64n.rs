@@ -1,0 +1,84 @@
+//! TAI64N timestamps of handshake initiations (§5.1, §5.4.2).
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::clock::UnixTime;
+
+/// 2^62, which stands for the Unix epoch's second in TAI64, and the ten seconds by which TAI was ahead
+/// of UTC at that epoch. Later leap seconds are left out, as the reference implementations do.
+const UNIX_EPOCH: u64 = (1 << 62) + 10;
+
+const NANOS_PER_SECOND: u32 = 1_000_000_000;
+
+/// Timestamps are rounded down to a multiple of this, 16.8 ms, so that they say little of the clock they
+/// are taken from (requirement 11). It is the greatest power of two of which 50 fit into a second.
+const STEP_NANOS: u32 = 1 << 24;
+
+/// A TAI64N timestamp as it travels: eight bytes of seconds and four of nanoseconds, big-endian, so that
+/// its order as bytes is its order in time. The default is before every timestamp that is ever sent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Tai64n([u8; Self::LEN]);
+
+impl Tai64n {
+    /// Length in bytes.
+    pub const LEN: usize = 12;
+
+    /// The timestamp of a wall-clock time, rounded down to 2^24 ns (requirement 11).
+    pub fn from_unix(time: UnixTime) -> Self {
+        let nanos = time.0.subsec_nanos();
+        Self::from_parts(UNIX_EPOCH.saturating_add(time.0.as_secs()), nanos - nanos % STEP_NANOS)
+    }
+
+    /// The first timestamp that [`Tai64n::from_unix`] can give and that is later than this one: what is
+    /// sent when the clock stands or was set back, since the receiver takes only what is strictly later
+    /// (requirement 11). At the end of time it is `self`.
+    pub fn next_after(self) -> Self {
+        let (seconds, nanos) = self.parts();
+        let next = nanos - nanos % STEP_NANOS;
+        match next.checked_add(STEP_NANOS) {
+            Some(next) if next < NANOS_PER_SECOND => Self::from_parts(seconds, next),
+            _ if seconds == u64::MAX => self,
+            _ => Self::from_parts(seconds + 1, 0),
+        }
+    }
+
+    /// The wall-clock time it stands for; the Unix epoch for what is earlier. What a peer sent may be any
+    /// time, also one that is far in the future.
+    pub fn to_unix(self) -> UnixTime {
+        let (seconds, nanos) = self.parts();
+        if seconds < UNIX_EPOCH {
+            return UnixTime(Duration::ZERO);
+        }
+        UnixTime(Duration::new(seconds - UNIX_EPOCH, nanos))
+    }
+
+    /// From the bytes of a message or of a file.
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes as they travel.
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    fn from_parts(seconds: u64, nanos: u32) -> Self {
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&seconds.to_be_bytes());
+        bytes[8..].copy_from_slice(&nanos.to_be_bytes());
+        Self(bytes)
+    }
+
+    fn parts(self) -> (u64, u32) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = self.0;
+        (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u32::from_be_bytes([i, j, k, l]))
+    }
+}
+
+impl fmt::Debug for Tai64n {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, nanos) = self.parts();
+        write!(formatter, "Tai64n({seconds:#x}.{nanos:09})")
+    }
+}
