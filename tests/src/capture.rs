@@ -1,0 +1,220 @@
+//! What is on a wire: a running `tcpdump` whose packets are searched as they come, and not kept.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use memchr::memmem;
+use rustix::process::{Signal, kill_process};
+
+use crate::{
+    Result,
+    command::{kill_group, pid_of},
+    namespace::Namespace,
+    wait::{wait_for, wait_until},
+};
+
+/// Lengths of the file header and of a packet's header in the pcap format.
+const FILE_HEADER: usize = 24;
+const PACKET_HEADER: usize = 16;
+/// More than any packet that a link of ours carries.
+const LONGEST_PACKET: usize = 1 << 20;
+
+/// A capture that runs until [`Capture::stop`] or until it is dropped.
+#[derive(Debug)]
+pub struct Capture {
+    child: Child,
+    counts: Arc<Counts>,
+    packets_reader: Option<JoinHandle<Result>>,
+    messages_reader: Option<JoinHandle<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    matches: AtomicU64,
+}
+
+/// What a capture saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Packets that passed the filter.
+    pub packets: u64,
+    /// Their bytes, link headers included.
+    pub bytes: u64,
+    /// Packets that held one of the needles.
+    pub matches: u64,
+    /// Packets that the kernel could not hand over: they were not searched.
+    pub missed: u64,
+}
+
+impl Capture {
+    /// Captures on `link` what passes `filter` (pcap syntax; empty for everything), and counts the
+    /// packets that hold any of `needles`. Returns when the capture runs.
+    ///
+    /// # Errors
+    /// When tcpdump does not start: no such link, a wrong filter, not installed.
+    pub fn start(namespace: &Namespace, link: &str, filter: &str, needles: &[&[u8]]) -> Result<Self> {
+        let mut child = namespace
+            .command("tcpdump")
+            .args(["-i", link, "-U", "-n", "-s", "0", "-B", "65536", "-w", "-"])
+            .args(filter.split_whitespace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting tcpdump")?;
+        let counts = Arc::new(Counts::default());
+        let packets_reader = child.stdout.take().map(|stdout| {
+            let counts = Arc::clone(&counts);
+            let needles: Vec<Vec<u8>> = needles.iter().map(|needle| needle.to_vec()).collect();
+            std::thread::spawn(move || search(BufReader::with_capacity(1 << 20, stdout), &needles, &counts))
+        });
+        let mut messages = BufReader::new(child.stderr.take().context("tcpdump's messages")?);
+        let mut capture = Self { child, counts, packets_reader, messages_reader: None };
+        let mut first = String::new();
+        while !first.contains("listening on") {
+            let before = first.len();
+            messages.read_line(&mut first)?;
+            if first.len() == before {
+                bail!("tcpdump on {link} of {}: {first}", namespace.name());
+            }
+        }
+        capture.messages_reader = Some(std::thread::spawn(move || {
+            let mut rest = String::new();
+            let _ = messages.read_to_string(&mut rest);
+            rest
+        }));
+        Ok(capture)
+    }
+
+    /// How many packets passed the filter so far.
+    pub fn packets(&self) -> u64 {
+        self.counts.packets.load(Ordering::Acquire)
+    }
+
+    /// How many packets held a needle so far.
+    pub fn matches(&self) -> u64 {
+        self.counts.matches.load(Ordering::Acquire)
+    }
+
+    /// Waits until at least `count` packets were seen.
+    ///
+    /// # Errors
+    /// When they do not come within `limit`.
+    pub fn wait_for_packets(&self, count: u64, limit: Duration) -> Result {
+        wait_until(&format!("{count} captured packets"), limit, || self.packets() >= count)
+    }
+
+    /// Waits until at least one packet with a needle was seen.
+    ///
+    /// # Errors
+    /// When none comes within `limit`.
+    pub fn wait_for_match(&self, limit: Duration) -> Result {
+        wait_until("a captured packet with the needle", limit, || self.matches() > 0)
+    }
+
+    /// Ends the capture and says what it saw, packets that were still on their way to us included.
+    ///
+    /// # Errors
+    /// When tcpdump does not end, or its output made no sense.
+    pub fn stop(mut self) -> Result<Report> {
+        kill_process(pid_of(&self.child)?, Signal::INT).context("ending tcpdump")?;
+        wait_for("the end of tcpdump", Duration::from_secs(20), || Ok(self.child.try_wait()?))?;
+        if let Some(Ok(result)) = self.packets_reader.take().map(JoinHandle::join) {
+            result?;
+        }
+        let messages = self.messages_reader.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        Ok(Report {
+            packets: self.packets(),
+            bytes: self.counts.bytes.load(Ordering::Acquire),
+            matches: self.matches(),
+            missed: missed_packets(&messages)?,
+        })
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        kill_group(&mut self.child);
+    }
+}
+
+/// Reads packets until the end of the stream.
+fn search(mut stream: impl Read, needles: &[Vec<u8>], counts: &Counts) -> Result {
+    let finders: Vec<memmem::Finder<'_>> = needles.iter().map(memmem::Finder::new).collect();
+    let mut header = [0; FILE_HEADER];
+    if stream.read_exact(&mut header).is_err() {
+        return Ok(());
+    }
+    let mut packet = Vec::new();
+    let mut header = [0; PACKET_HEADER];
+    while stream.read_exact(&mut header).is_ok() {
+        let length = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]) as usize;
+        ensure!(length <= LONGEST_PACKET, "a captured packet of {length} bytes");
+        packet.resize(length, 0);
+        if stream.read_exact(&mut packet).is_err() {
+            break;
+        }
+        if finders.iter().any(|finder| finder.find(&packet).is_some()) {
+            counts.matches.fetch_add(1, Ordering::AcqRel);
+        }
+        counts.bytes.fetch_add(length as u64, Ordering::AcqRel);
+        counts.packets.fetch_add(1, Ordering::AcqRel);
+    }
+    Ok(())
+}
+
+/// Reads the "N packets dropped by kernel" of tcpdump's closing lines.
+fn missed_packets(messages: &str) -> Result<u64> {
+    messages
+        .lines()
+        .find_map(|line| line.strip_suffix("dropped by kernel"))
+        .and_then(|line| line.split_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .with_context(|| format!("tcpdump did not say what it missed: {messages}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(packets: &[&[u8]]) -> Vec<u8> {
+        let mut stream = vec![0; FILE_HEADER];
+        for packet in packets {
+            let length = u32::try_from(packet.len()).expect("short packets").to_ne_bytes();
+            stream.extend([0; 8]);
+            stream.extend(length);
+            stream.extend(length);
+            stream.extend(*packet);
+        }
+        stream
+    }
+
+    #[test]
+    fn needles_are_found_and_everything_is_counted() {
+        let counts = Counts::default();
+        let contents = stream(&[b"nothing here", b"xx needle xx", b"needleneedle"]);
+        search(contents.as_slice(), &[b"needle".to_vec(), b"other".to_vec()], &counts)
+            .expect("a good stream");
+        assert_eq!(counts.packets.load(Ordering::Acquire), 3);
+        assert_eq!(counts.matches.load(Ordering::Acquire), 2);
+        assert_eq!(counts.bytes.load(Ordering::Acquire), 36);
+    }
+
+    #[test]
+    fn what_tcpdump_missed_is_read() {
+        let messages = "7 packets captured\n9 packets received by filter\n2 packets dropped by kernel\n";
+        assert_eq!(missed_packets(messages).expect("a number"), 2);
+        assert!(missed_packets("nothing").is_err());
+    }
+}

@@ -1,0 +1,146 @@
+//! Bytes from one namespace to another over TCP and UDP, checked on arrival.
+//!
+//! The bytes follow from a seed, so that the receiver can tell each one without having seen it.
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, ensure};
+
+use crate::{Result, namespace::Namespace, wait::wait_for};
+
+/// The longest pause between two reads before a transfer counts as stuck.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// A source of bytes that looks like noise and is the same for the same seed (splitmix64).
+#[derive(Debug, Clone)]
+pub struct Noise(u64);
+
+impl Noise {
+    /// The source for `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Fills `buffer` with the next bytes. Lengths must be multiples of eight, except for the last.
+    pub fn fill(&mut self, buffer: &mut [u8]) {
+        for chunk in buffer.chunks_mut(8) {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut word = self.0;
+            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            chunk.copy_from_slice(&(word ^ (word >> 31)).to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// Sends `length` bytes over one TCP connection from `client` to `address` in `server`, and checks
+/// every byte there.
+///
+/// # Errors
+/// When the connection fails, stands still, or a byte is wrong or missing.
+pub fn tcp(client: &Namespace, server: &Namespace, address: IpAddr, length: usize) -> Result {
+    let listener = server.enter(|| TcpListener::bind((address, 0)).context("binding the server"))?;
+    let target = listener.local_addr()?;
+    thread::scope(|scope| {
+        let sender = scope.spawn(move || {
+            let stream = connect(client, target, STUCK)?;
+            send_noise(stream, length)
+        });
+        listener.set_nonblocking(true)?;
+        let accepted = wait_for("the connection", STUCK, || match listener.accept() {
+            Ok((stream, _)) => Ok(Some(stream)),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                ensure!(!sender.is_finished(), "the client gave up");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        });
+        let received = accepted.and_then(|stream| {
+            stream.set_nonblocking(false)?;
+            check_noise(stream, length)
+        });
+        sender.join().map_err(|_| anyhow!("the sender panicked"))??;
+        received
+    })
+}
+
+/// A TCP connection from inside `client`.
+///
+/// # Errors
+/// When it is not made within `limit`.
+pub fn connect(client: &Namespace, target: SocketAddr, limit: Duration) -> Result<TcpStream> {
+    client.enter(|| {
+        let stream = TcpStream::connect_timeout(&target, limit)
+            .with_context(|| format!("connecting from {} to {target}", client.name()))?;
+        stream.set_read_timeout(Some(STUCK))?;
+        stream.set_write_timeout(Some(STUCK))?;
+        Ok(stream)
+    })
+}
+
+fn send_noise(mut stream: TcpStream, length: usize) -> Result {
+    let mut noise = Noise::new(length as u64);
+    let mut buffer = vec![0; 1 << 16];
+    let mut left = length;
+    while left > 0 {
+        let count = left.min(buffer.len());
+        noise.fill(&mut buffer[..count]);
+        stream.write_all(&buffer[..count]).with_context(|| format!("sending, {left} bytes left"))?;
+        left -= count;
+    }
+    Ok(())
+}
+
+fn check_noise(mut stream: TcpStream, length: usize) -> Result {
+    stream.set_read_timeout(Some(STUCK))?;
+    let mut noise = Noise::new(length as u64);
+    let mut expected = vec![0; 1 << 16];
+    let mut found = vec![0; 1 << 16];
+    let mut left = length;
+    while left > 0 {
+        let count = left.min(expected.len());
+        noise.fill(&mut expected[..count]);
+        stream.read_exact(&mut found[..count]).with_context(|| format!("receiving, {left} bytes left"))?;
+        ensure!(expected[..count] == found[..count], "wrong bytes in the last {left} of {length}");
+        left -= count;
+    }
+    Ok(())
+}
+
+/// Sends datagrams of each of `lengths` from `client` to `address` in `server`, one after the other,
+/// each echoed and compared. A lost datagram is sent again.
+///
+/// # Errors
+/// When one is wrong, or does not come back after several tries.
+pub fn udp(client: &Namespace, server: &Namespace, address: IpAddr, lengths: &[usize]) -> Result {
+    let there = server.enter(|| Ok(UdpSocket::bind((address, 0))?))?;
+    let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let here = client.enter(|| Ok(UdpSocket::bind((any, 0))?))?;
+    here.connect(there.local_addr()?)?;
+    for socket in [&here, &there] {
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    }
+    for &length in lengths {
+        let mut payload = vec![0; length];
+        Noise::new(length as u64).fill(&mut payload);
+        wait_for(&format!("an echo of {length} bytes"), STUCK, || {
+            here.send(&payload)?;
+            Ok(exchange(&here, &there, length).ok().filter(|echo| *echo == payload).map(drop))
+        })?;
+    }
+    Ok(())
+}
+
+fn exchange(here: &UdpSocket, there: &UdpSocket, length: usize) -> Result<Vec<u8>> {
+    let mut buffer = vec![0; length + 1];
+    let (count, from) = there.recv_from(&mut buffer)?;
+    there.send_to(&buffer[..count], from)?;
+    let count = here.recv(&mut buffer)?;
+    buffer.truncate(count);
+    Ok(buffer)
+}
