@@ -37,7 +37,7 @@ impl Sum {
     #[must_use]
     pub fn add_copied(self, source: &[u8], target: &mut [u8]) -> Self {
         let (source_chunks, source_rest) = source.as_chunks::<32>();
-        let (target_chunks, target_rest) = target.as_chunks_mut::<32>();
+        let target_chunks = target.as_chunks_mut::<32>().0;
         let mut lanes = [0_u64; 8];
         for (from, to) in source_chunks.iter().zip(target_chunks) {
             for (lane, word) in lanes.iter_mut().zip(from.as_chunks::<4>().0) {

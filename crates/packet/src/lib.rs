@@ -9,9 +9,11 @@ mod drop_reason;
 mod endpoint;
 pub mod ip;
 pub mod message;
+mod split;
 mod vnet;
 
 pub use drop_reason::{DropCounters, DropReason};
 pub use endpoint::{Endpoint, LocalAddress, PeerId};
 pub use ip::{Fragment, IpPacket, IpVersion};
+pub use split::SuperPacket;
 pub use vnet::{GsoType, VnetHeader};
