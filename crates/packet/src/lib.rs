@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+mod coalesce;
 mod drop_reason;
 mod endpoint;
 pub mod ip;
@@ -12,6 +13,7 @@ pub mod message;
 mod split;
 mod vnet;
 
+pub use coalesce::{CoalesceOptions, Coalescer, MAX_MERGED};
 pub use drop_reason::{DropCounters, DropReason};
 pub use endpoint::{Endpoint, LocalAddress, PeerId};
 pub use ip::{Fragment, IpPacket, IpVersion};
