@@ -5,12 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
-mod coalesce;
+pub mod coalesce;
 mod drop_reason;
 mod endpoint;
 pub mod ip;
 pub mod message;
-mod split;
+pub mod split;
 mod vnet;
 
 pub use coalesce::{CoalesceOptions, Coalescer, MAX_MERGED};
