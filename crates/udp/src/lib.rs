@@ -22,13 +22,20 @@
 
 #![deny(unsafe_code)]
 
+mod bind;
+mod control;
 mod datagram;
 mod error;
+mod kernel;
+pub mod memory;
+mod send;
 mod socket;
+mod sys;
 
+pub use bind::{BindOptions, SocketPair, bind_pair};
 pub use datagram::{Received, SendError, SendFailure, SendOutcome, Transmit};
 pub use error::BindError;
-pub use socket::{BindOptions, SocketPair, UdpSocket, bind_pair};
+pub use socket::{Family, UdpSocket};
 
 use std::io;
 use std::net::IpAddr;

@@ -1,102 +1,272 @@
 //! The socket of the operating system.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::{BindError, Capabilities, FallbackCounters, Received, SendOutcome, Socket, Transmit};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 
-/// How a socket is made.
-#[derive(Clone, Debug)]
-pub struct BindOptions {
-    /// Firewall mark of all datagrams sent; 0: none.
-    pub mark: u32,
-    /// Bytes of receive buffer to ask for; less may be granted.
-    pub receive_buffer: usize,
-    /// Bytes of send buffer to ask for; less may be granted.
-    pub send_buffer: usize,
-    /// Whether segmentation offload may be used for sending.
-    pub gso: bool,
-    /// Whether datagrams may arrive coalesced.
-    pub gro: bool,
-    /// Whether IPv4 datagrams carry the don't-fragment bit and larger ones are refused.
-    pub dont_fragment: bool,
-    /// Whether several sockets of this user may share the port, one for each worker.
-    pub reuse_port: bool,
+use crate::control::{self, RawAddress};
+use crate::send::{DatagramSender, SendState, send_all};
+use crate::sys::{self, Incoming, Outgoing};
+use crate::{Capabilities, FallbackCounters, RECEIVE_SLOT, Received, SendOutcome, Socket, Transmit};
+
+/// Longest wait for room in the send buffer at a time.
+const SEND_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+/// Errors of earlier datagrams (ICMP) and interruptions that one call of `receive` passes over.
+const MAX_STRAY_ERRORS: u32 = 64;
+
+/// The address family of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6 alone: no IPv4-mapped addresses.
+    V6,
 }
 
-impl Default for BindOptions {
-    /// All offloads, 7 MB buffers, fragmentation allowed as in the Linux implementation of WireGuard.
-    fn default() -> Self {
-        Self {
-            mark: 0,
-            receive_buffer: 7 << 20,
-            send_buffer: 7 << 20,
-            gso: true,
-            gro: true,
-            dont_fragment: false,
-            reuse_port: false,
+impl Family {
+    pub(crate) fn raw(self) -> AddressFamily {
+        match self {
+            Self::V4 => AddressFamily::INET,
+            Self::V6 => AddressFamily::INET6,
         }
     }
-}
 
-/// An IPv4 socket and, where the system has IPv6, an IPv6-only socket on the same port.
-#[derive(Debug)]
-pub struct SocketPair {
-    /// The IPv4 socket.
-    pub v4: UdpSocket,
-    /// The IPv6 socket.
-    pub v6: Option<UdpSocket>,
-    /// Why there is no IPv6 socket.
-    pub v6_error: Option<io::Error>,
-}
-
-impl SocketPair {
-    /// The port of both.
-    pub fn port(&self) -> u16 {
-        self.v4.local_port()
+    fn includes(self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self == Self::V4)
     }
 }
 
-/// Binds all addresses of both families to one port; port 0 picks a free one.
-///
-/// # Errors
-/// [`BindError::PortInUse`] when either family's port is taken. A system without IPv6 is no error:
-/// see [`SocketPair::v6_error`].
-pub fn bind_pair(port: u16, _options: &BindOptions) -> Result<SocketPair, BindError> {
-    Err(BindError::System { port, step: "bind", source: io::ErrorKind::Unsupported.into() })
-}
-
-/// A UDP socket of the operating system.
+/// A UDP socket of the operating system; made by [`bind_pair`](crate::bind_pair) or
+/// [`UdpSocket::bind`].
 #[derive(Debug)]
 pub struct UdpSocket {
-    descriptor: OwnedFd,
+    pub(crate) descriptor: OwnedFd,
+    pub(crate) family: Family,
+    pub(crate) port: u16,
+    pub(crate) gro: bool,
+    pub(crate) receive_buffer: usize,
+    pub(crate) send_buffer: usize,
+    pub(crate) mark: AtomicU32,
+    pub(crate) truncated: AtomicU64,
+    pub(crate) sending: SendState,
+}
+
+impl UdpSocket {
+    /// The address family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The socket's own descriptor, to be handed to another process.
+    pub fn into_fd(self) -> OwnedFd {
+        self.descriptor
+    }
 }
 
 impl Socket for UdpSocket {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { gso: false, gro: false, max_segments: 1, receive_buffer: 0, send_buffer: 0 }
+        let gso = self.sending.gso();
+        Capabilities {
+            gso,
+            gro: self.gro,
+            max_segments: if gso { self.sending.max_segments() } else { 1 },
+            receive_buffer: self.receive_buffer,
+            send_buffer: self.send_buffer,
+        }
     }
+
     fn counters(&self) -> FallbackCounters {
-        FallbackCounters::default()
+        FallbackCounters { truncated: self.truncated.load(Ordering::Relaxed), ..self.sending.counters() }
     }
-    fn reaches(&self, _destination: IpAddr) -> bool {
-        false
+
+    fn reaches(&self, destination: IpAddr) -> bool {
+        self.family.includes(destination)
     }
-    fn send(&self, _transmits: &[Transmit<'_>], outcome: &mut SendOutcome) {
-        outcome.clear();
+
+    fn send(&self, transmits: &[Transmit<'_>], outcome: &mut SendOutcome) {
+        send_all(self, &self.sending, transmits, outcome);
     }
-    fn receive(&self, _arena: &mut [u8], received: &mut Vec<Received>) -> io::Result<usize> {
+
+    fn receive(&self, arena: &mut [u8], received: &mut Vec<Received>) -> io::Result<usize> {
         received.clear();
-        Ok(0)
+        if arena.len() < RECEIVE_SLOT {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the arena holds less than one slot"));
+        }
+        let mut stray_errors_left = MAX_STRAY_ERRORS;
+        loop {
+            let result = sys::receive_messages(self.fd(), arena, RECEIVE_SLOT, |message| {
+                match accept(&message, message.slot * RECEIVE_SLOT) {
+                    Some((read, whole)) => {
+                        received.push(read);
+                        if !whole {
+                            self.truncated.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    None => {
+                        self.truncated.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+            match result {
+                // A batch of nothing but broken messages is no reason to call the queue empty.
+                Ok(count) if count > 0 && received.is_empty() => {}
+                Ok(_) => return Ok(received.len()),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return Ok(0),
+                    Some(code) if stray_errors_left > 0 && is_stray(code) => stray_errors_left -= 1,
+                    _ => return Err(error),
+                },
+            }
+        }
     }
-    fn set_mark(&self, _mark: u32) -> io::Result<()> {
+
+    fn set_mark(&self, mark: u32) -> io::Result<()> {
+        if self.mark.load(Ordering::Relaxed) != mark {
+            sys::set_option(self.fd(), libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())?;
+            self.mark.store(mark, Ordering::Relaxed);
+        }
         Ok(())
     }
+
     fn local_port(&self) -> u16 {
-        0
+        self.port
     }
+
     fn fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
+    }
+}
+
+impl DatagramSender for UdpSocket {
+    fn send(&self, messages: &[Outgoing<'_>]) -> io::Result<usize> {
+        sys::send_messages(self.fd(), messages)
+    }
+
+    fn wait_writable(&self) {
+        // Whether there is room or not shows when sending is tried again.
+        let _ = poll(&mut [PollFd::new(&self.descriptor, PollFlags::OUT)], Some(&SEND_WAIT));
+    }
+
+    fn path_mtu(&self, destination: SocketAddr) -> Option<usize> {
+        // Only a connected socket can be asked; connecting a UDP socket sends nothing.
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let probe = socket_with(self.family.raw(), SocketType::DGRAM, flags, None).ok()?;
+        let mark = self.mark.load(Ordering::Relaxed);
+        if mark != 0 {
+            sys::set_option(probe.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed()).ok()?;
+        }
+        connect(&probe, &destination).ok()?;
+        let (level, name) = match self.family {
+            Family::V4 => (libc::IPPROTO_IP, libc::IP_MTU),
+            Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+        };
+        usize::try_from(sys::get_option(probe.as_fd(), level, name).ok()?).ok()
+    }
+
+    fn reaches(&self, destination: IpAddr) -> bool {
+        self.family.includes(destination)
+    }
+}
+
+/// The read that a message makes, and whether nothing of it was cut off. `None`: it is of no use.
+fn accept(message: &Incoming<'_>, offset: usize) -> Option<(Received, bool)> {
+    if message.control_truncated {
+        // Without the stride, several datagrams would look like one.
+        return None;
+    }
+    let source = RawAddress::decode(message.name)?;
+    let control = control::decode(message.control);
+    let mut len = message.len;
+    if message.truncated {
+        // Of a coalesced run that was too long for the slot, the datagrams that fit are whole.
+        len -= len % control.stride?;
+    }
+    if message.truncated && len == 0 {
+        return None;
+    }
+    let stride = control.stride.unwrap_or(len).min(len).max(1);
+    let read =
+        Received { source, local: control.local, traffic_class: control.traffic_class, offset, len, stride };
+    Some((read, !message.truncated))
+}
+
+/// Errors that ICMP answers to earlier datagrams leave on a socket, and interruptions.
+fn is_stray(error: i32) -> bool {
+    matches!(
+        error,
+        libc::EINTR
+            | libc::ECONNREFUSED
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENETDOWN
+            | libc::EMSGSIZE
+            | libc::EPROTO
+            | libc::ENOPROTOOPT
+            | libc::EACCES
+            | libc::EOPNOTSUPP
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message<'a>(len: usize, name: &'a [u8], control: &'a [u8]) -> Incoming<'a> {
+        Incoming { slot: 0, len, truncated: false, control_truncated: false, name, control }
+    }
+
+    /// A `UDP_GRO` control message, as the system writes it.
+    fn stride(size: i32) -> Vec<u8> {
+        let mut bytes = (size_of::<usize>() + 12).to_ne_bytes().to_vec();
+        bytes.extend_from_slice(&libc::SOL_UDP.to_ne_bytes());
+        bytes.extend_from_slice(&libc::UDP_GRO.to_ne_bytes());
+        bytes.extend_from_slice(&size.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_truncated_datagram_is_dropped_and_a_truncated_run_keeps_what_is_whole() {
+        let name = RawAddress::encode("192.0.2.1:7".parse().unwrap());
+        let cut = Incoming { truncated: true, ..message(1000, name.as_bytes(), &[]) };
+        assert_eq!(accept(&cut, 0), None);
+
+        let control = stride(300);
+        let cut = Incoming { truncated: true, ..message(1000, name.as_bytes(), &control) };
+        let (read, whole) = accept(&cut, 5).unwrap();
+        assert_eq!((read.offset, read.len, read.stride, whole), (5, 900, 300, false));
+
+        let control = stride(1001);
+        let cut = Incoming { truncated: true, ..message(1000, name.as_bytes(), &control) };
+        assert_eq!(accept(&cut, 0), None);
+    }
+
+    #[test]
+    fn a_message_without_its_control_data_or_with_a_strange_sender_is_dropped() {
+        let name = RawAddress::encode("192.0.2.1:7".parse().unwrap());
+        let cut = Incoming { control_truncated: true, ..message(1000, name.as_bytes(), &[]) };
+        assert_eq!(accept(&cut, 0), None);
+        assert_eq!(accept(&message(1000, &[1, 0, 0, 0], &[]), 0), None);
+    }
+
+    #[test]
+    fn no_stride_from_the_system_divides_by_zero_or_goes_out_of_bounds() {
+        let name = RawAddress::encode("192.0.2.1:7".parse().unwrap());
+        let arena = [0; 64];
+        for size in [i32::MIN, -1, 0, 1, 63, 64, 65, i32::MAX] {
+            for len in [0, 1, 64] {
+                for truncated in [false, true] {
+                    let control = stride(size);
+                    let message = Incoming { truncated, ..message(len, name.as_bytes(), &control) };
+                    if let Some((read, _)) = accept(&message, 0) {
+                        assert_eq!(read.segments(&arena).map(<[u8]>::len).sum::<usize>(), read.len);
+                    }
+                }
+            }
+        }
     }
 }

@@ -1,0 +1,198 @@
+//! How sockets are made.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use rustix::net::{SocketFlags, SocketType, getsockname, socket_with, sockopt};
+
+use crate::kernel::Release;
+use crate::send::SendState;
+use crate::sys;
+use crate::{BindError, Family, UdpSocket};
+
+/// Ports that are tried for one that is free in both families.
+const PORT_ATTEMPTS: u32 = 64;
+
+/// How a socket is made.
+#[derive(Clone, Debug)]
+pub struct BindOptions {
+    /// Firewall mark of all datagrams sent; 0: none.
+    pub mark: u32,
+    /// Bytes of receive buffer to ask for; less may be granted.
+    pub receive_buffer: usize,
+    /// Bytes of send buffer to ask for; less may be granted.
+    pub send_buffer: usize,
+    /// Whether segmentation offload may be used for sending.
+    pub gso: bool,
+    /// Whether datagrams may arrive coalesced.
+    pub gro: bool,
+    /// Whether IPv4 datagrams carry the don't-fragment bit, and what exceeds the path MTU is refused
+    /// rather than fragmented.
+    pub dont_fragment: bool,
+    /// Whether several sockets of this user may share the port, one for each worker.
+    pub reuse_port: bool,
+}
+
+impl Default for BindOptions {
+    /// All offloads, 7 MB buffers, fragmentation allowed as in the Linux implementation of WireGuard.
+    fn default() -> Self {
+        Self {
+            mark: 0,
+            receive_buffer: 7 << 20,
+            send_buffer: 7 << 20,
+            gso: true,
+            gro: true,
+            dont_fragment: false,
+            reuse_port: false,
+        }
+    }
+}
+
+/// An IPv4 socket and, where the system has IPv6, an IPv6-only socket on the same port.
+#[derive(Debug)]
+pub struct SocketPair {
+    /// The IPv4 socket.
+    pub v4: UdpSocket,
+    /// The IPv6 socket.
+    pub v6: Option<UdpSocket>,
+    /// Why there is no IPv6 socket.
+    pub v6_error: Option<io::Error>,
+}
+
+impl SocketPair {
+    /// The port of both.
+    pub fn port(&self) -> u16 {
+        self.v4.port
+    }
+}
+
+/// Binds all addresses of both families to one port; port 0 picks a free one.
+///
+/// # Errors
+/// [`BindError::PortInUse`] when either family's port is taken. A system without IPv6 is no error:
+/// see [`SocketPair::v6_error`].
+pub fn bind_pair(port: u16, options: &BindOptions) -> Result<SocketPair, BindError> {
+    let mut attempts = if port == 0 { PORT_ATTEMPTS } else { 1 };
+    loop {
+        attempts -= 1;
+        let v4 = UdpSocket::bind(Family::V4, port, options)?;
+        match UdpSocket::bind(Family::V6, v4.port, options) {
+            Ok(v6) => return Ok(SocketPair { v4, v6: Some(v6), v6_error: None }),
+            Err(BindError::PortInUse { .. }) if attempts > 0 => {}
+            Err(BindError::System { source, step: "socket" | "bind", .. }) if lacks_family(&source) => {
+                return Ok(SocketPair { v4, v6: None, v6_error: Some(source) });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn lacks_family(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPROTONOSUPPORT))
+}
+
+impl UdpSocket {
+    /// Binds all addresses of one family to a port; port 0 picks a free one.
+    ///
+    /// # Errors
+    /// [`BindError`]. Offloads, buffer sizes and the reports of address and traffic class are not
+    /// among them: a socket without these still works.
+    pub fn bind(family: Family, port: u16, options: &BindOptions) -> Result<Self, BindError> {
+        let failed = |step| move |source: io::Error| BindError::System { port, step, source };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let descriptor = socket_with(family.raw(), SocketType::DGRAM, flags, None)
+            .map_err(|error| failed("socket")(error.into()))?;
+        let address = match family {
+            Family::V4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+            Family::V6 => {
+                sockopt::set_ipv6_v6only(&descriptor, true)
+                    .map_err(|error| failed("restrict to IPv6")(error.into()))?;
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+            }
+        };
+        let socket = descriptor.as_fd();
+        if options.reuse_port {
+            set(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).map_err(failed("share the port"))?;
+        }
+        if options.mark != 0 {
+            set(socket, libc::SOL_SOCKET, libc::SO_MARK, options.mark.cast_signed())
+                .map_err(failed("set the firewall mark"))?;
+        }
+        set_fragmentation(socket, family, options.dont_fragment)
+            .map_err(failed("set the fragmentation rule"))?;
+        report_arrival(socket, family);
+        // Before binding, so that no datagram can come in while it is not in force.
+        let release = Release::parse(&sys::kernel_release());
+        let gro = options.gro
+            && release.has_safe_receive_offload()
+            && set(socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        let gso = options.gso
+            && !release.corrupts_segmentation()
+            && sys::get_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
+        let receive_buffer = grow(socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.receive_buffer);
+        let send_buffer = grow(socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer);
+
+        rustix::net::bind(&descriptor, &address).map_err(|error| match error {
+            rustix::io::Errno::ADDRINUSE => BindError::PortInUse { port },
+            other => failed("bind")(other.into()),
+        })?;
+        let bound = getsockname(&descriptor).map_err(|error| failed("read the port")(error.into()))?;
+        let bound = SocketAddr::try_from(bound).map_err(|error| failed("read the port")(error.into()))?;
+        Ok(Self {
+            descriptor,
+            family,
+            port: bound.port(),
+            gro,
+            receive_buffer,
+            send_buffer,
+            mark: AtomicU32::new(options.mark),
+            truncated: AtomicU64::new(0),
+            sending: SendState::new(gso, release.max_segments()),
+        })
+    }
+}
+
+use sys::set_option as set;
+
+/// The rule is set in both cases: by default Linux sets the bit until a router objects, whereas its
+/// own WireGuard never does.
+fn set_fragmentation(socket: BorrowedFd<'_>, family: Family, dont_fragment: bool) -> io::Result<()> {
+    match family {
+        Family::V4 => {
+            let rule = if dont_fragment { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
+            set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, rule)
+        }
+        Family::V6 => {
+            let rule = if dont_fragment { libc::IPV6_PMTUDISC_DO } else { libc::IPV6_PMTUDISC_DONT };
+            set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, rule)
+        }
+    }
+}
+
+/// Asks for the local address and the traffic class of each datagram received.
+fn report_arrival(socket: BorrowedFd<'_>, family: Family) {
+    let options = match family {
+        Family::V4 => [(libc::IPPROTO_IP, libc::IP_PKTINFO), (libc::IPPROTO_IP, libc::IP_RECVTOS)],
+        Family::V6 => {
+            [(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO), (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS)]
+        }
+    };
+    for (level, name) in options {
+        // Without them `Received::local` is `None` and the traffic class 0.
+        let _ = set(socket, level, name, 1);
+    }
+}
+
+/// Asks for a buffer past the system's limit, which needs a privilege, and else for one within it.
+/// Returns the size granted.
+fn grow(socket: BorrowedFd<'_>, force: i32, plain: i32, bytes: usize) -> usize {
+    let wanted = i32::try_from(bytes).unwrap_or(i32::MAX);
+    if set(socket, libc::SOL_SOCKET, force, wanted).is_err() {
+        let _ = set(socket, libc::SOL_SOCKET, plain, wanted);
+    }
+    // Linux reports twice what is usable: the other half is for its bookkeeping (socket(7)).
+    let granted = sys::get_option(socket, libc::SOL_SOCKET, plain).unwrap_or(0);
+    usize::try_from(granted).unwrap_or(0) / 2
+}
