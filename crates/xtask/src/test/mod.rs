@@ -1,0 +1,185 @@
+//! `cargo xtask test`: every check, one after the other; what failed is named at the end.
+
+mod count;
+mod deny;
+mod layers;
+mod sources;
+
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use tombolo_tests::{interrupt, node, wait};
+
+use crate::{cargo, packages};
+use count::Count;
+
+/// The package whose tests change the machine.
+const MACHINE_WIDE: &str = "tombolo-tests";
+
+/// The checks so far.
+#[derive(Debug, Default)]
+struct Steps {
+    done: Vec<Step>,
+}
+
+#[derive(Debug)]
+struct Step {
+    name: &'static str,
+    took: Duration,
+    outcome: std::result::Result<String, String>,
+}
+
+impl Steps {
+    /// Runs one check. A failure is kept for the end, and the next check runs all the same.
+    fn run(&mut self, name: &'static str, check: impl FnOnce() -> Result<String>) {
+        if interrupt::requested() {
+            return;
+        }
+        println!("\n==> {name}");
+        let start = wait::now();
+        let outcome = check().map_err(|error| format!("{error:#}"));
+        match &outcome {
+            Ok(note) if note.is_empty() => {}
+            Ok(note) => println!("{note}"),
+            Err(error) => println!("FAILED {name}: {error}"),
+        }
+        self.done.push(Step { name, took: wait::now() - start, outcome });
+    }
+
+    fn failed(&self) -> Vec<&'static str> {
+        self.done.iter().filter(|step| step.outcome.is_err()).map(|step| step.name).collect()
+    }
+}
+
+/// Runs all checks, and says whether all passed. `long` adds the tests that are ignored otherwise.
+///
+/// # Errors
+/// When cargo itself cannot be asked about the workspace.
+pub(crate) fn run(long: bool) -> Result<bool> {
+    let start = wait::now();
+    let metadata = cargo::metadata()?;
+    let (usual, machine_wide) = test_targets(&metadata);
+    let count = Count::default();
+    let skipped = AtomicUsize::new(0);
+    let mut steps = Steps::default();
+
+    steps.run("system packages", || packages::provide(&[]));
+    steps.run("formatting", || plain(&["fmt", "--all", "--check"]));
+    steps.run("lints", || plain(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
+    steps.run("documentation", || {
+        let mut command =
+            cargo::cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
+        cargo::run(command.env("RUSTDOCFLAGS", "-D warnings")).map(|()| String::new())
+    });
+    steps.run("layers of crates", || layers::check(&metadata));
+    steps.run("unsafe code", sources::check);
+    steps.run("one version of each shipped dependency", one_version);
+    steps.run("licences, bans, sources", deny::check);
+    steps.run("advisories", deny::check_advisories);
+    // One build for everything below: the same packages and features, so that nothing is compiled twice.
+    steps.run("build", || plain(&["build", "--workspace", "--lib", "--bins", "--tests", "--examples"]));
+    steps.run("tests", || {
+        let mut arguments = vec!["--lib", "--bins", "--examples"];
+        arguments.extend(usual.iter().flat_map(|name| ["--test", name.as_str()]));
+        tests(&arguments, &[], long, &count, &skipped)
+    });
+    steps.run("documentation examples", || tests(&["--doc"], &[], false, &count, &skipped));
+    if !machine_wide.is_empty() {
+        steps.run("machine-wide tests", || {
+            let arguments: Vec<&str> =
+                machine_wide.iter().flat_map(|name| ["--test", name.as_str()]).collect();
+            tests(&arguments, &["--test-threads=1"], long, &count, &skipped)
+        });
+    }
+
+    close(&steps, &count, skipped.into_inner(), wait::now() - start);
+    Ok(steps.failed().is_empty() && !interrupt::requested())
+}
+
+fn plain(arguments: &[&str]) -> Result<String> {
+    cargo::run(&mut cargo::cargo(arguments)).map(|()| String::new())
+}
+
+/// Runs `cargo test` for the workspace with further arguments, and counts.
+fn tests(
+    arguments: &[&str],
+    harness: &[&str],
+    long: bool,
+    count: &Count,
+    skipped: &AtomicUsize,
+) -> Result<String> {
+    let mut command = cargo::cargo(&["test", "--workspace", "--no-fail-fast"]);
+    command.args(arguments).arg("--").args(harness);
+    command.env(node::BINARIES, cargo::target_directory()?.join("debug"));
+    if long {
+        command.arg("--include-ignored").env("TOMBOLO_TEST_LONG", "1");
+    }
+    let skipped_before = skipped.load(Ordering::Relaxed);
+    cargo::run_watched(&mut command, |line| {
+        count.add(line);
+        if line.starts_with("SKIPPED ") {
+            skipped.fetch_add(1, Ordering::Relaxed);
+        }
+    })?;
+    Ok(match skipped.load(Ordering::Relaxed) - skipped_before {
+        0 => String::new(),
+        number => format!("{number} SKIPPED: they need root"),
+    })
+}
+
+/// The names of the integration tests: those of ordinary packages, and those that change the machine.
+/// A name that stands in both is run with the latter.
+fn test_targets(metadata: &serde_json::Value) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut usual, mut machine_wide) = (BTreeSet::new(), BTreeSet::new());
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let names = if package["name"] == MACHINE_WIDE { &mut machine_wide } else { &mut usual };
+        for target in package["targets"].as_array().into_iter().flatten() {
+            if target["kind"][0] == "test" {
+                names.extend(target["name"].as_str().map(str::to_owned));
+            }
+        }
+    }
+    usual.retain(|name| !machine_wide.contains(name));
+    (usual, machine_wide)
+}
+
+/// Two versions of one crate in the binary mean two copies of its code, and two sets of its faults.
+fn one_version() -> Result<String> {
+    let arguments = ["tree", "--package", "tombolo", "--edges", "normal", "--duplicates"];
+    let mut command = cargo::cargo(&arguments);
+    let output = command.args(["--target", "x86_64-unknown-linux-gnu"]).output()?;
+    let duplicates = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    if !duplicates.trim().is_empty() {
+        bail!("more than one version in the binary:\n{duplicates}");
+    }
+    Ok(String::new())
+}
+
+fn close(steps: &Steps, count: &Count, skipped: usize, took: Duration) {
+    println!();
+    for step in &steps.done {
+        let (word, note) = match &step.outcome {
+            Ok(note) => ("ok", note.as_str()),
+            Err(_) => ("FAILED", ""),
+        };
+        println!("{word:<7} {:<40} {:>6.1} s  {note}", step.name, step.took.as_secs_f64());
+    }
+    if skipped > 0 {
+        println!("SKIPPED {skipped} machine-wide tests, which need root");
+    }
+    let failed = steps.failed();
+    let ok = failed.is_empty() && !interrupt::requested();
+    println!("\n{}", count.line(ok, took));
+    if interrupt::requested() {
+        println!("interrupted");
+    } else if !ok {
+        println!("failed: {}", failed.join(", "));
+    }
+}
