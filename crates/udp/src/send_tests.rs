@@ -69,7 +69,7 @@ fn control_len(message: &Outgoing<'_>) -> usize {
 }
 
 fn segmented(message: &Outgoing<'_>) -> bool {
-    control_len(message) % SOURCE != 0
+    !control_len(message).is_multiple_of(SOURCE)
 }
 
 fn sourced(message: &Outgoing<'_>) -> bool {

@@ -122,6 +122,7 @@ pub(crate) fn receive_messages(
     let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
     for (index, (header, slot)) in headers.iter().zip(&slots).take(count).enumerate() {
         let name_len = (header.msg_hdr.msg_namelen as usize).min(slot.name.len());
+        #[allow(clippy::unnecessary_cast, reason = "a u32 with musl")]
         let control_len = (header.msg_hdr.msg_controllen as usize).min(slot.control.len());
         each(Incoming {
             slot: index,

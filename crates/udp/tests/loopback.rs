@@ -1,0 +1,263 @@
+//! Real sockets on loopback: both families, every combination of offloads, and what the outer
+//! header carries.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tombolo_packet::LocalAddress;
+use tombolo_udp::{
+    BindError, BindOptions, Family, RECEIVE_SLOT, Received, SendError, SendOutcome, Socket, Transmit,
+    UdpSocket, bind_pair,
+};
+
+fn options(gso: bool, gro: bool) -> BindOptions {
+    BindOptions { gso, gro, ..BindOptions::default() }
+}
+
+fn loopback(socket: &UdpSocket) -> SocketAddr {
+    let address: IpAddr = match socket.family() {
+        Family::V4 => "127.0.0.1".parse().unwrap(),
+        Family::V6 => "::1".parse().unwrap(),
+    };
+    SocketAddr::new(address, socket.local_port())
+}
+
+/// Receives until `count` datagrams came, or panics after ten seconds without one.
+fn receive_datagrams(socket: &impl Socket, count: usize) -> Vec<(Received, Vec<u8>)> {
+    let (mut arena, mut received) = (vec![0; 8 * RECEIVE_SLOT], Vec::new());
+    let mut all = Vec::new();
+    while all.len() < count {
+        let mut fds = [PollFd::from_borrowed_fd(socket.fd(), PollFlags::IN)];
+        let ready = poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap();
+        assert_eq!(ready, 1, "{} of {count} datagrams came", all.len());
+        while socket.receive(&mut arena, &mut received).unwrap() > 0 {
+            for read in &received {
+                all.extend(read.segments(&arena).map(|segment| (*read, segment.to_vec())));
+            }
+        }
+    }
+    all
+}
+
+fn send_one(socket: &impl Socket, transmit: Transmit<'_>) -> SendOutcome {
+    let mut outcome = SendOutcome::default();
+    socket.send(&[transmit], &mut outcome);
+    outcome
+}
+
+/// Payloads of `sizes`, each filled with its number.
+fn payloads(sizes: &[usize]) -> Vec<u8> {
+    sizes.iter().enumerate().flat_map(|(number, &size)| vec![number as u8; size]).collect()
+}
+
+#[test]
+fn both_families_share_a_port_and_do_not_mix() {
+    let pair = bind_pair(0, &BindOptions::default()).unwrap();
+    let v6 = pair.v6.expect("this system has IPv6");
+    assert_ne!(pair.v4.local_port(), 0);
+    assert_eq!(pair.v4.local_port(), v6.local_port());
+    for socket in [&pair.v4, &v6] {
+        assert_eq!(send_one(socket, Transmit::new(loopback(socket), b"own family")).datagrams, 1);
+        let all = receive_datagrams(socket, 1);
+        assert_eq!(all[0].1, b"own family");
+        assert_eq!(all[0].0.source, loopback(socket));
+    }
+    let outcome = send_one(&v6, Transmit::new(loopback(&pair.v4), b"other family"));
+    assert_eq!(outcome.failures[0].error, SendError::WrongFamily);
+    assert!(v6.reaches("::1".parse().unwrap()) && !v6.reaches("127.0.0.1".parse().unwrap()));
+}
+
+#[test]
+fn a_port_that_is_taken_in_either_family_is_named() {
+    for family in [Family::V4, Family::V6] {
+        let holder = UdpSocket::bind(family, 0, &BindOptions::default()).unwrap();
+        let port = holder.local_port();
+        match bind_pair(port, &BindOptions::default()) {
+            Err(BindError::PortInUse { port: named }) => assert_eq!(named, port),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn several_workers_share_a_port_only_when_they_ask_for_it() {
+    let shared = BindOptions { reuse_port: true, ..BindOptions::default() };
+    let first = bind_pair(0, &shared).unwrap();
+    assert!(bind_pair(first.port(), &shared).is_ok());
+    assert!(bind_pair(first.port(), &BindOptions::default()).is_err());
+}
+
+/// The same datagrams arrive with all offloads on, each off, and all off.
+#[test]
+fn offloads_change_nothing_but_the_speed() {
+    let sizes = [1_usize, 64, 148, 1000, 1452, 8000];
+    for family in [Family::V4, Family::V6] {
+        let mut seen: Vec<Vec<Vec<u8>>> = Vec::new();
+        for (gso, gro) in [(true, true), (true, false), (false, true), (false, false)] {
+            let sender = UdpSocket::bind(family, 0, &options(gso, gro)).unwrap();
+            let receiver = UdpSocket::bind(family, 0, &options(gso, gro)).unwrap();
+            assert_eq!((sender.capabilities().gso, receiver.capabilities().gro), (gso, gro));
+            let mut arrived = Vec::new();
+            for size in sizes {
+                // Full segments and a short one; exactly full; a single short one.
+                for len in [size * 5 + size / 2, size * 7, size.div_ceil(2)] {
+                    let contents: Vec<u8> = (0..len).map(|index| (index % 253) as u8).collect();
+                    let transmit = Transmit {
+                        segment_size: NonZeroU16::new(size as u16),
+                        traffic_class: 0x02,
+                        ..Transmit::new(loopback(&receiver), &contents)
+                    };
+                    let outcome = send_one(&sender, transmit);
+                    assert!(outcome.failures.is_empty(), "{size} {len} {gso} {gro}: {outcome:?}");
+                    assert_eq!(outcome.datagrams as usize, transmit.datagrams());
+                    for (read, datagram) in receive_datagrams(&receiver, transmit.datagrams()) {
+                        assert_eq!((read.source, read.traffic_class), (loopback(&sender), 0x02));
+                        arrived.push(datagram);
+                    }
+                }
+            }
+            seen.push(arrived);
+            assert_eq!(sender.counters().gso_demotions, 0);
+        }
+        assert!(seen.iter().all(|arrived| *arrived == seen[0]));
+    }
+}
+
+#[test]
+fn more_segments_than_one_super_datagram_holds_are_sent_as_several() {
+    for gso in [true, false] {
+        let sender = UdpSocket::bind(Family::V4, 0, &options(gso, true)).unwrap();
+        let receiver = UdpSocket::bind(Family::V4, 0, &options(gso, true)).unwrap();
+        let contents = payloads(&[96; 250]);
+        let segment_size = NonZeroU16::new(96);
+        let transmit = Transmit { segment_size, ..Transmit::new(loopback(&receiver), &contents) };
+        assert_eq!(send_one(&sender, transmit).datagrams, 250);
+        let arrived: Vec<u8> =
+            receive_datagrams(&receiver, 250).into_iter().flat_map(|(_, bytes)| bytes).collect();
+        assert_eq!(arrived, contents);
+    }
+}
+
+#[test]
+fn segmentation_and_coalescing_really_take_place() {
+    let sender = UdpSocket::bind(Family::V4, 0, &options(true, true)).unwrap();
+    let receiver = UdpSocket::bind(Family::V4, 0, &options(true, true)).unwrap();
+    let contents = payloads(&[1000, 1000, 1000, 300]);
+    let segment_size = NonZeroU16::new(1000);
+    send_one(&sender, Transmit { segment_size, ..Transmit::new(loopback(&receiver), &contents) });
+    let all = receive_datagrams(&receiver, 4);
+    // Loopback carries the super-datagram whole, so it is one read, with the stride and the short end.
+    assert!(all.iter().all(|(read, _)| (read.stride, read.len) == (1000, 3300)), "{all:?}");
+    assert_eq!(all.iter().map(|(_, datagram)| datagram.len()).collect::<Vec<_>>(), [1000, 1000, 1000, 300]);
+}
+
+#[test]
+fn the_traffic_class_goes_there_and_back_requirement_21() {
+    for family in [Family::V4, Family::V6] {
+        let sender = UdpSocket::bind(family, 0, &BindOptions::default()).unwrap();
+        let receiver = UdpSocket::bind(family, 0, &BindOptions::default()).unwrap();
+        for traffic_class in [0x00, 0x01, 0x02, 0x03, 0x88, 0x8b, 0xfc, 0xff] {
+            let transmit = Transmit { traffic_class, ..Transmit::new(loopback(&receiver), b"marked") };
+            assert!(send_one(&sender, transmit).failures.is_empty());
+            assert_eq!(receive_datagrams(&receiver, 1)[0].0.traffic_class, traffic_class, "{family:?}");
+        }
+    }
+}
+
+#[test]
+fn a_sticky_source_is_sent_from_and_a_reply_finds_the_address_that_was_asked_requirement_20() {
+    let east = UdpSocket::bind(Family::V4, 0, &BindOptions::default()).unwrap();
+    let west = UdpSocket::bind(Family::V4, 0, &BindOptions::default()).unwrap();
+    // All of 127/8 is ours. Asked at .5, the answer comes from .5.
+    let asked = SocketAddr::new("127.0.0.5".parse().unwrap(), west.local_port());
+    send_one(&east, Transmit::new(asked, b"question"));
+    let (question, _) = receive_datagrams(&west, 1)[0].clone();
+    assert_eq!(question.local.map(|local| local.address), Some(asked.ip()));
+    let endpoint = question.endpoint();
+    let answer = Transmit { source: endpoint.local, ..Transmit::new(endpoint.remote, b"answer") };
+    assert!(send_one(&west, answer).stale_sources.is_empty());
+    assert_eq!(receive_datagrams(&east, 1)[0].0.source, asked);
+}
+
+#[test]
+fn a_source_that_is_gone_is_left_out_and_named_requirement_20() {
+    for (family, gone) in [(Family::V4, "192.0.2.200"), (Family::V6, "2001:db8::200")] {
+        let sender = UdpSocket::bind(family, 0, &BindOptions::default()).unwrap();
+        let receiver = UdpSocket::bind(family, 0, &BindOptions::default()).unwrap();
+        let source = Some(LocalAddress { address: gone.parse().unwrap(), interface: 0 });
+        let contents = payloads(&[500, 500, 20]);
+        let segment_size = NonZeroU16::new(500);
+        let transmit = Transmit { source, segment_size, ..Transmit::new(loopback(&receiver), &contents) };
+        let outcome = send_one(&sender, transmit);
+        assert_eq!((outcome.datagrams, outcome.stale_sources.as_slice()), (3, &[0][..]));
+        assert_eq!(receive_datagrams(&receiver, 3).len(), 3);
+        assert!(sender.capabilities().gso, "segmentation was not to blame");
+    }
+}
+
+#[test]
+fn a_closed_port_at_the_other_end_disturbs_neither_direction() {
+    let socket = UdpSocket::bind(Family::V4, 0, &BindOptions::default()).unwrap();
+    let closed = UdpSocket::bind(Family::V4, 0, &BindOptions::default()).unwrap();
+    let nobody = loopback(&closed);
+    drop(closed);
+    for _ in 0..10 {
+        assert!(send_one(&socket, Transmit::new(nobody, b"anyone?")).failures.is_empty());
+    }
+    let (mut arena, mut received) = (vec![0; RECEIVE_SLOT], Vec::new());
+    assert_eq!(socket.receive(&mut arena, &mut received).unwrap(), 0);
+    assert_eq!(send_one(&socket, Transmit::new(loopback(&socket), b"self")).datagrams, 1);
+    assert_eq!(receive_datagrams(&socket, 1)[0].1, b"self");
+}
+
+#[test]
+fn the_largest_datagram_passes_and_a_larger_one_is_too_big() {
+    let socket = UdpSocket::bind(Family::V4, 0, &BindOptions::default()).unwrap();
+    let contents = vec![7; tombolo_udp::MAX_DATAGRAM + 1];
+    let largest = Transmit::new(loopback(&socket), &contents[..tombolo_udp::MAX_DATAGRAM]);
+    assert_eq!(send_one(&socket, largest).datagrams, 1);
+    assert_eq!(receive_datagrams(&socket, 1)[0].1, largest.contents);
+    let outcome = send_one(&socket, Transmit::new(loopback(&socket), &contents));
+    assert_eq!(outcome.failures[0].error, SendError::TooBig);
+}
+
+#[test]
+fn empty_datagrams_arrive_as_such() {
+    for gro in [true, false] {
+        let socket = UdpSocket::bind(Family::V4, 0, &options(true, gro)).unwrap();
+        assert_eq!(send_one(&socket, Transmit::new(loopback(&socket), b"")).datagrams, 1);
+        let (mut arena, mut received) = (vec![0; RECEIVE_SLOT], Vec::new());
+        let mut fds = [PollFd::from_borrowed_fd(socket.fd(), PollFlags::IN)];
+        assert_eq!(poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap(), 1);
+        assert_eq!(socket.receive(&mut arena, &mut received).unwrap(), 1);
+        assert_eq!((received[0].len, received[0].stride), (0, 1));
+    }
+}
+
+#[test]
+fn an_arena_without_room_for_one_read_is_refused() {
+    let socket = UdpSocket::bind(Family::V4, 0, &BindOptions::default()).unwrap();
+    let error = socket.receive(&mut [0; 100], &mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn two_batches_on_one_socket_from_two_threads_lose_nothing() {
+    let sender = UdpSocket::bind(Family::V4, 0, &BindOptions::default()).unwrap();
+    let receiver = UdpSocket::bind(Family::V4, 0, &BindOptions::default()).unwrap();
+    let contents = payloads(&[200; 20]);
+    let transmit =
+        Transmit { segment_size: NonZeroU16::new(200), ..Transmit::new(loopback(&receiver), &contents) };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut outcome = SendOutcome::default();
+                sender.send(&[transmit; 5], &mut outcome);
+                assert_eq!(outcome.datagrams, 100);
+            });
+        }
+    });
+    assert_eq!(receive_datagrams(&receiver, 200).len(), 200);
+}
