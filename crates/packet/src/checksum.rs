@@ -22,35 +22,14 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn add_bytes(self, bytes: &[u8]) -> Self {
-        let (chunks, rest) = bytes.as_chunks::<32>();
-        let mut lanes = [0_u64; 8];
+        let (chunks, rest) = bytes.as_chunks::<64>();
+        let mut lanes = [0_u64; 16];
         for chunk in chunks {
             for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
                 *lane += u64::from(u32::from_ne_bytes(*word));
             }
         }
         Self(self.0 + lanes.iter().sum::<u64>()).add_short(rest)
-    }
-
-    /// Copies `source` to the front of `target` and adds it. Copies no more than both hold.
-    #[inline]
-    #[must_use]
-    pub fn add_copied(self, source: &[u8], target: &mut [u8]) -> Self {
-        let (source_chunks, source_rest) = source.as_chunks::<32>();
-        let target_chunks = target.as_chunks_mut::<32>().0;
-        let mut lanes = [0_u64; 8];
-        for (from, to) in source_chunks.iter().zip(target_chunks) {
-            for (lane, word) in lanes.iter_mut().zip(from.as_chunks::<4>().0) {
-                *lane += u64::from(u32::from_ne_bytes(*word));
-            }
-            *to = *from;
-        }
-        let rest = source_rest.len();
-        match target.get_mut(source.len() - rest..source.len()) {
-            Some(end) => end.copy_from_slice(source_rest),
-            None => return self,
-        }
-        Self(self.0 + lanes.iter().sum::<u64>()).add_short(source_rest)
     }
 
     /// Adds a few bytes: headers, and what is left over from the lanes.
@@ -183,21 +162,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_copy_that_does_not_fit_does_not_panic() {
-        for (from, to) in [(100, 0), (100, 99), (100, 64), (31, 10), (32, 31)] {
-            let _ = Sum::ZERO.add_copied(&vec![1; from], &mut vec![0; to]);
-        }
-    }
-
     proptest! {
         #[test]
         fn sums_equal_the_slow_sum(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(Sum::of(&bytes).folded(), slow_sum(&bytes));
-            let mut copy = vec![0; bytes.len() + 3];
-            prop_assert_eq!(Sum::ZERO.add_copied(&bytes, &mut copy).folded(), slow_sum(&bytes));
-            prop_assert_eq!(&copy[..bytes.len()], &bytes[..]);
-            prop_assert_eq!(&copy[bytes.len()..], &[0; 3]);
         }
 
         #[test]

@@ -199,11 +199,12 @@ impl<'a> SuperPacket<'a> {
         let packet = self.ip.as_bytes();
         let (headers, payload) = out.split_at_mut(self.headers_len);
         headers.copy_from_slice(&packet[..self.headers_len]);
+        // A copy and then a sum of what is warm: faster than one loop that does both.
+        payload.copy_from_slice(&packet[self.payload_range(index)]);
         let transport_len = len - self.ip.transport_offset();
         match self.plan {
             Plan::Single => {}
             Plan::Tcp { ip_sum, transport_sum, sequence } => {
-                let payload_sum = Sum::ZERO.add_copied(&packet[self.payload_range(index)], payload);
                 self.write_ip_header(headers, index, len, ip_sum);
                 let tcp = &mut headers[self.ip.transport_offset()..];
                 // RFC 9293 has the sequence number wrap.
@@ -217,7 +218,7 @@ impl<'a> SuperPacket<'a> {
                     tcp[13] &= !tcp_flags::CWR;
                 }
                 let checksum = transport_sum
-                    .add(payload_sum)
+                    .add_bytes(payload)
                     .add_u16(transport_len as u16)
                     .add_u32(sequence)
                     .add_u16(u16::from_be_bytes([tcp[12], tcp[13]]))
@@ -225,13 +226,12 @@ impl<'a> SuperPacket<'a> {
                 tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
             }
             Plan::Udp { ip_sum, transport_sum } => {
-                let payload_sum = Sum::ZERO.add_copied(&packet[self.payload_range(index)], payload);
                 self.write_ip_header(headers, index, len, ip_sum);
                 let udp = &mut headers[self.ip.transport_offset()..];
                 udp[4..6].copy_from_slice(&(transport_len as u16).to_be_bytes());
                 // The length counts twice: in the pseudo-header and in the header.
                 let checksum = transport_sum
-                    .add(payload_sum)
+                    .add_bytes(payload)
                     .add_u16(transport_len as u16)
                     .add_u16(transport_len as u16)
                     .checksum_not_zero();
