@@ -1,6 +1,8 @@
 //! Real sockets on loopback: both families, every combination of offloads, and what the outer
 //! header carries.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;

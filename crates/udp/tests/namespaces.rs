@@ -6,6 +6,8 @@
 //!   2001:db8::1/64                        2001:db8::2/64, 2001:db8::3/64
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
