@@ -79,4 +79,7 @@ pub enum DeviceError {
         /// The error of the system call.
         source: io::Error,
     },
+    /// The kernel refused to set the interface up.
+    #[error(transparent)]
+    Netlink(crate::netlink::NetlinkError),
 }

@@ -84,7 +84,7 @@ impl Queue for MemoryQueue {
     }
 
     fn write(&self, header: VnetHeader, slices: &[IoSlice<'_>]) -> io::Result<()> {
-        crate::device::check_header(self.0.offloads, &header)?;
+        crate::queue::check_header(self.0.offloads, &header)?;
         let mut state = self.0.state();
         if state.gone {
             return Err(io::Error::from_raw_os_error(libc::EBADFD));

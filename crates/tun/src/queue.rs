@@ -123,3 +123,15 @@ impl Fault {
         }
     }
 }
+
+/// A header that asks for something needs a queue that carries headers.
+pub(crate) fn check_header(offloads: Offloads, header: &VnetHeader) -> io::Result<()> {
+    if offloads.vnet_header || *header == VnetHeader::default() {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "this queue carries no virtio-net header: finish checksums and split before writing",
+        ))
+    }
+}
