@@ -41,25 +41,31 @@ pub struct Capture {
 struct Counts {
     packets: AtomicU64,
     bytes: AtomicU64,
-    matches: AtomicU64,
+    matches: Vec<AtomicU64>,
+}
+
+impl Counts {
+    fn new(needles: usize) -> Self {
+        Self { matches: (0..needles).map(|_| AtomicU64::new(0)).collect(), ..Self::default() }
+    }
 }
 
 /// What a capture saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// Packets that passed the filter.
     pub packets: u64,
     /// Their bytes, link headers included.
     pub bytes: u64,
-    /// Packets that held one of the needles.
-    pub matches: u64,
+    /// For each needle, the packets that held it.
+    pub matches: Vec<u64>,
     /// Packets that the kernel could not hand over: they were not searched.
     pub missed: u64,
 }
 
 impl Capture {
-    /// Captures on `link` what passes `filter` (pcap syntax; empty for everything), and counts the
-    /// packets that hold any of `needles`. Returns when the capture runs.
+    /// Captures on `link` what passes `filter` (pcap syntax; empty for everything), and counts
+    /// the packets that hold each of `needles`. Returns when the capture runs.
     ///
     /// # Errors
     /// When tcpdump does not start: no such link, a wrong filter, not installed.
@@ -73,7 +79,7 @@ impl Capture {
             .stderr(Stdio::piped())
             .spawn()
             .context("starting tcpdump")?;
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(Counts::new(needles.len()));
         let packets_reader = child.stdout.take().map(|stdout| {
             let counts = Arc::clone(&counts);
             let needles: Vec<Vec<u8>> = needles.iter().map(|needle| needle.to_vec()).collect();
@@ -102,9 +108,9 @@ impl Capture {
         self.counts.packets.load(Ordering::Acquire)
     }
 
-    /// How many packets held a needle so far.
-    pub fn matches(&self) -> u64 {
-        self.counts.matches.load(Ordering::Acquire)
+    /// For each needle, how many packets held it so far.
+    pub fn matches(&self) -> Vec<u64> {
+        self.counts.matches.iter().map(|count| count.load(Ordering::Acquire)).collect()
     }
 
     /// Waits until at least `count` packets were seen.
@@ -115,12 +121,12 @@ impl Capture {
         wait_until(&format!("{count} captured packets"), limit, || self.packets() >= count)
     }
 
-    /// Waits until at least one packet with a needle was seen.
+    /// Waits until at least one packet with the needle of that position was seen.
     ///
     /// # Errors
     /// When none comes within `limit`.
-    pub fn wait_for_match(&self, limit: Duration) -> Result {
-        wait_until("a captured packet with the needle", limit, || self.matches() > 0)
+    pub fn wait_for_match(&self, needle: usize, limit: Duration) -> Result {
+        wait_until("a captured packet with the needle", limit, || self.matches().get(needle) > Some(&0))
     }
 
     /// Ends the capture and says what it saw, packets that were still on their way to us included.
@@ -165,8 +171,10 @@ fn search(mut stream: impl Read, needles: &[Vec<u8>], counts: &Counts) -> Result
         if stream.read_exact(&mut packet).is_err() {
             break;
         }
-        if finders.iter().any(|finder| finder.find(&packet).is_some()) {
-            counts.matches.fetch_add(1, Ordering::AcqRel);
+        for (finder, count) in finders.iter().zip(&counts.matches) {
+            if finder.find(&packet).is_some() {
+                count.fetch_add(1, Ordering::AcqRel);
+            }
         }
         counts.bytes.fetch_add(length as u64, Ordering::AcqRel);
         counts.packets.fetch_add(1, Ordering::AcqRel);
@@ -202,12 +210,13 @@ mod tests {
 
     #[test]
     fn needles_are_found_and_everything_is_counted() {
-        let counts = Counts::default();
+        let counts = Counts::new(2);
         let contents = stream(&[b"nothing here", b"xx needle xx", b"needleneedle"]);
         search(contents.as_slice(), &[b"needle".to_vec(), b"other".to_vec()], &counts)
             .expect("a good stream");
         assert_eq!(counts.packets.load(Ordering::Acquire), 3);
-        assert_eq!(counts.matches.load(Ordering::Acquire), 2);
+        assert_eq!(counts.matches[0].load(Ordering::Acquire), 2);
+        assert_eq!(counts.matches[1].load(Ordering::Acquire), 0);
         assert_eq!(counts.bytes.load(Ordering::Acquire), 36);
     }
 

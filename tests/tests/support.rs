@@ -47,11 +47,12 @@ fn a_capture_finds_in_the_clear_what_it_does_not_find_in_a_tunnel() {
         transfer::tcp(&east.namespace, &west.namespace, IpAddr::from([10, 9, 0, 2]), 3_000_001)?;
         let report = through_tunnel.stop()?;
         assert!(report.bytes > 3_000_001, "the transfer crossed the link: {report:?}");
-        assert_eq!((report.matches, report.missed), (0, 0), "{report:?}");
+        assert_eq!(report.matches, [0], "{report:?}");
+        assert_eq!(report.missed, 0, "{report:?}");
 
         let in_the_clear = Capture::start(&internet.router, &east.port, "", &[MARKER])?;
         send_marker(&east.namespace, west.address.into())?;
-        in_the_clear.wait_for_match(Duration::from_secs(10))?;
+        in_the_clear.wait_for_match(0, Duration::from_secs(10))?;
         Ok(())
     });
 }

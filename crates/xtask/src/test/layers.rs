@@ -94,8 +94,17 @@ fn own_dependencies(package: &Value) -> BTreeSet<String> {
 
 /// The names of all packages that are linked into a package on Linux.
 fn reach(package: &str) -> Result<BTreeSet<String>> {
-    let arguments =
-        ["tree", "--package", package, "--edges", "normal", "--prefix", "none", "--format", "{p}"];
+    let arguments = [
+        "tree",
+        "--package",
+        package,
+        "--edges",
+        "normal,no-proc-macro",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ];
     let output = cargo::cargo(&arguments).args(["--target", "x86_64-unknown-linux-gnu"]).output()?;
     ensure!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout);

@@ -1,0 +1,71 @@
+//! What those try who are not in the network.
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::Result;
+use tombolo_tests::{
+    capture::Capture,
+    namespace::Namespace,
+    node::{Node, OVERLAY, OVERLAY6},
+    postgres,
+    topology::{Internet, Machine},
+};
+
+/// How long an attacker waits for an answer. On these links an answer takes less than a millisecond.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// A neighbour on the same Ethernet who sends packets for overlay addresses to a machine's own link.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Outcome {
+    /// Packets for the overlay that reached the machine.
+    pub(super) arrived: u64,
+    /// Packets that came back.
+    pub(super) answers: u64,
+    /// Connections that were made.
+    pub(super) connections: usize,
+}
+
+/// Lets `neighbour` route the overlay to `victim` and knock at the database of `node`, over IPv4 and IPv6.
+///
+/// # Errors
+/// When it could not be tried.
+pub(super) fn knock(
+    internet: &Internet,
+    neighbour: &Machine,
+    victim: &Machine,
+    node: &Node,
+) -> Result<Outcome> {
+    neighbour.namespace.ip(&format!("route replace {OVERLAY} via {}", victim.address))?;
+    neighbour.namespace.ip(&format!("-6 route replace {OVERLAY6} via {}", victim.address6))?;
+    let to_overlay = format!(
+        "(dst net {OVERLAY} or dst net {OVERLAY6}) and (src host {} or src host {})",
+        neighbour.address, neighbour.address6
+    );
+    let door = Capture::start(&internet.router, &victim.port, &to_overlay, &[])?;
+    let from_overlay = format!("src net {OVERLAY} or src net {OVERLAY6} or src host {}", victim.address);
+    let back = Capture::start(&neighbour.namespace, "eth0", &from_overlay, &[])?;
+    let mut connections = 0;
+    for address in [IpAddr::from(node.address), node.address6.into()] {
+        connections += usize::from(connects(&neighbour.namespace, address)?);
+        neighbour.namespace.enter(|| {
+            let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.send_to(b"anybody there?", (address, postgres::PORT))?;
+            Ok(())
+        })?;
+    }
+    door.wait_for_packets(4, Duration::from_secs(5))?;
+    Ok(Outcome { arrived: door.stop()?.packets, answers: back.stop()?.packets, connections })
+}
+
+/// Whether PostgreSQL's port accepts at an address, seen from a namespace.
+///
+/// # Errors
+/// When the namespace cannot be entered.
+pub(super) fn connects(from: &Namespace, address: IpAddr) -> Result<bool> {
+    let target = SocketAddr::new(address, postgres::PORT);
+    from.enter(|| Ok(TcpStream::connect_timeout(&target, PATIENCE).is_ok()))
+}
