@@ -16,3 +16,27 @@ pub mod handshake;
 pub mod keys;
 pub mod rate_limit;
 pub mod tai64n;
+#[cfg(test)]
+mod test_support;
+
+mod activity;
+mod device;
+mod index_table;
+mod keypair;
+mod link;
+mod peer;
+mod replay;
+mod timers;
+
+pub use activity::{KEEPALIVE_TIMEOUT, NEW_HANDSHAKE_TIMEOUT};
+pub use device::{AddPeerError, Device, HANDSHAKE_TRAFFIC_CLASS, Output, PeerStatus, SessionState};
+pub use index_table::{IndexEntry, IndexTable};
+pub use keypair::{
+    Keypair, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME,
+    REKEY_ON_RECEIVE_AFTER_TIME, ReplayGuard, TRANSPORT_OVERHEAD, padded_len,
+};
+pub use keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
+pub use link::{Event, Link, Received};
+pub use replay::ReplayWindow;
+pub use tai64n::Tai64n;
+pub use timers::{MAX_HANDSHAKE_ATTEMPTS, REKEY_TIMEOUT, REKEY_TIMEOUT_JITTER_MAX, ZERO_KEYS_AFTER_TIME};

@@ -1,0 +1,126 @@
+//! Handshakes that we begin: when, how often, and when to give up.
+
+use super::{Device, HANDSHAKE_TRAFFIC_CLASS, Output};
+use crate::clock::Now;
+use crate::handshake::create_initiation;
+use crate::tai64n::Tai64n;
+use crate::timers::{MAX_HANDSHAKE_ATTEMPTS, REKEY_TIMEOUT, Timer, ZERO_KEYS_AFTER_TIME, jitter};
+use arrayvec::ArrayVec;
+use rand_core::CryptoRng;
+use std::sync::Arc;
+use tombolo_packet::{Endpoint, PeerId};
+
+impl Device {
+    /// A handshake is wanted, now: by a packet, by a timer or by the shell (`send.c`
+    /// `wg_packet_send_queued_handshake_initiation`, not a retry). The attempts count anew from here (requirement 6).
+    /// While we are not ready, the flag on the link keeps the wish.
+    pub(super) fn start_handshake(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
+        if !self.is_ready() {
+            return;
+        }
+        let Some(peer) = self.peer_mut(id) else { return };
+        peer.attempts = 0;
+        // Requirement 5: one initiation in Rekey-Timeout at most, and none shortly after a response of ours, which the peer is
+        // about to confirm. The kernel forgets such a wish; here it is put off.
+        match peer
+            .last_handshake_sent
+            .map(|sent| sent + REKEY_TIMEOUT)
+            .filter(|&earliest| earliest > now.boot)
+        {
+            Some(earliest) => {
+                if peer.timers.deadline(Timer::Retransmit).is_none() {
+                    peer.timers.set(Timer::Retransmit, Some(earliest + jitter(rng)));
+                }
+            }
+            None => self.send_initiation(id, now, rng),
+        }
+    }
+
+    /// The retransmission timer fired (`timers.c` `wg_expired_retransmit_handshake`).
+    pub(super) fn retransmit(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
+        let ready = self.is_ready();
+        let Some(peer) = self.peer_mut(id) else { return };
+        // From here a packet that finds no key asks anew, and so keeps the attempts going (requirement 6).
+        peer.link.clear_handshake_wanted();
+        if !ready {
+            return;
+        }
+        if peer.attempts >= MAX_HANDSHAKE_ATTEMPTS {
+            return self.give_up(id, now);
+        }
+        if peer.pending.is_some() {
+            // Requirement 20: perhaps it is our side of the path that does not work.
+            peer.link.forget_any_source();
+            self.outputs.push_back(Output::ResolveEndpoint { peer: id });
+        }
+        let Some(peer) = self.peer_mut(id) else { return };
+        match peer
+            .last_handshake_sent
+            .map(|sent| sent + REKEY_TIMEOUT)
+            .filter(|&earliest| earliest > now.boot)
+        {
+            // A response of ours went out in between.
+            Some(earliest) => peer.timers.set(Timer::Retransmit, Some(earliest + jitter(rng))),
+            None => self.send_initiation(id, now, rng),
+        }
+    }
+
+    /// Sends an initiation and waits for its response. An attempt that cannot be sent, for want of an
+    /// endpoint or because the peer's key is of low order (requirement 24), counts as one that was not answered.
+    fn send_initiation(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
+        self.drop_pending(id);
+        let deadline = now.boot + REKEY_TIMEOUT + jitter(rng);
+        let index = self.unused_index(rng);
+        let identity = self.identity.clone();
+        let Some(peer) = self.peer_mut(id) else { return };
+        peer.attempts = peer.attempts.saturating_add(1);
+        peer.timers.set(Timer::Retransmit, Some(deadline));
+        let Some(destination) = peer.link.endpoint() else {
+            self.outputs.push_back(Output::ResolveEndpoint { peer: id });
+            return;
+        };
+        let (Some(identity), Some(remote)) = (identity, &peer.remote) else { return };
+        // Requirement 11: greater than every one before, also when the clock was set back.
+        let timestamp = Tai64n::from_unix(now.wall).max(peer.last_sent_timestamp.next_after());
+        let Some((initiator, mut message)) = create_initiation(&identity, remote, timestamp, index, rng)
+        else {
+            return;
+        };
+        peer.cookie_jar.write_macs(&mut message, remote, now.boot);
+        peer.last_sent_timestamp = timestamp;
+        peer.last_handshake_sent = Some(now.boot);
+        peer.pending = Some(initiator);
+        peer.link.note_handshake_sent(now.boot, message.len());
+        self.pending.insert(index, id);
+        self.watch_persistent_keepalive(id, now.boot);
+        // First, so that a shell that writes it down does so before the message is on its way.
+        self.outputs.push_back(Output::TimestampAdvanced { peer: id });
+        self.push_datagram(Some(id), destination, &message);
+    }
+
+    /// After Rekey-Attempt-Time (requirement 6). A later packet starts anew.
+    fn give_up(&mut self, id: PeerId, now: Now) {
+        self.drop_pending(id);
+        let Some(peer) = self.peer_mut(id) else { return };
+        let link = Arc::clone(&peer.link);
+        peer.attempts = 0;
+        peer.timers.set(Timer::Retransmit, None);
+        // A keepalive would only ask for the next handshake (`timers.c`).
+        link.activity.unanswered_receive.stop();
+        if peer.timers.deadline(Timer::ZeroKeys).is_none() {
+            peer.timers.set(Timer::ZeroKeys, Some(now.boot + ZERO_KEYS_AFTER_TIME));
+        }
+        self.outputs.push_back(Output::DropStaged { peer: id });
+    }
+
+    pub(super) fn push_datagram(&mut self, peer: Option<PeerId>, destination: Endpoint, message: &[u8]) {
+        // Handshake messages are no longer than the initiation; a longer one would be a mistake of ours.
+        let contents = ArrayVec::try_from(message).unwrap_or_default();
+        self.outputs.push_back(Output::Datagram {
+            peer,
+            destination,
+            contents,
+            traffic_class: HANDSHAKE_TRAFFIC_CLASS,
+        });
+    }
+}

@@ -1,0 +1,197 @@
+//! Handshake messages and cookie replies from the network. None of it can panic, and nothing is
+//! answered, logged or remembered before the sender is authenticated (requirement 15).
+
+use super::Device;
+use crate::clock::{Instant, Now};
+use crate::cookie::{HandshakeMessage, verify_mac1};
+use crate::handshake::consume_initiation_static;
+use crate::keys::StaticIdentity;
+use crate::tai64n::Tai64n;
+use rand_core::CryptoRng;
+use std::sync::Arc;
+use std::time::Duration;
+use tombolo_packet::message::{CookieReply, Initiation, MessageType, Response};
+use tombolo_packet::{DropReason, Endpoint, PeerId};
+
+use super::Output;
+
+/// Between two initiations of one peer that are consumed (requirement 11): 50 a second.
+const MIN_INITIATION_INTERVAL: Duration = Duration::from_millis(20);
+
+/// We are under load until the handshake queue was short for this long (requirement 13).
+const UNDER_LOAD_AFTER_TIME: Duration = Duration::from_secs(1);
+
+/// We are under load when this part of the queue is in use: 128 of 1024 (requirement 13).
+const UNDER_LOAD_DIVISOR: usize = 8;
+
+impl Device {
+    /// Takes an initiation, a response or a cookie reply. `source` is the outer source, and our address
+    /// that it was sent to; `queue_depth` of `queue_capacity` handshake messages were waiting with it.
+    ///
+    /// # Errors
+    /// Why the message was dropped. [`DropReason::CookieRequired`] comes with an answer, as the one reason of all. Transport data is
+    /// [`DropReason::MalformedMessage`] here: it is for the workers.
+    pub fn handle_message(
+        &mut self,
+        datagram: &[u8],
+        source: Endpoint,
+        queue_depth: usize,
+        queue_capacity: usize,
+        now: Now,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<(), DropReason> {
+        let kind = MessageType::classify(datagram)?;
+        // Requirement 10: without a key or with the link down there is no answer.
+        let identity = self.identity.clone().filter(|_| self.link_up).ok_or(DropReason::NotReady)?;
+        match kind {
+            MessageType::Initiation => {
+                let message = Initiation::parse(datagram)?;
+                let load = self.is_under_load(queue_depth, queue_capacity, now.boot);
+                self.admit(&message, &identity, source, load, now.boot, rng)?;
+                self.consume_initiation(&message, &identity, source, now, rng)
+            }
+            MessageType::Response => {
+                let message = Response::parse(datagram)?;
+                let load = self.is_under_load(queue_depth, queue_capacity, now.boot);
+                self.admit(&message, &identity, source, load, now.boot, rng)?;
+                self.consume_response(&message, &identity, source, now)
+            }
+            MessageType::CookieReply => self.consume_cookie_reply(&CookieReply::parse(datagram)?, now.boot),
+            MessageType::Transport => Err(DropReason::MalformedMessage),
+        }
+    }
+
+    /// Requirement 13 (`receive.c`).
+    fn is_under_load(&mut self, queue_depth: usize, queue_capacity: usize, now: Instant) -> bool {
+        if queue_capacity > 0 && queue_depth >= queue_capacity.div_ceil(UNDER_LOAD_DIVISOR) {
+            self.last_under_load = Some(now);
+        }
+        self.last_under_load.take_if(|last| now.saturating_duration_since(*last) >= UNDER_LOAD_AFTER_TIME);
+        self.last_under_load.is_some()
+    }
+
+    /// mac1 first, always. Under load mac2 as well, or a cookie reply; then the rate of the source,
+    /// which is known to be real by then (requirement 13, §5.3).
+    fn admit(
+        &mut self,
+        message: &impl HandshakeMessage,
+        identity: &StaticIdentity,
+        source: Endpoint,
+        under_load: bool,
+        now: Instant,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<(), DropReason> {
+        if !verify_mac1(message, identity) {
+            return Err(DropReason::InvalidMac1);
+        }
+        if !under_load {
+            return Ok(());
+        }
+        if !self.cookies.verify_mac2(message, source.remote, now) {
+            let reply = self.cookies.create_reply(identity, message, source.remote, now, rng);
+            self.push_datagram(None, source, &reply);
+            return Err(DropReason::CookieRequired);
+        }
+        if self.rate_limiter.allow(source.remote.ip(), now) { Ok(()) } else { Err(DropReason::RateLimited) }
+    }
+
+    fn consume_initiation(
+        &mut self,
+        message: &Initiation<'_>,
+        identity: &StaticIdentity,
+        source: Endpoint,
+        now: Now,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<(), DropReason> {
+        let received = consume_initiation_static(identity, message)?;
+        let id = self.peer_by_key(received.remote_static()).ok_or(DropReason::UnknownPeer)?;
+        let peer = self.peer(id).ok_or(DropReason::UnknownPeer)?;
+        let remote = peer.remote.as_ref().ok_or(DropReason::NotReady)?;
+        let responder = received.consume_timestamp(remote)?;
+        let timestamp = responder.timestamp();
+        let ahead = self.check_timestamp(id, timestamp, now)?;
+        let index = self.unused_index(rng);
+        let peer = self.peer_mut(id).ok_or(DropReason::UnknownPeer)?;
+        let (mut response, secrets) = responder.create_response(&peer.preshared_key, index, rng)?;
+        // Nothing fails from here on. As in stock WireGuard a valid initiation of a configured peer moves the
+        // timestamp and the endpoint. A node in membership mode has to be stricter: there a key that it does not know gets a
+        // provisional session, and whoever replays or relays must not move anything before a membership was shown.
+        peer.last_received_timestamp = timestamp;
+        peer.timestamp_ahead = ahead;
+        peer.last_initiation_consumed = Some(now.boot);
+        peer.link.note_handshake_received(source, now.boot, message.as_bytes().len());
+        self.outputs.push_back(Output::TimestampAdvanced { peer: id });
+        self.add_session(id, &secrets, now);
+        let peer = self.peer_mut(id).ok_or(DropReason::UnknownPeer)?;
+        if let Some(remote) = &peer.remote {
+            peer.cookie_jar.write_macs(&mut response, remote, now.boot);
+        }
+        // Our own initiation, if one is under way, stays: each side then answers the other's, and both
+        // sessions hold. Whether the peer's implementation keeps its own does not matter.
+        peer.last_handshake_sent = Some(now.boot);
+        peer.link.note_handshake_sent(now.boot, response.len());
+        self.watch_persistent_keepalive(id, now.boot);
+        self.update_timers(id);
+        self.push_datagram(Some(id), source, &response);
+        Ok(())
+    }
+
+    /// Requirement 11. Returns how far the timestamp is ahead of our clock.
+    fn check_timestamp(&self, id: PeerId, timestamp: Tai64n, now: Now) -> Result<Duration, DropReason> {
+        let peer = self.peer(id).ok_or(DropReason::UnknownPeer)?;
+        let ahead = timestamp.to_unix().0.saturating_sub(now.wall.0);
+        if timestamp <= peer.last_received_timestamp
+            || self.max_timestamp_ahead.is_some_and(|bound| ahead > bound)
+        {
+            return Err(DropReason::StaleTimestamp);
+        }
+        match peer.last_initiation_consumed {
+            Some(last) if now.boot.saturating_duration_since(last) < MIN_INITIATION_INTERVAL => {
+                Err(DropReason::InitiationFlood)
+            }
+            _ => Ok(ahead),
+        }
+    }
+
+    fn consume_response(
+        &mut self,
+        message: &Response<'_>,
+        identity: &Arc<StaticIdentity>,
+        source: Endpoint,
+        now: Now,
+    ) -> Result<(), DropReason> {
+        let index = message.receiver_index();
+        let id = *self.pending.get(&index).ok_or(DropReason::UnexpectedResponse)?;
+        let peer = self.peer_mut(id).ok_or(DropReason::UnexpectedResponse)?;
+        // Requirement 27: the state is taken, and comes back only if the response was not the true one. What answers an
+        // initiation that was replaced, or was answered already, finds no index.
+        let initiator = peer.pending.take().ok_or(DropReason::UnexpectedResponse)?;
+        let secrets = match initiator.consume_response(message, identity, &peer.preshared_key) {
+            Ok(secrets) => secrets,
+            Err((initiator, reason)) => {
+                peer.pending = Some(initiator);
+                return Err(reason);
+            }
+        };
+        peer.link.note_handshake_received(source, now.boot, message.as_bytes().len());
+        self.pending.remove(&index);
+        self.add_session(id, &secrets, now);
+        self.complete_handshake(id, now);
+        self.update_timers(id);
+        self.outputs.push_back(Output::SessionReady { peer: id, initiator: true });
+        Ok(())
+    }
+
+    /// Requirement 14. The message to repeat is repeated when its time comes, and the endpoint stays.
+    fn consume_cookie_reply(&mut self, message: &CookieReply<'_>, now: Instant) -> Result<(), DropReason> {
+        let index = message.receiver_index();
+        // It answers an initiation, or a response, whose index is that of its keypair.
+        let id = match self.pending.get(&index) {
+            Some(&id) => id,
+            None => self.index_table.lookup(index).ok_or(DropReason::UnexpectedResponse)?.link().peer(),
+        };
+        let peer = self.peer_mut(id).ok_or(DropReason::UnexpectedResponse)?;
+        let remote = peer.remote.as_ref().ok_or(DropReason::UnexpectedResponse)?;
+        peer.cookie_jar.consume_reply(message, remote, now)
+    }
+}
