@@ -73,3 +73,75 @@ fn nonce_of(counter: u64) -> Nonce {
     nonce[NONCE_LEN - 8..].copy_from_slice(&counter.to_le_bytes());
     Nonce::assume_unique_for_key(nonce)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::crypto;
+
+    fn assert_shared_between_threads<T: Send + Sync>() {}
+
+    #[test]
+    fn a_key_is_shared_between_threads() {
+        assert_shared_between_threads::<AeadKey>();
+    }
+
+    #[test]
+    fn what_has_no_room_for_a_tag_is_refused() {
+        let key = AeadKey::new(&[1; 32]);
+        for len in 0..TAG_LEN {
+            assert_eq!(key.open_in_place(0, &mut vec![0; len]), Err(DropReason::InvalidTag));
+        }
+    }
+
+    #[test]
+    fn an_empty_plaintext_is_a_tag() {
+        let key = AeadKey::new(&[1; 32]);
+        let mut tag = [0; TAG_LEN];
+        key.seal_in_place(9, &mut [], &mut tag);
+        assert_eq!(key.open_in_place(9, &mut tag.clone()).map(|plaintext| plaintext.len()), Ok(0));
+        assert_eq!(key.open_in_place(10, &mut tag), Err(DropReason::InvalidTag));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_refused() {
+        let key = AeadKey::new(&[1; 32]);
+        let mut sealed = [3; 64 + TAG_LEN];
+        let (plaintext, tag) = sealed.split_last_chunk_mut().unwrap();
+        key.seal_in_place(1, plaintext, tag);
+        assert_eq!(key.open_in_place(1, &mut sealed.clone()).map(|plaintext| plaintext == [3; 64]), Ok(true));
+        for bit in 0..sealed.len() * 8 {
+            let mut changed = sealed;
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(key.open_in_place(1, &mut changed), Err(DropReason::InvalidTag), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        /// The oracle is another implementation altogether: the one that serves the handshake.
+        #[test]
+        fn it_agrees_with_the_handshakes_aead(
+            key in any::<[u8; 32]>(),
+            counter in any::<u64>(),
+            plaintext in prop::collection::vec(any::<u8>(), 0..2000),
+        ) {
+            let mut expected = [&plaintext[..], &[0; TAG_LEN]].concat();
+            crypto::seal(&key, counter, &[], &mut expected);
+            let key = AeadKey::new(&key);
+
+            let mut in_place = [&plaintext[..], &[0; TAG_LEN]].concat();
+            let (buffer, tag) = in_place.split_last_chunk_mut().unwrap();
+            key.seal_in_place(counter, buffer, tag);
+            prop_assert_eq!(&in_place, &expected);
+
+            let mut elsewhere = vec![0xee; plaintext.len() + TAG_LEN];
+            let (ciphertext, tag) = elsewhere.split_last_chunk_mut().unwrap();
+            key.seal_into(counter, &plaintext, ciphertext, tag);
+            prop_assert_eq!(&elsewhere, &expected);
+
+            prop_assert_eq!(key.open_in_place(counter, &mut in_place).map(|opened| opened.to_vec()), Ok(plaintext));
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! mac1, mac2 and cookies: the protection of the handshake against floods (§5.3, §5.4.4, §5.4.7).
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -136,6 +137,13 @@ impl CookieJar {
     }
 }
 
+impl fmt::Debug for CookieJar {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let received = self.cookie.as_ref().map(|(_, received)| received);
+        formatter.debug_struct("CookieJar").field("received", &received).finish_non_exhaustive()
+    }
+}
+
 /// The cookies that we give while we are under load. One per device.
 #[derive(Default)]
 pub struct CookieChecker {
@@ -192,6 +200,13 @@ impl CookieChecker {
     }
 }
 
+impl fmt::Debug for CookieChecker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let born = self.secret.as_ref().map(|(_, born)| born);
+        formatter.debug_struct("CookieChecker").field("born", &born).finish_non_exhaustive()
+    }
+}
+
 /// The cookie of a source: a mac over its address *and port* (requirement 14), so that those who share an
 /// address do not share a cookie.
 fn cookie_of(secret: &[u8; 32], source: SocketAddr) -> Cookie {
@@ -202,3 +217,6 @@ fn cookie_of(secret: &[u8; 32], source: SocketAddr) -> Cookie {
     };
     Zeroizing::new(cookie)
 }
+
+#[cfg(test)]
+mod tests;

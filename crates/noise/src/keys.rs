@@ -317,3 +317,94 @@ impl fmt::Debug for RemoteStatic {
         formatter.debug_struct("RemoteStatic").field("public", &self.public).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::seeded_rng;
+
+    /// A pair that `wg genkey` and `wg pubkey` gave.
+    const PRIVATE: &str = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=";
+    const PUBLIC: &str = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=";
+
+    #[test]
+    fn the_public_key_is_that_of_wg_pubkey() {
+        let private = PrivateKey::parse_base64(PRIVATE).unwrap();
+        assert_eq!(private.public().to_string(), PUBLIC);
+        assert_eq!(PUBLIC.parse(), Ok(private.public()));
+        assert_eq!(format!("{:?}", private.public()), format!("PublicKey({PUBLIC})"));
+        assert_eq!(*private.to_base64(), PRIVATE);
+    }
+
+    #[test]
+    fn text_that_is_no_key_is_refused_whole() {
+        let wrong = [
+            "",
+            "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw",
+            "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw==",
+            "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykx=",
+            " HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=",
+            "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=\n",
+            "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8yk-=",
+            "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8",
+            "AAAAHIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=",
+        ];
+        for text in wrong {
+            assert_eq!(text.parse::<PublicKey>(), Err(KeyError::Base64), "{text:?}");
+            assert_eq!(PrivateKey::parse_base64(text), Err(KeyError::Base64), "{text:?}");
+        }
+        for text in ["", "00", &"0".repeat(63), &"0".repeat(66), &"g".repeat(64)] {
+            assert_eq!(PublicKey::from_hex(text), Err(KeyError::Hex), "{text:?}");
+            assert_eq!(PresharedKey::from_hex(text), Err(KeyError::Hex), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn hexadecimal_is_read_in_either_case_and_written_in_lower_case() {
+        let key = PresharedKey::from_bytes(std::array::from_fn(|i| 0xa0 + i as u8));
+        let text = key.to_hex();
+        assert!(text.starts_with("a0a1a2") && text.len() == 64);
+        assert_eq!(PresharedKey::from_hex(&text.to_uppercase()), Ok(key));
+    }
+
+    #[test]
+    fn generated_private_keys_are_clamped_and_differ() {
+        let rng = &mut seeded_rng(1);
+        let keys: [PrivateKey; 16] = std::array::from_fn(|_| PrivateKey::generate(rng));
+        for key in &keys {
+            assert_eq!((key.as_bytes()[0] & 7, key.as_bytes()[31] & 0xc0), (0, 0x40));
+        }
+        assert!(keys.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn a_private_key_is_clamped_where_it_is_used() {
+        let raw = PrivateKey::from_bytes([0xff; 32]);
+        let mut clamped = [0xff; 32];
+        clamped[0] = 0xf8;
+        clamped[31] = 0x7f;
+        assert_eq!(raw.public(), PrivateKey::from_bytes(clamped).public());
+        assert_eq!(raw.as_bytes(), &[0xff; 32]);
+    }
+
+    #[test]
+    fn zero_means_none() {
+        assert!(PresharedKey::default().is_zero() && PrivateKey::from_bytes([0; 32]).is_zero());
+        assert!(!PresharedKey::from_bytes([1; 32]).is_zero());
+    }
+
+    #[test]
+    fn secrets_are_wiped_when_dropped() {
+        const fn wiped<T: ZeroizeOnDrop>() {}
+        wiped::<PrivateKey>();
+        wiped::<PresharedKey>();
+        wiped::<SharedSecret>();
+        assert!(std::mem::needs_drop::<StaticIdentity>() && std::mem::needs_drop::<RemoteStatic>());
+    }
+
+    #[test]
+    fn secrets_have_no_debug() {
+        assert_eq!(format!("{:?}", PrivateKey::from_bytes([42; 32])), "PrivateKey(…)");
+        assert_eq!(format!("{:?}", PresharedKey::from_bytes([42; 32])), "PresharedKey(…)");
+    }
+}

@@ -82,3 +82,73 @@ impl fmt::Debug for Tai64n {
         write!(formatter, "Tai64n({seconds:#x}.{nanos:09})")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::test_support::hex;
+
+    fn at(seconds: u64, nanos: u32) -> UnixTime {
+        UnixTime(Duration::new(seconds, nanos))
+    }
+
+    #[test]
+    fn the_epoch_is_that_of_the_reference_implementations() {
+        assert_eq!(Tai64n::from_unix(at(0, 0)).as_bytes()[..], hex("400000000000000a00000000"));
+        assert_eq!(Tai64n::from_unix(at(1, 0)).as_bytes()[..], hex("400000000000000b00000000"));
+    }
+
+    #[test]
+    fn timestamps_are_whitened_to_2_24_nanoseconds_requirement_11() {
+        for (nanos, expected) in [
+            (0, 0),
+            (0x00ff_ffff, 0),
+            (0x0100_0000, 0x0100_0000),
+            (0x01ff_ffff, 0x0100_0000),
+            (999_999_999, 0x3b00_0000),
+        ] {
+            assert_eq!(Tai64n::from_unix(at(7, nanos)).to_unix(), at(7, expected));
+        }
+    }
+
+    #[test]
+    fn the_ends_of_time_are_met_without_a_panic() {
+        let last = Tai64n::from_unix(UnixTime(Duration::MAX));
+        assert_eq!(last.as_bytes()[..8], [0xff; 8]);
+        let end = std::iter::successors(Some(last), |&time| Some(time.next_after())).take(100).last();
+        assert_eq!(end.map(Tai64n::next_after), end);
+        // Nothing stops a peer from sending more nanoseconds than there are in a second.
+        for bytes in [[0; 12], [0xff; 12]] {
+            let time = Tai64n::from_bytes(bytes);
+            assert!(time.next_after() >= time && time.to_unix() >= UnixTime(Duration::ZERO));
+        }
+        assert_eq!(Tai64n::default().to_unix(), UnixTime(Duration::ZERO));
+        assert!(Tai64n::default() < Tai64n::from_unix(at(0, 0)));
+    }
+
+    proptest! {
+        #[test]
+        fn order_is_that_of_time(a in 0_u64..1 << 40, b in 0_u64..1 << 40, na in 0_u32..1_000_000_000, nb in 0_u32..1_000_000_000) {
+            let (first, second) = (at(a, na), at(b, nb));
+            let (left, right) = (Tai64n::from_unix(first), Tai64n::from_unix(second));
+            // Rounding may make two times one, but never changes their order.
+            let in_order = if first <= second { left <= right } else { left >= right };
+            prop_assert!(in_order);
+            prop_assert!(left.to_unix() <= first);
+            prop_assert!(first.0 - left.to_unix().0 < Duration::from_nanos(1 << 24));
+        }
+
+        #[test]
+        fn the_next_is_the_least_that_is_later(seconds in 0_u64..1 << 40, nanos in 0_u32..1_000_000_000) {
+            let time = Tai64n::from_unix(at(seconds, nanos));
+            let next = time.next_after();
+            prop_assert!(next > time);
+            // It is one that the clock gives too, and none that the clock gives lies between.
+            prop_assert_eq!(Tai64n::from_unix(next.to_unix()), next);
+            let just_before = UnixTime(next.to_unix().0 - Duration::from_nanos(1));
+            prop_assert_eq!(Tai64n::from_unix(just_before), time);
+        }
+    }
+}

@@ -3,6 +3,8 @@
 
 mod diffie_hellman;
 mod handshake_aead;
+#[cfg(test)]
+mod tests;
 
 use blake2::digest::consts::U16;
 use blake2::digest::{Digest, FixedOutput, KeyInit, Mac, Update};
@@ -11,6 +13,8 @@ use hmac::SimpleHmac;
 use zeroize::Zeroizing;
 
 pub(crate) use diffie_hellman::{SharedSecret, diffie_hellman, public_key};
+#[cfg(test)]
+use handshake_aead::NotAuthentic;
 pub(crate) use handshake_aead::{open, open_extended, seal, seal_extended};
 
 /// A secret of 32 bytes that is wiped when dropped.

@@ -114,6 +114,13 @@ impl Initiator {
     }
 }
 
+#[cfg(test)]
+impl Initiator {
+    pub(super) fn symmetric_for_tests(&self) -> &Symmetric {
+        &self.secrets.symmetric
+    }
+}
+
 impl fmt::Debug for Initiator {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Initiator").field("local_index", &self.local_index).finish_non_exhaustive()

@@ -16,6 +16,8 @@ mod initiator;
 mod pattern;
 mod responder;
 mod symmetric;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
