@@ -242,7 +242,18 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             Output::Keepalive { peer } => {
                 if let Some(record) = self.peers.get(&peer) {
                     let sockets = self.shared.sockets.load();
+                    let flushed =
+                        flush_staged(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
+                    if flushed > 0 {
+                        return;
+                    }
                     send_keepalive(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
+                }
+            }
+            Output::FlushStaged { peer } => {
+                if let Some(record) = self.peers.get(&peer) {
+                    let sockets = self.shared.sockets.load();
+                    flush_staged(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
                 }
             }
             Output::SessionReady { peer, initiator } => self.session_ready(peer, initiator, now),

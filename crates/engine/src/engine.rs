@@ -9,7 +9,6 @@ use rand_core::CryptoRng;
 use tombolo_noise::Device;
 use tombolo_tun::Queue;
 
-use crate::clock;
 use crate::control::{Control, ControlParts};
 use crate::handle::EngineHandle;
 use crate::inbound;
@@ -55,7 +54,7 @@ impl Engine {
         let port = options.listen_port;
         let sockets =
             binder.bind(port, options.firewall_mark).map_err(|source| StartError::Bind { port, source })?;
-        let device = Device::new(clock::now(), &mut random);
+        let device = Device::new();
         let magic = random.next_u64();
         let shared = Shared::new(device.index_table(), sockets, queue.offloads(), options.mtu, magic)
             .map_err(StartError::Worker)?;

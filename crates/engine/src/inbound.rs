@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::Cache;
 use arrayvec::ArrayVec;
 use tombolo_noise::clock::Instant;
-use tombolo_noise::{IndexEntry, Received as ReceivedNote};
+use tombolo_noise::{IndexEntry, Received as Batch};
 use tombolo_packet::coalesce::{CoalesceOptions, Coalescer};
 use tombolo_packet::ip::{IpPacket, ecn_decapsulate};
 use tombolo_packet::message::{MessageType, Transport};
@@ -23,7 +23,7 @@ use crate::shared::{HandshakeDatagram, Shared, Snapshot, wait_readable};
 const ARENA_LEN: usize = 8 * 66_000;
 
 /// Messages opened before the replay windows are brought up to date.
-const BATCH: usize = 512;
+const MAX_OPENED: usize = 512;
 
 /// Runs until the engine stops.
 pub(crate) fn run(shared: &Arc<Shared>, queue: &dyn Queue) {
@@ -90,6 +90,12 @@ fn recoverable(error: &io::Error) -> bool {
     passing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
+/// What the TUN takes as one write.
+fn coalesce_options(queue: &dyn Queue) -> CoalesceOptions {
+    let offloads = queue.offloads();
+    CoalesceOptions { tcp: offloads.write_tcp, udp: offloads.write_udp, ..CoalesceOptions::default() }
+}
+
 /// One message that authenticated.
 struct Opened {
     session: usize,
@@ -103,6 +109,7 @@ struct Opened {
 struct Inbound<'a> {
     shared: &'a Shared,
     queue: &'a dyn Queue,
+    options: CoalesceOptions,
     coalescer: Coalescer,
     sessions: Vec<Arc<IndexEntry>>,
     opened: Vec<Opened>,
@@ -113,15 +120,15 @@ struct Inbound<'a> {
 
 impl<'a> Inbound<'a> {
     fn new(shared: &'a Shared, queue: &'a dyn Queue) -> Self {
-        let offloads = queue.offloads();
         Self {
             shared,
             queue,
-            coalescer: Coalescer::new(CoalesceOptions { tcp: offloads.write_tcp, udp: offloads.write_udp }),
+            options: coalesce_options(queue),
+            coalescer: Coalescer::new(coalesce_options(queue)),
             sessions: Vec::new(),
-            opened: Vec::with_capacity(BATCH),
-            fresh: Vec::with_capacity(BATCH),
-            counters: Vec::with_capacity(BATCH),
+            opened: Vec::with_capacity(MAX_OPENED),
+            fresh: Vec::with_capacity(MAX_OPENED),
+            counters: Vec::with_capacity(MAX_OPENED),
             tun_gone: false,
         }
     }
@@ -137,7 +144,7 @@ impl<'a> Inbound<'a> {
                     self.shared.drops.count(reason);
                 }
                 offset += len;
-                if self.opened.len() == BATCH {
+                if self.opened.len() == MAX_OPENED {
                     self.deliver(arena, received, snapshot, now);
                 }
             }
@@ -225,7 +232,7 @@ impl<'a> Inbound<'a> {
         let link = session.link();
         // A peer that was removed a moment ago may have left its slot to another one.
         let current = snapshot.peer(link.peer()).is_some_and(|peer| Arc::ptr_eq(&peer.link, link));
-        let mut note = ReceivedNote::default();
+        let mut batch = Batch::default();
         let mut newest: Option<&Opened> = None;
         let fresh = std::mem::take(&mut self.fresh);
         for (opened, &fresh) in group.iter().zip(&fresh) {
@@ -233,13 +240,13 @@ impl<'a> Inbound<'a> {
                 self.shared.drops.count(DropReason::ReplayedCounter);
                 continue;
             }
-            note.messages += 1;
-            note.bytes += opened.message_len as u64;
+            batch.messages += 1;
+            batch.bytes += opened.message_len as u64;
             newest = Some(opened);
             if opened.plaintext.is_empty() {
                 continue;
             }
-            note.data = true;
+            batch.data = true;
             if !current {
                 continue;
             }
@@ -250,7 +257,7 @@ impl<'a> Inbound<'a> {
         self.fresh = fresh;
         let Some(newest) = newest else { return };
         let endpoint: Endpoint = received[newest.source].endpoint();
-        for event in link.note_received(session.keypair(), endpoint, now, &note) {
+        if let Some(event) = link.note_received(session.keypair(), endpoint, now, &batch) {
             self.shared.raise(event);
         }
     }
@@ -295,11 +302,9 @@ impl<'a> Inbound<'a> {
         if refused_tcp || refused_udp {
             // Some stable kernels refuse every super-packet: write plain ones from now on. What was
             // lost is for the inner transport to repeat.
-            let options = self.coalescer.options();
-            self.coalescer = Coalescer::new(CoalesceOptions {
-                tcp: options.tcp && !refused_tcp,
-                udp: options.udp && !refused_udp,
-            });
+            self.options.tcp &= !refused_tcp;
+            self.options.udp &= !refused_udp;
+            self.coalescer.set_options(self.options);
             shared.tun_write_demotions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
     }

@@ -105,7 +105,7 @@ impl Outbound<'_> {
             return Err(DropReason::NotReady);
         }
         let Some(keypair) = peer.link.sending_keypair(now) else {
-            self.stage(peer, &packet);
+            self.stage(peer, &packet, sockets, now);
             return Ok(());
         };
         if peer.staging.is_occupied() {
@@ -116,7 +116,7 @@ impl Outbound<'_> {
         let first_counter = match keypair.reserve(segments as u64) {
             Ok(counter) => counter,
             Err(_) => {
-                self.stage(peer, &packet);
+                self.stage(peer, &packet, sockets, now);
                 return Ok(());
             }
         };
@@ -145,13 +145,18 @@ impl Outbound<'_> {
     }
 
     /// Keeps the packet for when there is a session, and asks for one.
-    fn stage(&mut self, peer: &Arc<Peer>, packet: &SuperPacket<'_>) {
+    fn stage(&mut self, peer: &Arc<Peer>, packet: &SuperPacket<'_>, sockets: &Sockets, now: Instant) {
         for index in 0..packet.segments() {
             let len = packet.write_segment(index, &mut self.segment);
             peer.staging.push(&self.segment[..len], &self.shared.staging_budget, &self.shared.drops);
         }
         if let Some(event) = peer.link.want_handshake() {
             self.shared.raise(event);
+        }
+        // A session may have come meanwhile, and its flush have found nothing staged.
+        if peer.link.sending_keypair(now).is_some() {
+            self.batch.flush(sockets, self.shared);
+            flush_staged(peer, self.shared, sockets, &mut self.batch, now);
         }
     }
 }

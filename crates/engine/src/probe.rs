@@ -88,9 +88,9 @@ impl ProbeWatch {
                 header[9] = PROTOCOL_ICMP;
                 header[12..16].copy_from_slice(&source.octets());
                 header[16..20].copy_from_slice(&destination.octets());
-                let sum = Sum::default().add(&header).complement();
+                let sum = Sum::of(&header).checksum();
                 header[10..12].copy_from_slice(&sum.to_be_bytes());
-                let sum = Sum::default().add(&icmp).complement();
+                let sum = Sum::of(&icmp).checksum();
                 icmp[2..4].copy_from_slice(&sum.to_be_bytes());
                 packet.extend_from_slice(&header);
             }
@@ -102,9 +102,10 @@ impl ProbeWatch {
                 header[7] = 64;
                 header[8..24].copy_from_slice(&v6_source.octets());
                 header[24..40].copy_from_slice(&v6_destination.octets());
-                let sum = pseudo_header(source, destination, PROTOCOL_ICMPV6, ICMP_LEN as u32)
-                    .add(&icmp)
-                    .complement();
+                let sum =
+                    pseudo_header(&v6_source.octets(), &v6_destination.octets(), PROTOCOL_ICMPV6, ICMP_LEN)
+                        .add_bytes(&icmp)
+                        .checksum();
                 icmp[2..4].copy_from_slice(&sum.to_be_bytes());
                 packet.extend_from_slice(&header);
             }

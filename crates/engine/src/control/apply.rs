@@ -74,7 +74,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         let id = match known {
             Some(id) => id,
             None if change.update_only => return,
-            None => match self.add_peer(&change, now) {
+            None => match self.add_peer(&change) {
                 Some(id) => id,
                 None => return,
             },
@@ -111,8 +111,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     }
 
     /// `None`: our own key, which is no peer (requirement 25).
-    fn add_peer(&mut self, change: &PeerChange, now: Now) -> Option<PeerId> {
-        let id = self.device.add_peer(change.public_key, now).ok()?;
+    fn add_peer(&mut self, change: &PeerChange) -> Option<PeerId> {
+        let id = self.device.add_peer(change.public_key).ok()?;
         let peer = Peer { link: Arc::clone(self.device.link(id)?), staging: Staging::default() };
         let record = PeerRecord {
             peer: Arc::new(peer),
