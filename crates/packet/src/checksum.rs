@@ -136,16 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// RFC 1071 as it stands in §1, a word at a time.
-    pub(crate) fn slow_sum(bytes: &[u8]) -> u16 {
-        let mut sum = 0_u32;
-        for pair in bytes.chunks(2) {
-            sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
-    }
+    use crate::test_packets::slow_sum;
 
     #[test]
     fn the_example_of_rfc_1071_section_3() {

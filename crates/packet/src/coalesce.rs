@@ -125,6 +125,11 @@ impl Coalescer {
         Self { options, members: Vec::new(), groups: Vec::new(), slots: [NO_GROUP; SLOTS] }
     }
 
+    /// What may be merged.
+    pub fn options(&self) -> CoalesceOptions {
+        self.options
+    }
+
     /// Changes what may be merged from here on, as when the kernel turned out not to take it.
     pub fn set_options(&mut self, options: CoalesceOptions) {
         self.options = CoalesceOptions { max_len: options.max_len.min(usize::from(u16::MAX)), ..options };

@@ -11,6 +11,8 @@ mod endpoint;
 pub mod ip;
 pub mod message;
 pub mod split;
+#[cfg(test)]
+mod test_packets;
 mod vnet;
 
 pub use coalesce::{CoalesceOptions, Coalescer, MAX_MERGED};

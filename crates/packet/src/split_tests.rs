@@ -1,1 +1,207 @@
+use proptest::prelude::*;
+
 use super::*;
+use crate::test_packets::{Spec, slow_sum};
+
+/// All segments, each written into a buffer of exactly its length.
+fn split(header: VnetHeader, packet: &mut [u8]) -> Result<Vec<Vec<u8>>, DropReason> {
+    let packet = SuperPacket::parse(header, packet)?;
+    Ok((0..packet.segments())
+        .map(|index| {
+            let mut out = vec![0xee; packet.segment_len(index)];
+            assert_eq!(packet.write_segment(index, &mut out), out.len());
+            out
+        })
+        .collect())
+}
+
+fn specs() -> impl Strategy<Value = Spec> {
+    let headers =
+        (any::<bool>(), any::<bool>(), any::<(u16, u16)>(), any::<u16>(), any::<u32>(), any::<u8>());
+    let options = (0..3_usize, 0..11_usize, any::<bool>());
+    (headers, options, prop::collection::vec(any::<u8>(), 0..4000)).prop_map(
+        |((ipv6, tcp, ports, identification, sequence, flags), (ip, tcp_options, dont_fragment), payload)| {
+            let mut spec = Spec::new(ipv6, tcp, payload);
+            spec.ports = ports;
+            spec.identification = identification;
+            spec.sequence = sequence;
+            spec.flags = flags;
+            spec.dont_fragment = dont_fragment;
+            spec.traffic_class = flags.rotate_left(3);
+            if tcp {
+                spec.tcp_options = vec![1; tcp_options * 4];
+            }
+            spec.ip_options = match (ipv6, ip) {
+                (_, 0) => vec![],
+                (false, words) => vec![1; words * 4],
+                (true, 1) => vec![if tcp { 6 } else { 17 }, 0, 1, 4, 0, 0, 0, 0],
+                (true, _) => vec![0, 0, 1, 4, 0, 0, 0, 0, if tcp { 6 } else { 17 }, 1]
+                    .into_iter()
+                    .chain([0; 14])
+                    .collect(),
+            };
+            spec
+        },
+    )
+}
+
+#[test]
+fn a_full_tcp_super_packet_splits_as_the_kernel_would() {
+    for ipv6 in [false, true] {
+        let mut spec = Spec::new(ipv6, true, (0..62_000_u32).map(|i| ((i * 7) >> 3) as u8).collect());
+        spec.flags = 0x10 | 0x80 | 0x08 | 0x01;
+        spec.sequence = u32::MAX - 3000;
+        spec.identification = u16::MAX - 2;
+        let segments = split(spec.vnet_header(1368), &mut spec.build_partial()).unwrap();
+        assert_eq!(segments.len(), 46);
+        assert_eq!(segments, spec.segments(1368));
+        let flags: Vec<_> = segments.iter().map(|segment| segment[spec.transport_offset() + 13]).collect();
+        assert_eq!((flags[0], flags[1], flags[44], flags[45]), (0x90, 0x10, 0x10, 0x19));
+    }
+}
+
+#[test]
+fn a_udp_checksum_of_zero_is_sent_as_its_complement() {
+    for ipv6 in [false, true] {
+        // The last two bytes make the sum of the first datagram come out as zero.
+        let mut spec = Spec::new(ipv6, false, vec![0; 100]);
+        let first = spec.segments(50)[0].clone();
+        let at = spec.headers_len() - 2;
+        spec.payload[48..50].copy_from_slice(&first[at..at + 2]);
+        let segments = split(spec.vnet_header(50), &mut spec.build_partial()).unwrap();
+        assert_eq!(segments[0][at..at + 2], [0xff, 0xff]);
+        assert_eq!(segments, spec.segments(50));
+    }
+}
+
+#[test]
+fn the_checksum_of_a_single_packet_is_completed() {
+    for (ipv6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
+        let spec = Spec::new(ipv6, tcp, vec![3; 101]);
+        let mut header = spec.vnet_header(0);
+        header.gso_type = GsoType::None;
+        assert_eq!(split(header, &mut spec.build_partial()), Ok(vec![spec.build()]));
+        // Without the flag nothing is touched, and what follows the packet is left out.
+        let mut bytes = spec.build();
+        bytes.extend([0; 9]);
+        assert_eq!(split(VnetHeader::default(), &mut bytes), Ok(vec![spec.build()]));
+    }
+}
+
+#[test]
+fn a_checksum_field_outside_the_payload_is_refused() {
+    let spec = Spec::new(false, true, vec![3; 10]);
+    let end = spec.build().len() as u16;
+    for (start, offset, fits) in [
+        (20, 16, true),
+        (0, 2, false),
+        (19, 16, false),
+        (20, end - 22, true),
+        (20, end - 21, false),
+        (end, 0, false),
+        (u16::MAX, u16::MAX, false),
+    ] {
+        let header = VnetHeader {
+            needs_checksum: true,
+            checksum_start: start,
+            checksum_offset: offset,
+            ..VnetHeader::default()
+        };
+        assert_eq!(split(header, &mut spec.build_partial()).is_ok(), fits, "{start} + {offset}");
+    }
+}
+
+#[test]
+fn the_header_length_is_not_trusted() {
+    let spec = Spec::new(true, true, vec![5; 3000]);
+    for header_len in [0, 1, 65_535] {
+        let header = VnetHeader { header_len, ..spec.vnet_header(1000) };
+        assert_eq!(split(header, &mut spec.build_partial()), Ok(spec.segments(1000)));
+    }
+}
+
+#[test]
+fn headers_that_do_not_agree_with_the_packet_are_refused() {
+    let spec = Spec::new(false, true, vec![5; 3000]);
+    let good = spec.vnet_header(1000);
+    assert!(split(good, &mut spec.build_partial()).is_ok());
+    for bad in [
+        VnetHeader { gso_type: GsoType::Tcp6, ..good },
+        VnetHeader { gso_type: GsoType::Udp, ..good },
+        VnetHeader { gso_size: 0, ..good },
+        VnetHeader { needs_checksum: false, ..good },
+        VnetHeader { checksum_start: 24, ..good },
+        VnetHeader { checksum_offset: 6, ..good },
+    ] {
+        assert_eq!(split(bad, &mut spec.build_partial()), Err(DropReason::MalformedPacket), "{bad:?}");
+    }
+    for (at, value) in [(32, 0x40), (32, 0xff), (9, 17), (6, 0x20), (7, 1)] {
+        let mut packet = spec.build_partial();
+        packet[at] = value;
+        let result = split(good, &mut packet);
+        // The longest TCP header there can be still lies within this packet.
+        assert_eq!(result.is_err(), (at, value) != (32, 0xff), "byte {at} = {value}");
+    }
+    let udp = Spec::new(true, false, vec![5; 3000]);
+    let mut packet = udp.build_partial();
+    packet[45] ^= 1;
+    assert_eq!(split(udp.vnet_header(1000), &mut packet), Err(DropReason::MalformedPacket));
+}
+
+#[test]
+fn a_buffer_too_short_or_a_segment_too_far_gives_nothing() {
+    let spec = Spec::new(false, true, vec![5; 2500]);
+    let mut packet = spec.build_partial();
+    let packet = SuperPacket::parse(spec.vnet_header(1000), &mut packet).unwrap();
+    assert_eq!((packet.segments(), packet.segment_len(2), packet.segment_len(3)), (3, 552, 0));
+    let mut out = [9; 1100];
+    assert_eq!(packet.write_segment(3, &mut out), 0);
+    assert_eq!(packet.write_segment(usize::MAX, &mut out), 0);
+    assert_eq!(packet.write_segment(0, &mut out[..1051]), 0);
+    assert_eq!(packet.write_segment(0, &mut []), 0);
+    assert_eq!(out, [9; 1100]);
+    assert_eq!(packet.write_segment(0, &mut out), 1052);
+}
+
+proptest! {
+    #[test]
+    fn a_split_equals_the_slow_one(spec in specs(), gso_size in 1..1500_u16) {
+        let segments = split(spec.vnet_header(gso_size), &mut spec.build_partial());
+        prop_assert_eq!(segments, Ok(spec.segments(usize::from(gso_size))));
+    }
+
+    #[test]
+    fn a_hostile_header_never_panics(
+        spec in specs(),
+        bytes in any::<[u8; VnetHeader::LEN]>(),
+        near in any::<bool>(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut packet = spec.build_partial();
+        let headers = spec.headers_len();
+        for (index, value) in damage {
+            packet[index.index(headers)] = value;
+        }
+        if cut.index(3) == 0 {
+            packet.truncate(cut.index(packet.len()));
+        }
+        let header = if near {
+            let good = spec.vnet_header(u16::from(bytes[4]));
+            VnetHeader { checksum_start: good.checksum_start + u16::from(bytes[6] & 1), ..good }
+        } else {
+            let Ok(header) = VnetHeader::parse(&bytes) else { return Ok(()) };
+            header
+        };
+        if let Ok(segments) = split(header, &mut packet) {
+            prop_assert!(!segments.is_empty());
+            for segment in segments {
+                let ip = IpPacket::parse(&segment).unwrap();
+                prop_assert_eq!(ip.total_len(), segment.len());
+                if ip.version() == IpVersion::V4 && header.gso_type != GsoType::None {
+                    prop_assert_eq!(slow_sum(&segment[..ip.transport_offset()]), 0xffff);
+                }
+            }
+        }
+    }
+}
