@@ -1,7 +1,8 @@
 //! Static keys and preshared keys, and what is computed once from them.
 //!
 //! All keys are 32 bytes. Secrets are wiped when they are dropped, are compared in constant time, are
-//! read and written as text in constant time, and have no `Debug` that shows them.
+//! read and written as text in constant time, and have no `Debug` that shows them. They live on the heap,
+//! so that a value that moves (a table that grows, say) leaves no copy behind that nobody wipes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -113,12 +114,12 @@ macro_rules! secret_key {
     ($name:ident) => {
         impl $name {
             /// From 32 bytes.
-            pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
-                Self(bytes)
+            pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+                Self(Box::new(bytes))
             }
 
             /// The 32 secret bytes.
-            pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
+            pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
                 &self.0
             }
 
@@ -127,12 +128,12 @@ macro_rules! secret_key {
             /// # Errors
             /// [`KeyError::Base64`].
             pub fn parse_base64(text: &str) -> Result<Self, KeyError> {
-                decode_base64(text).map(|bytes| Self(*bytes))
+                decode_base64(text).map(|bytes| Self::from_bytes(*bytes))
             }
 
             /// 44 characters of base64, wiped when dropped.
             pub fn to_base64(&self) -> Zeroizing<String> {
-                Zeroizing::new(Base64::encode_string(&self.0))
+                Zeroizing::new(Base64::encode_string(self.as_bytes()))
             }
 
             /// Reads 64 hexadecimal digits, as the UAPI has them.
@@ -140,18 +141,18 @@ macro_rules! secret_key {
             /// # Errors
             /// [`KeyError::Hex`].
             pub fn from_hex(text: &str) -> Result<Self, KeyError> {
-                decode_hex(text).map(|bytes| Self(*bytes))
+                decode_hex(text).map(|bytes| Self::from_bytes(*bytes))
             }
 
             /// 64 lower-case hexadecimal digits, wiped when dropped.
             pub fn to_hex(&self) -> Zeroizing<String> {
-                Zeroizing::new(base16ct::lower::encode_string(&self.0))
+                Zeroizing::new(base16ct::lower::encode_string(self.as_bytes()))
             }
         }
 
         impl ConstantTimeEq for $name {
             fn ct_eq(&self, other: &Self) -> Choice {
-                self.0.ct_eq(&other.0)
+                self.as_bytes().ct_eq(other.as_bytes())
             }
         }
 
@@ -173,15 +174,15 @@ macro_rules! secret_key {
 
 /// An X25519 private key. Clamped where it is used; kept as it was given.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PrivateKey([u8; KEY_LEN]);
+pub struct PrivateKey(Box<[u8; KEY_LEN]>);
 
 secret_key!(PrivateKey);
 
 impl PrivateKey {
     /// A new key. It is clamped here already, as those of other tools are.
     pub fn generate(rng: &mut (impl CryptoRng + ?Sized)) -> Self {
-        let mut key = Self([0; KEY_LEN]);
-        rng.fill_bytes(&mut key.0);
+        let mut key = Self(Box::default());
+        rng.fill_bytes(&mut *key.0);
         key.0[0] &= 0xf8;
         key.0[31] = (key.0[31] & 0x7f) | 0x40;
         key
@@ -194,14 +195,14 @@ impl PrivateKey {
 
     /// Whether all bytes are zero, which in the UAPI means "no private key".
     pub fn is_zero(&self) -> bool {
-        self.0.ct_eq(&[0; KEY_LEN]).into()
+        self.as_bytes().ct_eq(&[0; KEY_LEN]).into()
     }
 }
 
 /// A symmetric key that two peers may share besides their static keys (§5.2). The default, all zero,
 /// is the same as none.
 #[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
-pub struct PresharedKey([u8; KEY_LEN]);
+pub struct PresharedKey(Box<[u8; KEY_LEN]>);
 
 secret_key!(PresharedKey);
 
@@ -209,13 +210,13 @@ impl PresharedKey {
     /// A new key.
     pub fn generate(rng: &mut (impl CryptoRng + ?Sized)) -> Self {
         let mut key = Self::default();
-        rng.fill_bytes(&mut key.0);
+        rng.fill_bytes(&mut *key.0);
         key
     }
 
     /// Whether this is the default: no preshared key.
     pub fn is_zero(&self) -> bool {
-        self.0.ct_eq(&[0; KEY_LEN]).into()
+        self.as_bytes().ct_eq(&[0; KEY_LEN]).into()
     }
 }
 
@@ -273,7 +274,7 @@ impl fmt::Debug for StaticIdentity {
 pub struct RemoteStatic {
     public: PublicKey,
     /// `DH(own static, remote static)`; none if the remote key is of low order (requirement 24).
-    static_static: Option<SharedSecret>,
+    static_static: Option<Box<SharedSecret>>,
     mac1_key: [u8; KEY_LEN],
     cookie_key: [u8; KEY_LEN],
 }
@@ -283,7 +284,7 @@ impl RemoteStatic {
     pub fn new(identity: &StaticIdentity, public: PublicKey) -> Self {
         Self {
             public,
-            static_static: crypto::diffie_hellman(identity.private.as_bytes(), &public.0),
+            static_static: crypto::diffie_hellman(identity.private.as_bytes(), &public.0).map(Box::new),
             mac1_key: crypto::hash(&[LABEL_MAC1, &public.0]),
             cookie_key: crypto::hash(&[LABEL_COOKIE, &public.0]),
         }
@@ -300,7 +301,7 @@ impl RemoteStatic {
     }
 
     pub(crate) fn static_static(&self) -> Option<&SharedSecret> {
-        self.static_static.as_ref()
+        self.static_static.as_deref()
     }
 
     pub(crate) fn mac1_key(&self) -> &[u8; KEY_LEN] {
@@ -399,6 +400,9 @@ mod tests {
         wiped::<PrivateKey>();
         wiped::<PresharedKey>();
         wiped::<SharedSecret>();
+        let mut key = PrivateKey::from_bytes([42; 32]);
+        key.zeroize();
+        assert!(key.is_zero());
         assert!(std::mem::needs_drop::<StaticIdentity>() && std::mem::needs_drop::<RemoteStatic>());
     }
 

@@ -3,16 +3,15 @@
 
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, XChaCha20Poly1305};
+use tombolo_packet::message::TAG_LEN;
 
 /// An authentication tag did not match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotAuthentic;
 
-const TAG_LEN: usize = 16;
-
 fn seal_with<A: AeadInOut>(cipher: &A, nonce: &[u8], associated_data: &[u8], buffer: &mut [u8]) {
-    let plaintext_len = buffer.len().saturating_sub(TAG_LEN);
-    let (plaintext, tag) = buffer.split_at_mut(plaintext_len);
+    let (plaintext, tag) =
+        buffer.split_last_chunk_mut::<TAG_LEN>().expect("every caller leaves room for the tag");
     let nonce = nonce.try_into().expect("the nonce's length is the cipher's");
     let computed = cipher
         .encrypt_inout_detached(nonce, associated_data, plaintext.into())

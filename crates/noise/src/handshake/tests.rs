@@ -1,5 +1,6 @@
 //! The handshake against the published Noise vector, against itself, and against those who meddle.
 
+use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use tombolo_packet::DropReason;
 use tombolo_packet::message::{INITIATION_LEN, Initiation, RESPONSE_LEN, Response};
@@ -434,4 +435,27 @@ fn nothing_secret_is_shown_by_debug() {
         assert!(!shown.contains(&format!("{secret:?}")) && !shown.contains(&format!("{:?}", &secret[..4])));
     }
     assert!(shown.contains("local_index"));
+}
+
+proptest! {
+    /// Whatever arrives with the right type and length: no panic, no acceptance, no harm.
+    #[test]
+    fn arbitrary_messages_are_refused(
+        seed in any::<u64>(),
+        mut initiation in any::<[u8; INITIATION_LEN]>(),
+        mut response in any::<[u8; RESPONSE_LEN]>(),
+    ) {
+        let rng = &mut seeded_rng(seed);
+        let (ours, theirs) = pair(rng);
+        initiation[..4].copy_from_slice(&[1, 0, 0, 0]);
+        prop_assert!(!verify_mac1(&Initiation::parse(&initiation).unwrap(), &theirs.identity));
+        prop_assert_eq!(receive(&theirs, &initiation).err(), Some(DropReason::HandshakeFailed));
+
+        let (initiator, _) = initiate(&ours, 1, rng);
+        response[..4].copy_from_slice(&[2, 0, 0, 0]);
+        response[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        let view = Response::parse(&response).unwrap();
+        let refused = initiator.consume_response(&view, &ours.identity, &PresharedKey::default());
+        prop_assert_eq!(refused.err().map(|(_, reason)| reason), Some(DropReason::HandshakeFailed));
+    }
 }
