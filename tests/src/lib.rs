@@ -28,8 +28,10 @@ pub mod node;
 pub mod postgres;
 pub mod process;
 pub mod scene;
+pub mod site;
 pub mod topology;
 pub mod transfer;
+pub mod tunnel;
 pub mod wait;
 pub mod wireguard_go;
 
