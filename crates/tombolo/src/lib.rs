@@ -1,1 +1,16 @@
-//! Tombolo: an encrypted overlay network for databases. Daemon and command line
+//! The daemon and the command line of Tombolo, as a library so that tests and fuzzers reach its parsers.
+//!
+//! This is the one crate with a tokio runtime, and the one that knows of files, names, sockets of other
+//! programs and the service manager. Packets never pass through it: it configures
+//! [`tombolo_engine::Engine`], whose own threads carry them.
+#![forbid(unsafe_code)]
+
+pub mod atomic_file;
+pub mod cli;
+pub mod config;
+pub mod hosts;
+pub mod import;
+pub mod paths;
+pub mod random;
+pub mod state;
+pub mod uapi;

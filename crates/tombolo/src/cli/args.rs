@@ -1,0 +1,244 @@
+//! What can be typed. Help, man page and completions are made from this one definition.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// An encrypted overlay network for databases.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tombolo",
+    version,
+    about,
+    long_about = "Tombolo joins machines in different regions into one private subnet over WireGuard, so that a \
+                  database can bind to its overlay address and to nothing else.\n\n\
+                  Exit codes: 0 success, 1 a mistake in usage or configuration, 2 a failure at run time, \
+                  3 the time of a wait ran out.",
+    after_long_help = "Examples:\n  \
+        umask 077; tombolo genkey > /etc/tombolo/prod.key     make this machine's key\n  \
+        tombolo pubkey < /etc/tombolo/prod.key                what the other machines need of it\n  \
+        tombolo config check -n prod                          look for mistakes\n  \
+        tombolo up -n prod                                    start\n  \
+        tombolo wait -n prod --peer db-2 --tcp 5432           until the database of db-2 answers\n\n\
+        Directories: TOMBOLO_CONFIG_DIR (/etc/tombolo), TOMBOLO_STATE_DIR (/var/lib/tombolo), \
+        TOMBOLO_RUN_DIR (/run/tombolo)."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Which network; may be left out where there is one.
+    #[arg(short, long, global = true, env = "TOMBOLO_NETWORK", value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// How log lines are written.
+    #[arg(long, global = true, env = "TOMBOLO_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
+    pub log_format: LogFormat,
+    /// What is logged: a level (error, warn, info, debug, trace) or a filter such as tombolo=debug.
+    #[arg(long, global = true, env = "TOMBOLO_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print a new private key.
+    #[command(after_long_help = "Example:\n  umask 077; tombolo genkey > /etc/tombolo/prod.key")]
+    Genkey,
+    /// Print a new preshared key.
+    Genpsk,
+    /// Read a private key from standard input and print its public key.
+    #[command(after_long_help = "Example:\n  tombolo pubkey < /etc/tombolo/prod.key")]
+    Pubkey,
+    /// Start a network and return when it is ready.
+    #[command(
+        long_about = "Start a network and return when it is ready: interface up, own address bindable, UDP port \
+                      bound, guard in place. Where systemd runs and the unit is installed, this starts \
+                      tombolo@NETWORK.service; otherwise a background process with its log in the run directory.",
+        after_long_help = "Examples:\n  tombolo up -n prod\n  tombolo up -f -n prod     stay in the foreground"
+    )]
+    Up(UpArgs),
+    /// Stop a network.
+    #[command(
+        long_about = "Stop a network. A persistent interface keeps its address, so that bound sockets stay, and the \
+                      guard goes on to protect the overlay's addresses. With --open both are removed."
+    )]
+    Down(DownArgs),
+    /// Show peers, handshakes, traffic, guard and warnings.
+    Status(StatusArgs),
+    /// Wait until the overlay, or peers in it, can be used.
+    #[command(
+        long_about = "Wait until the own overlay address can be bound, or, with --peer, until those peers answer \
+                      through the tunnel, or, with --tcp, until they accept connections on that port.\n\n\
+                      A member of a cluster should wait for its own address only, or all members wait for each \
+                      other at a cold start.",
+        after_long_help = "Examples:\n  \
+            tombolo wait                                       own address bindable\n  \
+            tombolo wait --peer db-2 --peer db-3               both answer\n  \
+            tombolo wait --tcp 5432 --quorum 1 --timeout 5m    any peer accepts on 5432\n\n\
+            Exit codes: 0 reached, 1 no such network or peer, 3 time ran out."
+    )]
+    Wait(WaitArgs),
+    /// Send echo requests to a peer through the tunnel.
+    Ping(PingArgs),
+    /// Look at configuration files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Convert a wg-quick file.
+    #[command(
+        long_about = "Convert a wg-quick file into NETWORK.toml and key files (mode 0600) in the configuration \
+                      directory. Whatever has no counterpart is told with the reason.",
+        after_long_help = "Example:\n  tombolo import -n prod /etc/wireguard/wg0.conf"
+    )]
+    Import(ImportArgs),
+    /// Look for what is wrong on this machine and say what to do about it.
+    Doctor,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff), or write those of all commands into a directory.
+    Man {
+        /// Directory for one page per command.
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Stay in the foreground; log to standard error.
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Started in the background by another `tombolo up`.
+    #[arg(long, hide = true, requires = "foreground")]
+    pub background_child: bool,
+}
+
+/// Arguments of `down`.
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// Also remove the interface and the guard: packets for the overlay's addresses are no longer stopped.
+    #[arg(long)]
+    pub open: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print JSON (docs/status-schema.md).
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// A peer that must answer; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub peer: Vec<String>,
+    /// A TCP port that the peers must accept connections on.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub tcp: Option<u16>,
+    /// How many of the peers are enough; without it all of them.
+    #[arg(long, value_name = "N")]
+    pub quorum: Option<usize>,
+    /// For how long at most: a number with s, m or h.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `ping`.
+#[derive(Debug, Args)]
+pub struct PingArgs {
+    /// Name of the peer.
+    pub name: String,
+    /// How many requests.
+    #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+    /// How long to wait for each answer.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check the file of a network, or a file, and print every problem.
+    #[command(
+        after_long_help = "Examples:\n  tombolo config check -n prod\n  tombolo config check ./prod.toml"
+    )]
+    Check {
+        /// A file, rather than the network's own.
+        file: Option<PathBuf>,
+    },
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The wg-quick file; its name is the network's name unless -n says otherwise.
+    pub file: PathBuf,
+    /// Write the result there rather than into the configuration directory.
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// Overwrite files that are there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Reads `60`, `60s`, `500ms`, `5m` or `2h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 =
+        number.parse().map_err(|_| "expected a number with ms, s, m or h, such as 60s".to_owned())?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(format!("unknown unit `{unit}`: use ms, s, m or h")),
+    };
+    milliseconds.map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(parse_duration("2d"), Err("unknown unit `d`: use ms, s, m or h".to_owned()));
+        assert!(parse_duration("s").is_err());
+        assert!(parse_duration("99999999999999999999h").is_err());
+        assert_eq!(parse_duration("18446744073709551615h"), Err("too long".to_owned()));
+    }
+}

@@ -1,0 +1,86 @@
+//! What a user types.
+
+pub mod args;
+mod check;
+mod failure;
+mod generate;
+mod import;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+pub use failure::Failure;
+
+use crate::paths::Directories;
+use args::{Cli, Command, ConfigCommand};
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no mistakes; everything else is the user's (exit code 1, not clap's 2).
+            let code = if error.use_stderr() { 1 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "tombolo: {failure}");
+            failure.into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let directories = Directories::from_environment();
+    match &cli.command {
+        Command::Genkey => generate::private_key(),
+        Command::Genpsk => generate::preshared_key(),
+        Command::Pubkey => generate::public_key(),
+        Command::Config(ConfigCommand::Check { file }) => check::run(&cli, &directories, file.as_deref()),
+        Command::Import(arguments) => import::run(&cli, &directories, arguments),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "tombolo", &mut text);
+            print_bytes(&text)
+        }
+        Command::Man { directory } => manual(directory.as_deref()),
+        _ => Ok(()),
+    }
+}
+
+fn manual(directory: Option<&std::path::Path>) -> Result<(), Failure> {
+    if let Some(directory) = directory {
+        return clap_mangen::generate_to(Cli::command(), directory)
+            .map_err(|error| Failure::runtime(format!("cannot write into {}", directory.display()), error));
+    }
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command())
+        .render(&mut text)
+        .map_err(|error| Failure::runtime("cannot make the page", error))?;
+    print_bytes(&text)
+}
+
+/// Writes to standard output. A reader that went away (`| head`) is not a failure.
+fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(bytes).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::runtime("cannot write to standard output", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes one line to standard output.
+fn print_line(text: &str) -> Result<(), Failure> {
+    let mut line = zeroize::Zeroizing::new(Vec::with_capacity(text.len() + 1));
+    line.extend_from_slice(text.as_bytes());
+    line.push(b'\n');
+    print_bytes(&line)
+}

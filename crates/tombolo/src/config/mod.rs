@@ -1,0 +1,192 @@
+//! `/etc/tombolo/NETWORK.toml`: the interface and the peers of a network in static mode.
+//!
+//! [`parse`] is a pure function of the text; [`load`] also reads the key files that it names. Both
+//! report every problem at once, each with line, column and the mend.
+
+mod load;
+mod parse;
+mod problem;
+mod section;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use tombolo_noise::{PresharedKey, PrivateKey, PublicKey};
+
+pub use load::{check_private_mode, load};
+pub use parse::{parse, parse_endpoint, valid_interface_name, valid_name};
+pub use problem::{ConfigError, Problem};
+
+/// The first UDP port of Tombolo.
+pub const DEFAULT_PORT: u16 = 8662;
+
+/// Bytes that the outer headers add at most: IPv6 40, UDP 8, WireGuard 32.
+pub const OVERHEAD: u32 = 80;
+
+/// Everything that one file says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkConfig {
+    /// Our side.
+    pub interface: InterfaceConfig,
+    /// Which offloads may be used.
+    pub offload: OffloadConfig,
+    /// The other sides, in the order of the file.
+    pub peers: Vec<PeerConfig>,
+}
+
+/// Where a secret stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SecretSource<K> {
+    /// In the configuration itself, or read from its file.
+    Inline(K),
+    /// In a file of its own, relative to the folder of the configuration; the text range names it in errors.
+    File {
+        /// As the user wrote it.
+        path: PathBuf,
+        /// Where in the configuration, as a byte offset.
+        offset: usize,
+    },
+}
+
+/// `[interface]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InterfaceConfig {
+    /// Name of the TUN device. `None`: the first free of tombolo0, tombolo1, …
+    pub name: Option<String>,
+    /// Own addresses; their prefixes are the overlay.
+    pub addresses: Vec<IpNet>,
+    /// The static key. After [`load`] always `Inline`.
+    pub private_key: SecretSource<PrivateKey>,
+    /// UDP port; 0 lets the system choose.
+    pub listen_port: u16,
+    /// MTU in bytes of an inner packet. `None`: the route's to the endpoints, less [`OVERHEAD`].
+    pub mtu: Option<u32>,
+    /// Mark on the outer packets; 0 for none.
+    pub fwmark: u32,
+    /// The interface and its addresses outlive the daemon.
+    pub persistent: bool,
+    /// Write the peers' names into a marked block of /etc/hosts.
+    pub hosts: bool,
+    /// Where metrics are served: loopback or an own overlay address.
+    pub metrics: Option<SocketAddr>,
+    /// Worker threads. `None`: by the number of cores.
+    pub workers: Option<usize>,
+}
+
+/// `[offload]`: switches for what kernels and network cards are known to get wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffloadConfig {
+    /// TCP segmentation offload of the TUN.
+    pub tso: bool,
+    /// UDP segmentation offload of the TUN.
+    pub uso: bool,
+    /// `UDP_SEGMENT` on the underlay.
+    pub gso: bool,
+    /// `UDP_GRO` on the underlay.
+    pub gro: bool,
+}
+
+impl Default for OffloadConfig {
+    fn default() -> Self {
+        Self { tso: true, uso: true, gso: true, gro: true }
+    }
+}
+
+/// The host of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointHost {
+    /// A literal address.
+    Address(IpAddr),
+    /// A name for the resolver.
+    Name(String),
+}
+
+/// Where a peer is configured to be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointName {
+    /// Address or name.
+    pub host: EndpointHost,
+    /// UDP port, not 0.
+    pub port: u16,
+}
+
+impl std::fmt::Display for EndpointName {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            EndpointHost::Address(address) => SocketAddr::new(*address, self.port).fmt(formatter),
+            EndpointHost::Name(name) => write!(formatter, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// `[[peer]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerConfig {
+    /// What people call it: letters, digits and hyphens; unique.
+    pub name: String,
+    /// Its static public key; unique.
+    pub public_key: PublicKey,
+    /// A further symmetric key. After [`load`] never `File`.
+    pub preshared_key: Option<SecretSource<PresharedKey>>,
+    /// What may come from it, and goes to it. No two peers have the same prefix.
+    pub allowed_ips: Vec<IpNet>,
+    /// Where to send before the peer was heard of.
+    pub endpoint: Option<EndpointName>,
+    /// Seconds between keepalives; 0 for none.
+    pub persistent_keepalive: u16,
+}
+
+impl<K> SecretSource<K> {
+    /// The key, once it was read.
+    pub fn key(&self) -> Option<&K> {
+        match self {
+            Self::Inline(key) => Some(key),
+            Self::File { .. } => None,
+        }
+    }
+}
+
+impl NetworkConfig {
+    /// The prefixes that the guard protects: those of our own addresses, and every allowed prefix that
+    /// an own address lies in (a spoke with a /32 address reaches the overlay through its hub).
+    pub fn overlay(&self) -> Vec<IpNet> {
+        let mut overlay: Vec<IpNet> = self.interface.addresses.iter().map(IpNet::trunc).collect();
+        for network in self.peers.iter().flat_map(|peer| &peer.allowed_ips) {
+            if self.interface.addresses.iter().any(|own| network.contains(&own.addr())) {
+                overlay.push(*network);
+            }
+        }
+        IpNet::aggregate(&overlay)
+    }
+
+    /// The prefixes that are routed into the interface: the overlay, and what peers route beyond it.
+    pub fn routes(&self) -> Vec<IpNet> {
+        let mut routes = self.overlay();
+        for network in self.peers.iter().flat_map(|peer| &peer.allowed_ips) {
+            if !routes.iter().any(|covering| covering.contains(network)) {
+                routes.push(*network);
+            }
+        }
+        routes
+    }
+
+    /// The address at which a peer itself is reached: the first single address among its allowed ones.
+    pub fn peer_address(peer: &PeerConfig) -> Option<IpAddr> {
+        let single = peer.allowed_ips.iter().find(|network| network.prefix_len() == network.max_prefix_len());
+        single.map(IpNet::addr)
+    }
+
+    /// Our address of the same family as `destination`.
+    pub fn own_address_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        let mut same = self.interface.addresses.iter().map(IpNet::addr);
+        same.find(|own| own.is_ipv4() == destination.is_ipv4())
+    }
+
+    /// The peer of a name.
+    pub fn peer(&self, name: &str) -> Option<&PeerConfig> {
+        self.peers.iter().find(|peer| peer.name == name)
+    }
+}

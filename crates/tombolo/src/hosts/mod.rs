@@ -1,0 +1,104 @@
+//! The names of peers in /etc/hosts, between two marks. Everything else stays byte for byte.
+
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::atomic_file;
+
+/// The file, unless a test says otherwise.
+pub const HOSTS_FILE: &str = "/etc/hosts";
+
+/// The marks are not as this program writes them: rather than guess where a block ends, nothing is touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the block of this network has a begin without an end, or an end without a begin; remove those lines by hand"
+)]
+pub struct DamagedBlock;
+
+fn begin_mark(network: &str) -> String {
+    format!("# tombolo {network}: begin (written by the daemon; edits are lost)")
+}
+
+fn end_mark(network: &str) -> String {
+    format!("# tombolo {network}: end")
+}
+
+/// The contents of a hosts file with the network's block replaced by these entries, or without a block
+/// if there are none.
+///
+/// # Errors
+/// [`DamagedBlock`].
+pub fn replace_block(
+    current: &[u8],
+    network: &str,
+    entries: &[(IpAddr, String)],
+) -> Result<Vec<u8>, DamagedBlock> {
+    let (begin, end) = (begin_mark(network), end_mark(network));
+    let mut result = Vec::with_capacity(current.len() + 64 * entries.len());
+    let mut inside = false;
+    let mut position = None;
+    for line in current.split_inclusive(|byte| *byte == b'\n') {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        if text == begin.as_bytes() {
+            if inside {
+                return Err(DamagedBlock);
+            }
+            inside = true;
+            position.get_or_insert(result.len());
+        } else if text == end.as_bytes() {
+            if !inside {
+                return Err(DamagedBlock);
+            }
+            inside = false;
+        } else if !inside {
+            result.extend_from_slice(line);
+        }
+    }
+    if inside {
+        return Err(DamagedBlock);
+    }
+    if entries.is_empty() {
+        return Ok(result);
+    }
+    let mut block = Vec::new();
+    let position = position.unwrap_or(result.len());
+    if position == result.len() && !result.is_empty() && !result.ends_with(b"\n") {
+        block.push(b'\n');
+    }
+    for line in std::iter::once(begin)
+        .chain(entries.iter().map(|(address, name)| format!("{address} {name} {name}.{network}")))
+        .chain(std::iter::once(end))
+    {
+        block.extend_from_slice(line.as_bytes());
+        block.push(b'\n');
+    }
+    result.splice(position..position, block);
+    Ok(result)
+}
+
+/// Rewrites the network's block in a file, if that changes anything.
+///
+/// # Errors
+/// The file cannot be read or written, or its block is damaged.
+pub fn update(path: &Path, network: &str, entries: &[(IpAddr, String)]) -> io::Result<()> {
+    let current = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        other => other?,
+    };
+    let wanted = replace_block(&current, network, entries).map_err(io::Error::other)?;
+    if wanted == current {
+        return Ok(());
+    }
+    let mode = fs::metadata(path).map_or(0o644, |metadata| metadata.permissions().mode() & 0o777);
+    match atomic_file::write(path, &wanted, mode) {
+        // A container mounts the file itself: it can be written, but nothing can be renamed over it.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => fs::write(path, &wanted),
+        other => other,
+    }
+}
