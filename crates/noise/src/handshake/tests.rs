@@ -296,6 +296,12 @@ fn an_initiation_to_somebody_else_is_refused() {
     let received = consume_initiation_static(&theirs.identity, &view).unwrap();
     let other = RemoteStatic::new(&theirs.identity, *stranger.public_key());
     assert_eq!(received.consume_timestamp(&other).err(), Some(DropReason::HandshakeFailed));
+    // Not even where the secret is the same, since X25519 ignores the highest bit of a public key.
+    let received = consume_initiation_static(&theirs.identity, &view).unwrap();
+    let mut other = *ours.identity.public_key().as_bytes();
+    other[31] |= 0x80;
+    let other = RemoteStatic::new(&theirs.identity, PublicKey::from_bytes(other));
+    assert_eq!(received.consume_timestamp(&other).err(), Some(DropReason::HandshakeFailed));
 }
 
 /// Whoever knows a peer's public key alone can name it, but cannot prove it.
