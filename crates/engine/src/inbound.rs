@@ -14,13 +14,13 @@ use tombolo_packet::ip::{IpPacket, ecn_decapsulate};
 use tombolo_packet::message::{MessageType, Transport};
 use tombolo_packet::{DropReason, Endpoint, GsoType, VnetHeader};
 use tombolo_tun::{Fault, Queue};
-use tombolo_udp::{Received, Socket};
+use tombolo_udp::{RECEIVE_SLOT, Received, Socket};
 
 use crate::clock;
 use crate::shared::{HandshakeDatagram, Shared, Snapshot, wait_readable};
 
 /// Bytes that one batch of reads may fill. A read with `UDP_GRO` can take 64 KiB and a little more.
-const ARENA_LEN: usize = 8 * 66_000;
+const ARENA_LEN: usize = 8 * RECEIVE_SLOT;
 
 /// Messages opened before the replay windows are brought up to date.
 const MAX_OPENED: usize = 512;

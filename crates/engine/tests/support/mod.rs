@@ -1,0 +1,159 @@
+//! Engines on TUNs and networks in memory.
+#![allow(missing_docs, unreachable_pub, reason = "test support")]
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use tombolo_engine::{
+    AllowedIpChange, Engine, EngineEvent, EngineHandle, EngineOptions, PeerChange, SocketBinder, Sockets,
+    Transaction,
+};
+use tombolo_noise::{PrivateKey, PublicKey};
+use tombolo_packet::VnetHeader;
+use tombolo_packet::checksum::{Sum, pseudo_header};
+use tombolo_tun::Offloads;
+use tombolo_tun::memory::{MemoryHost, pair};
+use tombolo_udp::memory::{MemoryNetwork, MemorySocket};
+
+/// How long a test waits for what must happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const PORT: u16 = 8662;
+
+struct OneSocket(Arc<MemorySocket>);
+
+impl SocketBinder for OneSocket {
+    fn bind(&mut self, _port: u16, _mark: u32) -> io::Result<Sockets> {
+        Ok(Sockets { v4: Some(self.0.clone()), v6: None, port: PORT })
+    }
+}
+
+/// One machine: an engine, what is behind its TUN, and its socket.
+pub struct Machine {
+    pub engine: Engine,
+    pub handle: EngineHandle,
+    pub host: MemoryHost,
+    pub socket: Arc<MemorySocket>,
+    pub events: Mutex<Receiver<EngineEvent>>,
+    pub private_key: PrivateKey,
+    pub public_key: PublicKey,
+    pub outer: IpAddr,
+}
+
+impl Machine {
+    /// Starts a machine with the number `number`: outer address 192.0.2.N.
+    pub fn start(network: &MemoryNetwork, number: u8, offloads: Offloads) -> Self {
+        let mut random = ChaCha20Rng::seed_from_u64(number.into());
+        let outer: IpAddr = [192, 0, 2, number].into();
+        let socket = Arc::new(network.socket(&[outer], PORT));
+        let (queue, host) = pair(offloads).unwrap();
+        let (sender, events) = channel();
+        let sender = Mutex::new(sender);
+        let private_key = PrivateKey::generate(&mut random);
+        let options = EngineOptions { mtu: 1420, listen_port: PORT, firewall_mark: 0, link_up: true };
+        let engine =
+            Engine::start(options, Arc::new(queue), OneSocket(socket.clone()), random, move |event| {
+                let _ = sender.lock().unwrap().send(event);
+            })
+            .unwrap();
+        let handle = engine.handle();
+        handle
+            .apply(Transaction { private_key: Some(Some(private_key.clone())), ..Transaction::default() })
+            .unwrap();
+        let public_key = private_key.public();
+        Self { engine, handle, host, socket, events: Mutex::new(events), private_key, public_key, outer }
+    }
+
+    /// Makes `other` a peer that has the networks `allowed_ips`.
+    pub fn add_peer(&self, other: &Machine, allowed_ips: &[&str], endpoint: bool) {
+        let mut change = PeerChange::new(other.public_key);
+        change.endpoint = endpoint.then(|| SocketAddr::new(other.outer, PORT));
+        change.allowed_ips = allowed_ips
+            .iter()
+            .map(|network| AllowedIpChange { network: network.parse().unwrap(), remove: false })
+            .collect();
+        self.handle.apply(Transaction { peers: vec![change], ..Transaction::default() }).unwrap();
+    }
+
+    pub fn send(&self, packet: &[u8]) {
+        self.host.send(VnetHeader::default(), packet).unwrap();
+    }
+
+    /// Waits for the next packet that comes out of the tunnel.
+    pub fn receive(&self) -> Vec<u8> {
+        self.host.receive(PATIENCE).expect("a packet out of the tunnel").1
+    }
+
+    pub fn dropped(&self, reason: tombolo_packet::DropReason) -> u64 {
+        let status = self.handle.status().unwrap();
+        status.drops.iter().find(|drop| drop.0 == reason).map_or(0, |drop| drop.1)
+    }
+
+    /// Waits until that many packets were dropped for that reason.
+    pub fn wait_dropped(&self, reason: tombolo_packet::DropReason, at_least: u64) {
+        wait_until(reason.name(), || self.dropped(reason) >= at_least);
+    }
+}
+
+/// Polls a condition until it holds; fails with `what` when it never does.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..PATIENCE.as_millis() / 2 {
+        if holds() {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    panic!("never happened: {what}");
+}
+
+/// Two machines that know each other: 10.0.0.1 and 10.0.0.2.
+pub fn two(offloads: Offloads) -> (MemoryNetwork, Machine, Machine) {
+    let network = MemoryNetwork::new(1);
+    let east = Machine::start(&network, 1, offloads);
+    let west = Machine::start(&network, 2, offloads);
+    east.add_peer(&west, &["10.0.0.2/32", "fd00::2/128"], true);
+    west.add_peer(&east, &["10.0.0.1/32", "fd00::1/128"], true);
+    (network, east, west)
+}
+
+/// A UDP packet over IPv4.
+pub fn udp(source: [u8; 4], destination: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    udp_ports(source, destination, 4000, 5000, payload)
+}
+
+/// A UDP packet over IPv4 with these ports.
+pub fn udp_ports(
+    source: [u8; 4],
+    destination: [u8; 4],
+    source_port: u16,
+    destination_port: u16,
+    payload: &[u8],
+) -> Vec<u8> {
+    let udp_len = 8 + payload.len();
+    let mut packet = vec![0x45, 0];
+    packet.extend(u16::try_from(20 + udp_len).unwrap().to_be_bytes());
+    packet.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    packet.extend(source);
+    packet.extend(destination);
+    let checksum = Sum::of(&packet).checksum();
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    let mut datagram = Vec::new();
+    datagram.extend(source_port.to_be_bytes());
+    datagram.extend(destination_port.to_be_bytes());
+    datagram.extend(u16::try_from(udp_len).unwrap().to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    let checksum = pseudo_header(&source, &destination, 17, udp_len).add_bytes(&datagram).checksum_not_zero();
+    datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
+    packet.extend(datagram);
+    packet
+}
+
+pub const EAST: [u8; 4] = [10, 0, 0, 1];
+pub const WEST: [u8; 4] = [10, 0, 0, 2];
