@@ -87,7 +87,11 @@ impl Tunnel {
             end.wireguard.set_peer(&Peer {
                 public_key: &other.keys.public,
                 endpoint: options.knows_endpoint[position].then_some(endpoint),
-                allowed_ips: &format!("{}/32,{}/128", other.inside[0], other.inside[1]),
+                allowed_ips: &match options.mtu {
+                    // Linux takes IPv6 off an interface that cannot carry its least packet.
+                    Some(mtu) if mtu < 1280 => format!("{}/32", other.inside[0]),
+                    _ => format!("{}/32,{}/128", other.inside[0], other.inside[1]),
+                },
                 preshared_key: file.as_deref(),
                 keepalive: options.keepalive.filter(|_| position == 0),
             })?;
