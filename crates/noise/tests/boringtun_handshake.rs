@@ -1,5 +1,6 @@
 //! Handshakes and cookies with boringtun, which shares no code with us: both roles, with and without a
 //! preshared key.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is how it fails")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -11,6 +11,31 @@
 //! A response that does not authenticate gives the [`Initiator`] back. The macs of the messages are the
 //! concern of [`crate::cookie`]: they are zero in what is created here, and to be verified before
 //! anything is consumed here.
+//!
+//! ```
+//! # use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
+//! # use tombolo_noise::{keys::*, handshake::*, tai64n::Tai64n};
+//! # use tombolo_packet::message::{Initiation, Response};
+//! # let rng = &mut ChaCha20Rng::from_seed([0; 32]);
+//! let alice = StaticIdentity::new(PrivateKey::generate(rng));
+//! let bob = StaticIdentity::new(PrivateKey::generate(rng));
+//! let alices_bob = RemoteStatic::new(&alice, *bob.public_key());
+//! let bobs_alice = RemoteStatic::new(&bob, *alice.public_key());
+//! let none = PresharedKey::default();
+//!
+//! let (initiator, message) =
+//!     create_initiation(&alice, &alices_bob, Tai64n::default(), 1, rng).expect("not of low order");
+//!
+//! let received = consume_initiation_static(&bob, &Initiation::parse(&message)?)?;
+//! assert_eq!(received.remote_static(), alice.public_key());
+//! let responder = received.consume_timestamp(&bobs_alice)?;
+//! let (message, bobs) = responder.create_response(&none, 2, rng)?;
+//!
+//! let response = Response::parse(&message)?;
+//! let alices = initiator.consume_response(&response, &alice, &none).map_err(|(_, reason)| reason)?;
+//! assert_eq!(alices.sending, bobs.receiving);
+//! # Ok::<(), tombolo_packet::DropReason>(())
+//! ```
 
 mod initiator;
 mod pattern;
