@@ -8,9 +8,12 @@
 pub mod atomic_file;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod hosts;
 pub mod import;
 pub mod paths;
 pub mod random;
+pub mod report;
+pub mod resolver;
 pub mod state;
 pub mod uapi;

@@ -1,0 +1,70 @@
+//! The other end, for the command line: blocking, one connection per request.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Answer, MAX_ANSWER, Request};
+
+/// Time for the daemon to answer, beyond what the request itself asks for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens: the network is not up.
+    #[error("the network is not up (no daemon at {0})")]
+    NotRunning(PathBuf),
+    /// The socket may not be used by this user.
+    #[error("not permitted to use {0}: run as root")]
+    NotPermitted(PathBuf),
+    /// The connection broke.
+    #[error("the daemon did not answer: {0}")]
+    Io(#[from] io::Error),
+    /// The answer is not one.
+    #[error("the daemon's answer cannot be read: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// Asks one daemon.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// For the daemon that listens on this socket.
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    /// See [`ClientError`]. An [`Answer::Error`] is an answer.
+    pub fn ask(&self, request: &Request) -> Result<Answer, ClientError> {
+        let stream = UnixStream::connect(&self.socket).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning(self.socket.clone())
+            }
+            io::ErrorKind::PermissionDenied => ClientError::NotPermitted(self.socket.clone()),
+            _ => ClientError::Io(error),
+        })?;
+        let extra = match request {
+            Request::Probe { timeout_milliseconds, .. } => Duration::from_millis(*timeout_milliseconds),
+            _ => Duration::ZERO,
+        };
+        stream.set_read_timeout(Some(PATIENCE.saturating_add(extra)))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        (&stream).write_all(&line)?;
+        let mut answer = Vec::new();
+        BufReader::new((&stream).take(MAX_ANSWER)).read_until(b'\n', &mut answer)?;
+        if answer.is_empty() {
+            return Err(ClientError::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(serde_json::from_slice(&answer)?)
+    }
+}

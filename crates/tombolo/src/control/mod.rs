@@ -1,0 +1,97 @@
+//! The control socket `/run/tombolo/NETWORK.sock`: one JSON object per line, a request and its answer.
+//!
+//! A Unix socket with mode 0660, never TCP: a browser on the machine must not reach it. Whoever may
+//! connect may look; only root and the daemon's own user may change anything.
+
+mod client;
+mod server;
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::StatusReport;
+
+pub use client::{Client, ClientError};
+pub use server::{Call, Caller, serve};
+
+/// Bytes of a request at most.
+pub const MAX_REQUEST: usize = 4096;
+/// Bytes of an answer at most.
+pub const MAX_ANSWER: u64 = 256 << 20;
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// The state of everything.
+    Status,
+    /// Does this peer answer through the tunnel?
+    Probe {
+        /// Its name, or its public key.
+        peer: String,
+        /// For how long to wait.
+        timeout_milliseconds: u64,
+    },
+    /// Stop.
+    Down {
+        /// Also remove interface and guard.
+        open: bool,
+    },
+    /// Read the configuration anew.
+    Reload,
+}
+
+impl Request {
+    /// Whether it changes anything.
+    pub fn needs_privilege(&self) -> bool {
+        matches!(self, Self::Down { .. } | Self::Reload)
+    }
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// To `status`.
+    Status {
+        /// The report.
+        report: Box<StatusReport>,
+    },
+    /// To a `probe` that was answered.
+    Probe {
+        /// Round trip in seconds.
+        round_trip_seconds: f64,
+        /// The overlay address that answered.
+        address: String,
+        /// Where the peer is on the underlay.
+        endpoint: Option<String>,
+    },
+    /// To a `probe` that was not answered: worth trying again.
+    NoAnswer {
+        /// Why.
+        reason: String,
+    },
+    /// To `down` and `reload`.
+    Done,
+    /// The request cannot be met.
+    Error {
+        /// Why.
+        message: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_have_one_form() {
+        let text = r#"{"request":"probe","peer":"db-2","timeout_milliseconds":1000}"#;
+        let request: Request = serde_json::from_str(text).unwrap();
+        assert_eq!(request, Request::Probe { peer: "db-2".to_owned(), timeout_milliseconds: 1000 });
+        assert_eq!(serde_json::to_string(&request).unwrap(), text);
+        assert!(serde_json::from_str::<Request>(r#"{"request":"format_disk"}"#).is_err());
+        assert!(serde_json::from_str::<Request>(r#"{"request":"down","open":true,"also":1}"#).is_err());
+        assert!(Request::Down { open: false }.needs_privilege());
+        assert!(!Request::Status.needs_privilege());
+    }
+}

@@ -1,0 +1,122 @@
+//! What `tombolo status --json` prints. The schema is stable and written down in docs/status-schema.md.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the schema; fields are added without a new one, and removed or changed only with it.
+pub const SCHEMA: u32 = 1;
+
+/// The whole report.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Name of the network.
+    pub network: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// Process number of the daemon.
+    pub pid: u32,
+    /// When the daemon became ready; seconds of Unix time.
+    pub started_at: u64,
+    /// Our side.
+    pub interface: InterfaceReport,
+    /// Whether overlay packets can leave in clear.
+    pub guard: GuardReport,
+    /// Offloads in use.
+    pub offloads: OffloadReport,
+    /// Peers, in the order in which they were added.
+    pub peers: Vec<PeerReport>,
+    /// Packets dropped since the start, by reason; reasons that did not occur are left out.
+    pub drops: BTreeMap<String, u64>,
+    /// What a person should look at; empty when all is well.
+    pub warnings: Vec<String>,
+}
+
+/// Our side.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InterfaceReport {
+    /// Name of the TUN device.
+    pub name: String,
+    /// Whether it is there and up.
+    pub up: bool,
+    /// Own addresses with the overlay's prefix length.
+    pub addresses: Vec<String>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Own public key, base64.
+    pub public_key: Option<String>,
+    /// UDP port.
+    pub listen_port: u16,
+    /// Mark of outer packets; 0 for none.
+    pub firewall_mark: u32,
+    /// Whether interface and addresses outlive the daemon.
+    pub persistent: bool,
+}
+
+/// The guard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GuardReport {
+    /// Whether it stands.
+    pub installed: bool,
+    /// Why it does not.
+    pub error: Option<String>,
+    /// The prefixes that it protects.
+    pub overlay: Vec<String>,
+    /// Packets that it dropped.
+    pub dropped_packets: Option<u64>,
+}
+
+/// Offloads.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct OffloadReport {
+    /// Super-packets are read from the TUN.
+    pub tun_segmentation: bool,
+    /// Super-packets are written to the TUN.
+    pub tun_coalescing: bool,
+    /// UDP sends several datagrams by one call.
+    pub udp_segmentation: bool,
+    /// UDP receives several datagrams by one call.
+    pub udp_coalescing: bool,
+}
+
+/// One peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// Its name; null for one that was added with `wg`.
+    pub name: Option<String>,
+    /// Public key, base64.
+    pub public_key: String,
+    /// The overlay address at which it answers.
+    pub address: Option<String>,
+    /// Prefixes that lead to it.
+    pub allowed_ips: Vec<String>,
+    /// Where it was last heard, or is expected.
+    pub endpoint: Option<String>,
+    /// What the configuration says of that.
+    pub configured_endpoint: Option<String>,
+    /// Why the name of the endpoint was not resolved the last time.
+    pub resolve_error: Option<String>,
+    /// `idle`, `connecting` or `established`.
+    pub state: String,
+    /// `direct`: no other path exists in static mode.
+    pub path: String,
+    /// The last handshake; seconds of Unix time.
+    pub last_handshake: Option<u64>,
+    /// Seconds since the last handshake.
+    pub last_handshake_age_seconds: Option<f64>,
+    /// Seconds since anything authenticated came from it.
+    pub last_received_age_seconds: Option<f64>,
+    /// The last round trip that was measured, in seconds.
+    pub round_trip_seconds: Option<f64>,
+    /// Bytes received, whole messages.
+    pub received_bytes: u64,
+    /// Bytes sent, whole messages.
+    pub sent_bytes: u64,
+    /// Seconds between keepalives; 0 for none.
+    pub persistent_keepalive_seconds: u16,
+    /// The greatest timestamp received lies ahead of our clock by this many seconds: until then the
+    /// peer can only connect from that clock (requirement 11).
+    pub timestamp_ahead_seconds: Option<f64>,
+}
