@@ -1,0 +1,240 @@
+//! Who is compared, where their programs come from, and how they are started.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tombolo_tests::Scene;
+use tombolo_tests::command::{is_installed, run, run_within};
+use tombolo_tests::node::executable;
+use tombolo_tests::process::Process;
+use tombolo_tests::wait::{wait_for, wait_until};
+use tombolo_tests::wireguard_go::{KeyPair, socket_of, unique};
+
+use crate::Result;
+use crate::wire::{Host, Wire};
+
+/// The overlay's MTU: what all of them use on a wire of 1500.
+const MTU: u32 = 1420;
+const PORT: u16 = 51820;
+const START_LIMIT: Duration = Duration::from_secs(20);
+const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
+
+/// Programs of others that cargo installs: name, package and version, executable.
+const INSTALLED: [(&str, &str, &str); 2] =
+    [("boringtun", "boringtun-cli@0.7.1", "boringtun-cli"), ("gotatun", "gotatun-cli@0.10.2", "gotatun")];
+
+/// One of those that are compared.
+#[derive(Clone, Debug)]
+pub struct Contender {
+    /// Its name in the tables.
+    pub name: String,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    /// No VPN: the wire itself.
+    Plain,
+    /// Our packet path without cryptography.
+    Forwarder,
+    /// A program that behaves as `wireguard-go` does.
+    WireGuard(Source),
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Ours,
+    Path(PathBuf),
+    Cargo { package: &'static str, executable: &'static str },
+}
+
+/// A contender that runs on both hosts; it ends when this value is dropped.
+#[derive(Debug)]
+pub struct Running {
+    /// The daemon of east, then that of west; none for the plain wire.
+    pub daemons: Vec<Process>,
+    /// Where west is reached.
+    pub destination: std::net::Ipv4Addr,
+}
+
+fn all() -> Vec<Contender> {
+    let contender = |name: &str, kind| Contender { name: name.into(), kind };
+    let mut all = vec![
+        contender("plain", Kind::Plain),
+        contender("forwarder", Kind::Forwarder),
+        contender("tombolo", Kind::WireGuard(Source::Ours)),
+    ];
+    for (name, package, executable) in INSTALLED {
+        all.push(contender(name, Kind::WireGuard(Source::Cargo { package, executable })));
+    }
+    all.push(contender("wireguard-go", Kind::WireGuard(Source::Path("wireguard-go".into()))));
+    all
+}
+
+/// The contenders of these names, all without any, and `also` those given as `NAME=PROGRAM`. What is
+/// not there yet is installed.
+///
+/// # Errors
+/// An unknown name, or a program that is missing and cannot be installed.
+pub fn find(names: &[String], also: &[String]) -> Result<Vec<Contender>> {
+    let mut known = all();
+    for entry in also {
+        let (name, program) = entry.split_once('=').context("--also wants NAME=PROGRAM")?;
+        known.push(Contender { name: name.into(), kind: Kind::WireGuard(Source::Path(program.into())) });
+    }
+    for name in names {
+        ensure!(known.iter().any(|contender| contender.name == *name), "no contender is called {name}");
+    }
+    let chosen: Vec<Contender> =
+        known.into_iter().filter(|contender| names.is_empty() || names.contains(&contender.name)).collect();
+    for contender in &chosen {
+        contender.provide()?;
+    }
+    Ok(chosen)
+}
+
+/// Prints what can be compared, and where it is.
+///
+/// # Errors
+/// When an entry of `also` cannot be read.
+pub fn list(also: &[String]) -> Result {
+    for contender in all() {
+        let place = match contender.program() {
+            Ok(Some(program)) if program.components().count() == 1 || program.exists() => {
+                program.display().to_string()
+            }
+            Ok(Some(program)) => format!("to be installed as {}", program.display()),
+            Ok(None) => "built in".into(),
+            Err(error) => format!("{error:#}"),
+        };
+        println!("{:14} {place}", contender.name);
+    }
+    also.iter().for_each(|entry| println!("{entry}"));
+    Ok(())
+}
+
+/// Where cargo installs the programs of others: beside our own build.
+fn install_root() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    Ok(own.ancestors().nth(2).context("an executable outside of any target folder")?.join("bench-programs"))
+}
+
+impl Contender {
+    /// The program, where there is one of its own.
+    fn program(&self) -> Result<Option<PathBuf>> {
+        Ok(match &self.kind {
+            Kind::Plain | Kind::Forwarder => None,
+            Kind::WireGuard(Source::Ours) => Some(executable("tombolo-wireguard")?),
+            Kind::WireGuard(Source::Path(path)) => Some(path.clone()),
+            Kind::WireGuard(Source::Cargo { executable, .. }) => {
+                Some(install_root()?.join("bin").join(executable))
+            }
+        })
+    }
+
+    fn provide(&self) -> Result {
+        let Some(program) = self.program()? else { return Ok(()) };
+        if let Kind::WireGuard(Source::Cargo { package, .. }) = &self.kind
+            && !program.exists()
+        {
+            eprintln!("installing {package} (once)");
+            let mut cargo = Command::new("cargo");
+            cargo.args(["install", "--locked", "--quiet", "--root"]).arg(install_root()?).arg(package);
+            // Each is built as its authors ship it.
+            for variable in ["RUSTFLAGS", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET"] {
+                cargo.env_remove(variable);
+            }
+            run_within(&mut cargo, INSTALL_LIMIT)?;
+        }
+        let there = if program.components().count() == 1 {
+            is_installed(&program.to_string_lossy())
+        } else {
+            program.exists()
+        };
+        if !there {
+            bail!("{} is not installed; leave {} out with --contenders", program.display(), self.name);
+        }
+        Ok(())
+    }
+
+    /// What the program says of its version; empty where it has none.
+    pub fn version(&self) -> String {
+        let Ok(Some(program)) = self.program() else { return String::new() };
+        let text = run(Command::new(program).arg("--version")).unwrap_or_default();
+        text.lines().next().unwrap_or_default().trim().to_owned()
+    }
+
+    /// Starts it on both hosts, and waits until west answers through it.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(&self, scene: &Scene, wire: &Wire) -> Result<Running> {
+        let running = match &self.kind {
+            Kind::Plain => Running { daemons: Vec::new(), destination: wire.west.outer },
+            Kind::Forwarder => {
+                Running { daemons: start_forwarders(scene, wire)?, destination: wire.west.inner }
+            }
+            Kind::WireGuard(_) => {
+                let program = self.program()?.context("a WireGuard without a program")?;
+                Running { daemons: start_wireguard(scene, wire, &program)?, destination: wire.west.inner }
+            }
+        };
+        wait_for(&format!("an answer through {}", self.name), START_LIMIT, || {
+            let mut ping = wire.east.namespace.command("ping");
+            ping.args(["-c1", "-W1", &running.destination.to_string()]);
+            Ok(tombolo_tests::command::succeeds(&mut ping)?.then_some(()))
+        })?;
+        Ok(running)
+    }
+}
+
+fn start_wireguard(scene: &Scene, wire: &Wire, program: &Path) -> Result<Vec<Process>> {
+    let keys = [KeyPair::generate()?, KeyPair::generate()?];
+    let interfaces = [unique("e"), unique("w")];
+    let mut daemons = Vec::new();
+    for ((host, _), interface) in wire.sides().iter().zip(&interfaces) {
+        let mut command = host.namespace.command(program.as_os_str());
+        // Quiet, and with the privileges it has: what the programs have in common.
+        command.args(["-f", interface]).env("LOG_LEVEL", "error").env("WG_SUDO", "true");
+        let mut daemon = Process::spawn(scene, interface, &mut command)?;
+        let socket = socket_of(interface);
+        let name = program.display().to_string();
+        wait_for(&format!("the control socket of {name}"), START_LIMIT, || {
+            ensure!(daemon.is_running(), "{name} ended:\n{}", daemon.log());
+            Ok(socket.exists().then_some(()))
+        })?;
+        daemons.push(daemon);
+    }
+    for (index, (host, other)) in wire.sides().into_iter().enumerate() {
+        let key_file = scene.write(&format!("{}.key", interfaces[index]), &keys[index].private)?;
+        let mut wg = host.namespace.command("wg");
+        wg.args(["set", &interfaces[index], "listen-port", &PORT.to_string(), "private-key"]).arg(key_file);
+        wg.args(["peer", &keys[1 - index].public, "allowed-ips", &format!("{}/32", other.inner)]);
+        run(wg.args(["endpoint", &format!("{}:{PORT}", other.outer)]))?;
+        address(host, &interfaces[index])?;
+    }
+    Ok(daemons)
+}
+
+fn start_forwarders(scene: &Scene, wire: &Wire) -> Result<Vec<Process>> {
+    let mut daemons = Vec::new();
+    for (host, other) in wire.sides() {
+        let interface = unique("f");
+        let mut command = host.namespace.command(std::env::current_exe()?);
+        command.args(["forward", &interface, &PORT.to_string(), &format!("{}:{PORT}", other.outer)]);
+        daemons.push(Process::spawn(scene, &interface, &mut command)?);
+        wait_until(&format!("interface {interface}"), START_LIMIT, || {
+            host.namespace.ip(&format!("link show {interface}")).is_ok()
+        })?;
+        address(host, &interface)?;
+    }
+    Ok(daemons)
+}
+
+fn address(host: &Host, interface: &str) -> Result {
+    host.namespace.ip(&format!("address add {}/24 dev {interface}", host.inner))?;
+    host.namespace.ip(&format!("link set {interface} mtu {MTU} up"))?;
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! What is sent through a tunnel to see how it fares.
+
+pub mod round_trip;
+pub mod small_packets;
+pub mod transfer;

@@ -1,0 +1,164 @@
+//! UDP datagrams of 64 bytes: in rising steps of rate, to find where loss begins, and as a flood.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+use tombolo_tests::interrupt;
+use tombolo_tests::wait::now;
+use tombolo_udp::{BindOptions, Family, RECEIVE_SLOT, SendOutcome, Socket, Transmit, UdpSocket};
+
+use crate::Result;
+use crate::wire::Wire;
+
+const SIZE: u16 = 64;
+const FIRST_RATE: f64 = 15_000.0;
+const HIGHEST_RATE: f64 = 2_000_000.0;
+const FACTOR: f64 = 1.15;
+const STEP: Duration = Duration::from_millis(350);
+const FLOOD: Duration = Duration::from_secs(2);
+/// Datagrams are sent in bursts this far apart, as a busy application does.
+const BURST_INTERVAL: Duration = Duration::from_micros(500);
+const LARGEST_BURST: usize = 1024;
+/// Loss up to which a rate counts as carried.
+const TOLERATED_LOSS: f64 = 0.01;
+/// Steps in a row that fail before the search ends.
+const PATIENCE: u32 = 3;
+
+/// What came of the datagrams.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SmallPackets {
+    /// Datagrams a second at the highest rate of which at most 1 % was lost.
+    pub carried_per_second: f64,
+    /// Datagrams a second that arrived while they were sent without any pause.
+    pub flood_per_second: f64,
+    /// Share of the flood that did not arrive.
+    pub flood_loss: f64,
+}
+
+struct Step {
+    sent: u64,
+    received: u64,
+    duration: Duration,
+}
+
+impl Step {
+    fn received_per_second(&self) -> f64 {
+        self.received as f64 / self.duration.as_secs_f64()
+    }
+
+    fn loss(&self) -> f64 {
+        1.0 - (self.received as f64 / self.sent.max(1) as f64).min(1.0)
+    }
+}
+
+/// Sends from east to west.
+///
+/// # Errors
+/// When a socket cannot be made, or on an interruption.
+pub fn run(wire: &Wire, destination: Ipv4Addr) -> Result<SmallPackets> {
+    let options = BindOptions { gso: false, gro: false, receive_buffer: 16 << 20, ..BindOptions::default() };
+    let sink = wire.west.namespace.enter(|| Ok(UdpSocket::bind(Family::V4, 0, &options)?))?;
+    let source = wire.east.namespace.enter(|| Ok(UdpSocket::bind(Family::V4, 0, &options)?))?;
+    let target = SocketAddr::from((destination, sink.local_port()));
+    let (received, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| count(&sink, &received, &stop));
+        let result = search(&source, target, &received);
+        stop.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+fn search(source: &UdpSocket, target: SocketAddr, received: &AtomicU64) -> Result<SmallPackets> {
+    let (mut rate, mut best, mut failures, mut short) = (FIRST_RATE, 0.0_f64, 0, 0);
+    while rate <= HIGHEST_RATE && failures < PATIENCE && short < PATIENCE {
+        interrupt::check()?;
+        let step = send(source, target, received, STEP, Some(rate))?;
+        if step.loss() <= TOLERATED_LOSS {
+            best = best.max(step.received_per_second());
+            failures = 0;
+        } else {
+            failures += 1;
+        }
+        // The sender itself may be the one that can go no faster.
+        short = if (step.sent as f64) < 0.7 * rate * STEP.as_secs_f64() { short + 1 } else { 0 };
+        rate *= FACTOR;
+    }
+    let flood = send(source, target, received, FLOOD, None)?;
+    Ok(SmallPackets {
+        carried_per_second: best,
+        flood_per_second: flood.received_per_second(),
+        flood_loss: flood.loss(),
+    })
+}
+
+fn send(
+    source: &UdpSocket,
+    target: SocketAddr,
+    received: &AtomicU64,
+    duration: Duration,
+    rate: Option<f64>,
+) -> Result<Step> {
+    let contents = vec![0x42; usize::from(SIZE) * LARGEST_BURST];
+    let segment_size = Some(NonZeroU16::new(SIZE).context("datagrams have a size")?);
+    let mut outcome = SendOutcome::default();
+    let before = received.load(Ordering::Relaxed);
+    let start = now();
+    let mut sent = 0;
+    loop {
+        let elapsed = start.elapsed();
+        if elapsed >= duration {
+            break;
+        }
+        let due = match rate {
+            Some(rate) => ((elapsed.as_secs_f64() * rate) as u64).saturating_sub(sent),
+            None => 64,
+        };
+        let burst = usize::try_from(due)?.min(LARGEST_BURST);
+        if burst > 0 {
+            let contents = &contents[..burst * usize::from(SIZE)];
+            source.send(&[Transmit { segment_size, ..Transmit::new(target, contents) }], &mut outcome);
+            sent += outcome.datagrams;
+        }
+        if rate.is_some() {
+            thread::sleep(BURST_INTERVAL);
+        }
+    }
+    let duration = start.elapsed();
+    settle(received);
+    Ok(Step { sent, received: received.load(Ordering::Relaxed) - before, duration })
+}
+
+/// Waits until nothing has come for a while.
+fn settle(received: &AtomicU64) {
+    let mut last = u64::MAX;
+    loop {
+        let count = received.load(Ordering::Relaxed);
+        if count == last {
+            return;
+        }
+        last = count;
+        thread::sleep(Duration::from_millis(60));
+    }
+}
+
+fn count(sink: &UdpSocket, received: &AtomicU64, stop: &AtomicBool) {
+    let (mut arena, mut reads) = (vec![0; 64 * RECEIVE_SLOT], Vec::new());
+    while !stop.load(Ordering::Relaxed) {
+        let mut descriptors = [PollFd::from_borrowed_fd(sink.fd(), PollFlags::IN)];
+        let _ = poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 }));
+        while let Ok(count @ 1..) = sink.receive(&mut arena, &mut reads) {
+            received.fetch_add(count as u64, Ordering::Relaxed);
+            if count < 16 {
+                // Take them in batches, so that the counting takes little from what is counted.
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
+    }
+}
