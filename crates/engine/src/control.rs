@@ -141,6 +141,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         while let Ok(command) = self.commands.try_recv() {
             worked = true;
             self.command(command, now);
+            // Before whoever gave the command acts on its answer.
+            self.drain_outputs(now);
         }
         while let Some(event) = self.shared.events.pop() {
             worked = true;
@@ -176,11 +178,17 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         }
         worked |= self.probes.expire(now.boot);
         self.shared.probes.set_outstanding(self.probes.len());
+        worked |= self.drain_outputs(now);
+        self.report_workers();
+        worked
+    }
+
+    fn drain_outputs(&mut self, now: Now) -> bool {
+        let mut worked = false;
         while let Some(output) = self.device.poll_output() {
             worked = true;
             self.output(output, now);
         }
-        self.report_workers();
         worked
     }
 
