@@ -144,3 +144,69 @@ fn exchange(here: &UdpSocket, there: &UdpSocket, length: usize) -> Result<Vec<u8
     buffer.truncate(count);
     Ok(buffer)
 }
+
+/// A TCP connection with both of its ends in our hands.
+#[derive(Debug)]
+pub struct Conversation {
+    here: TcpStream,
+    there: TcpStream,
+    /// Keeps the server's address bound for as long as the conversation lasts.
+    _listener: TcpListener,
+    words: u64,
+}
+
+impl Conversation {
+    /// Connects from `client` to a listener of our own at `address` in `server`.
+    ///
+    /// # Errors
+    /// When the connection is not made.
+    pub fn open(client: &Namespace, server: &Namespace, address: IpAddr) -> Result<Self> {
+        let listener = server.enter(|| TcpListener::bind((address, 0)).context("binding the server"))?;
+        let here = connect(client, listener.local_addr()?, STUCK)?;
+        let (there, _) = listener.accept()?;
+        here.set_nodelay(true)?;
+        there.set_nodelay(true)?;
+        Ok(Self { here, there, _listener: listener, words: 0 })
+    }
+
+    /// A word in both directions, different each time.
+    ///
+    /// # Errors
+    /// When the connection broke, or a word did not arrive whole within `limit`.
+    pub fn speak(&mut self, limit: Duration) -> Result {
+        for direction in [0, 1] {
+            self.words += 1;
+            let word = (self.words << 1 | direction).to_be_bytes();
+            let (from, to) = match direction {
+                0 => (&mut self.here, &mut self.there),
+                _ => (&mut self.there, &mut self.here),
+            };
+            from.write_all(&word).context("speaking")?;
+            to.set_read_timeout(Some(limit))?;
+            let mut heard = [0; 8];
+            to.read_exact(&mut heard).with_context(|| format!("hearing, within {limit:?}"))?;
+            ensure!(heard == word, "heard {heard:?}, not {word:?}");
+        }
+        Ok(())
+    }
+}
+
+/// Whether a UDP datagram from `from` arrives at `address` in `to` within `limit`; sends again every
+/// 20 ms. Says how long it took.
+///
+/// # Errors
+/// When none arrives.
+pub fn reach(from: &Namespace, to: &Namespace, address: IpAddr, limit: Duration) -> Result<Duration> {
+    let target = to.enter(|| UdpSocket::bind((address, 0)).with_context(|| format!("binding {address}")))?;
+    target.set_read_timeout(Some(Duration::from_millis(20)))?;
+    let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let source = from.enter(|| Ok(UdpSocket::bind((any, 0))?))?;
+    let destination = target.local_addr()?;
+    let start = crate::wait::now();
+    wait_for(&format!("a datagram at {address}"), limit, || {
+        // It may be refused while the way is not open yet.
+        let _ = source.send_to(b"reach", destination);
+        Ok(target.recv_from(&mut [0; 16]).is_ok().then_some(()))
+    })?;
+    Ok(crate::wait::now() - start)
+}
