@@ -252,3 +252,6 @@ impl ReplayGuard<'_> {
         if self.0.accept(counter) { Ok(()) } else { Err(DropReason::ReplayedCounter) }
     }
 }
+
+#[cfg(test)]
+mod tests;

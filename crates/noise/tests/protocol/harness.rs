@@ -1,0 +1,394 @@
+//! A network of devices in virtual time, with loss, reordering and duplication from a seed.
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tombolo_noise::clock::{Instant, Now, UnixTime};
+use tombolo_noise::{
+    Device, Event, Keypair, Link, Output, PrivateKey, PublicKey, Received, TRANSPORT_OVERHEAD, padded_len,
+};
+use tombolo_packet::message::{MessageType, Transport};
+use tombolo_packet::{DropReason, Endpoint, PeerId};
+
+pub const MTU: usize = 1420;
+/// The wall clock when the virtual time is zero: some day in 2026.
+pub const WALL_AT_START: Duration = Duration::from_secs(1_790_000_000);
+
+pub fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// What the network does to datagrams. Shares are of 1000.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    pub loss: u32,
+    pub duplication: u32,
+    pub delay: Duration,
+    /// Added to the delay, at random: more than the time between two datagrams reorders them.
+    pub delay_spread: Duration,
+}
+
+impl Faults {
+    pub const NONE: Self =
+        Self { loss: 0, duplication: 0, delay: Duration::from_millis(10), delay_spread: Duration::ZERO };
+}
+
+/// A datagram that was put on the wire, before the network had its way with it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub at: Instant,
+    pub from: usize,
+    pub kind: MessageType,
+    pub contents: Vec<u8>,
+    pub traffic_class: u8,
+}
+
+impl Sent {
+    pub fn is_keepalive(&self) -> bool {
+        self.kind == MessageType::Transport && self.contents.len() == TRANSPORT_OVERHEAD
+    }
+
+    pub fn is_data(&self) -> bool {
+        self.kind == MessageType::Transport && !self.is_keepalive()
+    }
+}
+
+/// A device, and the least shell that it needs.
+pub struct Node {
+    pub device: Device,
+    pub private_key: PrivateKey,
+    pub address: SocketAddr,
+    /// Added to the wall clock, in seconds.
+    pub wall_offset: i64,
+    pub link_up: bool,
+    pub staged: VecDeque<(PeerId, Vec<u8>)>,
+    pub delivered: Vec<(Instant, Vec<u8>)>,
+    pub outputs: Vec<(Instant, Output)>,
+    pub drops: Vec<(Instant, DropReason)>,
+    /// What the next handshake message finds in the queue, of 1024.
+    pub queue_depth: usize,
+    /// Reports that workers have made and the control thread has not taken, if they are held back.
+    pub held_events: Option<Vec<Event>>,
+}
+
+impl Node {
+    pub fn public_key(&self) -> PublicKey {
+        self.private_key.public()
+    }
+
+    pub fn dropped(&self, reason: DropReason) -> usize {
+        self.drops.iter().filter(|drop| drop.1 == reason).count()
+    }
+
+    pub fn count_outputs(&self, matches: impl Fn(&Output) -> bool) -> usize {
+        self.outputs.iter().filter(|output| matches(&output.1)).count()
+    }
+}
+
+/// (when, order of sending, source, destination, contents)
+type InFlight = Reverse<(Instant, u64, SocketAddr, SocketAddr, Vec<u8>)>;
+
+pub struct World {
+    pub now: Instant,
+    pub nodes: Vec<Node>,
+    pub wire: Vec<Sent>,
+    pub faults: Faults,
+    pub rng: ChaCha20Rng,
+    network_rng: ChaCha20Rng,
+    in_flight: BinaryHeap<InFlight>,
+    sequence: u64,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            now: Instant::from_nanos(1_000_000_000),
+            nodes: Vec::new(),
+            wire: Vec::new(),
+            faults: Faults::NONE,
+            rng: ChaCha20Rng::seed_from_u64(seed),
+            network_rng: ChaCha20Rng::seed_from_u64(seed ^ 0x5eed),
+            in_flight: BinaryHeap::new(),
+            sequence: 0,
+        }
+    }
+
+    /// Nodes 0 and 1, which know each other's key and endpoint.
+    pub fn pair(seed: u64) -> Self {
+        let mut world = Self::new(seed);
+        world.add_node();
+        world.add_node();
+        world.connect(0, 1);
+        world.connect(1, 0);
+        world
+    }
+
+    /// As [`pair`](Self::pair), after a handshake that node 0 began, and with nothing under way.
+    pub fn established(seed: u64) -> Self {
+        let mut world = Self::pair(seed);
+        world.send(0, 1, b"first");
+        world.advance(millis(100));
+        world.send(1, 0, b"answer");
+        world.advance(millis(100));
+        assert_eq!(world.nodes[1].delivered.len(), 1);
+        assert_eq!(world.nodes[0].delivered.len(), 1);
+        world.wire.clear();
+        world
+    }
+
+    pub fn add_node(&mut self) -> usize {
+        let private_key = PrivateKey::generate(&mut self.rng);
+        let number = self.nodes.len();
+        let mut device = Device::new();
+        device.set_private_key(Some(private_key.clone()), self.now_at(0), &mut self.rng);
+        self.nodes.push(Node {
+            device,
+            private_key,
+            address: SocketAddr::from((Ipv4Addr::new(192, 0, 2, number as u8 + 1), 51_820)),
+            wall_offset: 0,
+            link_up: true,
+            staged: VecDeque::new(),
+            delivered: Vec::new(),
+            outputs: Vec::new(),
+            drops: Vec::new(),
+            queue_depth: 0,
+            held_events: None,
+        });
+        number
+    }
+
+    /// Makes `to` a peer of `from`, with its endpoint.
+    pub fn connect(&mut self, from: usize, to: usize) -> PeerId {
+        let (public_key, endpoint) = (self.nodes[to].public_key(), Endpoint::new(self.nodes[to].address));
+        let now = self.now_of(from);
+        let id = self.nodes[from].device.add_peer(public_key).unwrap();
+        self.nodes[from].device.set_endpoint(id, Some(endpoint), now, &mut self.rng);
+        id
+    }
+
+    pub fn peer(&self, node: usize, of: usize) -> PeerId {
+        self.nodes[node].device.peer_by_key(&self.nodes[of].public_key()).unwrap()
+    }
+
+    pub fn link(&self, node: usize, of: usize) -> Arc<Link> {
+        Arc::clone(self.nodes[node].device.link(self.peer(node, of)).unwrap())
+    }
+
+    pub fn now_of(&self, node: usize) -> Now {
+        self.now_at(self.nodes[node].wall_offset)
+    }
+
+    fn now_at(&self, wall_offset: i64) -> Now {
+        let elapsed = WALL_AT_START + Duration::from_nanos(self.now.as_nanos());
+        let wall = elapsed.as_secs().saturating_add_signed(wall_offset);
+        Now { boot: self.now, wall: UnixTime(Duration::new(wall, elapsed.subsec_nanos())) }
+    }
+
+    /// Messages of a kind that a node put on the wire.
+    pub fn sent(&self, from: usize, kind: MessageType) -> Vec<Sent> {
+        self.wire.iter().filter(|sent| sent.from == from && sent.kind == kind).cloned().collect()
+    }
+
+    pub fn keepalives(&self, from: usize) -> Vec<Sent> {
+        self.wire.iter().filter(|sent| sent.from == from && sent.is_keepalive()).cloned().collect()
+    }
+
+    /// Seconds since `start`, of each.
+    pub fn times(sent: &[Sent], start: Instant) -> Vec<f64> {
+        sent.iter().map(|sent| sent.at.saturating_duration_since(start).as_secs_f64()).collect()
+    }
+
+    /// A packet comes out of the node's TUN.
+    pub fn send(&mut self, from: usize, to: usize, payload: &[u8]) {
+        let id = self.peer(from, to);
+        if !self.nodes[from].link_up {
+            return;
+        }
+        match self.link(from, to).sending_keypair(self.now) {
+            Some(keypair) => self.seal_and_send(from, id, &keypair, payload),
+            None => {
+                self.nodes[from].staged.push_back((id, payload.to_vec()));
+                let event = self.link(from, to).want_handshake();
+                self.report(from, event);
+            }
+        }
+        self.run_outputs(from);
+    }
+
+    fn seal_and_send(&mut self, from: usize, id: PeerId, keypair: &Arc<Keypair>, payload: &[u8]) {
+        let Ok(counter) = keypair.reserve(1) else { return };
+        let link = Arc::clone(self.nodes[from].device.link(id).unwrap());
+        let mut message = vec![0; padded_len(payload.len(), MTU) + TRANSPORT_OVERHEAD];
+        message[16..16 + payload.len()].copy_from_slice(payload);
+        keypair.seal(counter, &mut message);
+        let event = link.note_sent(keypair, self.now, 1, message.len() as u64, !payload.is_empty());
+        if let Some(endpoint) = link.endpoint() {
+            self.transmit(from, endpoint.remote, &message, 0);
+        }
+        self.report(from, event);
+    }
+
+    pub fn report(&mut self, node: usize, event: Option<Event>) {
+        let Some(event) = event else { return };
+        if let Some(held) = &mut self.nodes[node].held_events {
+            held.push(event);
+            return;
+        }
+        let now = self.now_of(node);
+        self.nodes[node].device.handle_event(event, now, &mut self.rng);
+        self.run_outputs(node);
+    }
+
+    pub fn release_events(&mut self, node: usize) {
+        for event in self.nodes[node].held_events.take().unwrap_or_default() {
+            self.report(node, Some(event));
+        }
+    }
+
+    /// Puts a datagram on the wire.
+    pub fn transmit(&mut self, from: usize, destination: SocketAddr, contents: &[u8], traffic_class: u8) {
+        let kind = MessageType::classify(contents).expect("a device sends messages");
+        self.wire.push(Sent { at: self.now, from, kind, contents: contents.to_vec(), traffic_class });
+        let source = self.nodes[from].address;
+        let mut copies = u32::from(!self.chance(self.faults.loss));
+        copies += copies * u32::from(self.chance(self.faults.duplication));
+        for _ in 0..copies {
+            let spread = self.faults.delay_spread.as_micros() as u64;
+            let delay = self.faults.delay + Duration::from_micros(self.network_rng.next_u64() % (spread + 1));
+            self.inject(source, destination, contents.to_vec(), delay);
+        }
+    }
+
+    /// Puts a datagram into the network, whoever it is from.
+    pub fn inject(
+        &mut self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        contents: Vec<u8>,
+        delay: Duration,
+    ) {
+        self.sequence += 1;
+        self.in_flight.push(Reverse((self.now + delay, self.sequence, source, destination, contents)));
+    }
+
+    fn chance(&mut self, of_thousand: u32) -> bool {
+        self.network_rng.next_u32() % 1000 < of_thousand
+    }
+
+    pub fn random(&mut self, below: u64) -> u64 {
+        self.network_rng.next_u64() % below
+    }
+
+    pub fn run_outputs(&mut self, node: usize) {
+        while let Some(output) = self.nodes[node].device.poll_output() {
+            self.nodes[node].outputs.push((self.now, output.clone()));
+            match output {
+                Output::Datagram { destination, contents, traffic_class, .. } => {
+                    self.transmit(node, destination.remote, &contents, traffic_class);
+                }
+                Output::Keepalive { peer } => self.flush(node, peer, true),
+                Output::SessionReady { peer, initiator } => self.flush(node, peer, initiator),
+                Output::FlushStaged { peer } => self.flush(node, peer, false),
+                Output::DropStaged { peer } => self.nodes[node].staged.retain(|staged| staged.0 != peer),
+                Output::ResolveEndpoint { .. } | Output::TimestampAdvanced { .. } => {}
+            }
+        }
+    }
+
+    /// Sends what is staged, or an empty message if asked to.
+    fn flush(&mut self, node: usize, peer: PeerId, or_keepalive: bool) {
+        let link = Arc::clone(self.nodes[node].device.link(peer).unwrap());
+        let Some(keypair) = link.sending_keypair(self.now) else { return };
+        let (waiting, rest): (VecDeque<_>, _) =
+            std::mem::take(&mut self.nodes[node].staged).into_iter().partition(|staged| staged.0 == peer);
+        self.nodes[node].staged = rest;
+        if waiting.is_empty() && or_keepalive {
+            self.seal_and_send(node, peer, &keypair, &[]);
+        }
+        for (_, payload) in waiting {
+            self.seal_and_send(node, peer, &keypair, &payload);
+        }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let arrival = self.in_flight.peek().map(|next| next.0.0);
+            let timeout = self.nodes.iter().filter_map(|node| node.device.poll_timeout()).min();
+            let Some(next) = arrival.into_iter().chain(timeout).min().filter(|&next| next <= end) else {
+                break;
+            };
+            self.now = self.now.max(next);
+            if arrival == Some(next) {
+                let Some(Reverse((_, _, source, destination, contents))) = self.in_flight.pop() else {
+                    break;
+                };
+                if let Some(node) = self.nodes.iter().position(|node| node.address == destination) {
+                    self.receive(node, source, contents);
+                }
+            } else {
+                for node in 0..self.nodes.len() {
+                    let now = self.now_of(node);
+                    self.nodes[node].device.handle_timeout(now, &mut self.rng);
+                    self.run_outputs(node);
+                }
+            }
+        }
+        self.now = end;
+    }
+
+    /// A datagram arrives at a node's socket.
+    pub fn receive(&mut self, node: usize, source: SocketAddr, mut contents: Vec<u8>) {
+        let result = match MessageType::classify(&contents) {
+            Ok(MessageType::Transport) => self.receive_transport(node, source, &mut contents),
+            Ok(_) => {
+                let now = self.now_of(node);
+                let depth = self.nodes[node].queue_depth;
+                let source = Endpoint::new(source);
+                self.nodes[node].device.handle_message(&contents, source, depth, 1024, now, &mut self.rng)
+            }
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = result {
+            self.nodes[node].drops.push((self.now, reason));
+        }
+        self.run_outputs(node);
+    }
+
+    fn receive_transport(
+        &mut self,
+        node: usize,
+        source: SocketAddr,
+        contents: &mut [u8],
+    ) -> Result<(), DropReason> {
+        let index = Transport::parse(contents)?.receiver_index();
+        let entry =
+            self.nodes[node].device.index_table().lookup(index).ok_or(DropReason::UnknownReceiverIndex)?;
+        if !entry.keypair().can_receive(self.now) {
+            return Err(DropReason::ExpiredKeypair);
+        }
+        let bytes = contents.len() as u64;
+        let (counter, plaintext) = entry.keypair().open(contents)?;
+        let mut fresh = Vec::new();
+        entry.keypair().commit(&[counter], &mut fresh);
+        if fresh != [true] {
+            return Err(DropReason::ReplayedCounter);
+        }
+        if !plaintext.is_empty() {
+            self.nodes[node].delivered.push((self.now, plaintext.to_vec()));
+        }
+        let received = Received { messages: 1, bytes, data: !plaintext.is_empty() };
+        let event = entry.link().note_received(entry.keypair(), Endpoint::new(source), self.now, &received);
+        self.report(node, event);
+        Ok(())
+    }
+}
