@@ -28,7 +28,7 @@ pub struct StatusReport {
     pub offloads: OffloadReport,
     /// Peers, in the order in which they were added.
     pub peers: Vec<PeerReport>,
-    /// Packets dropped since the start, by reason; reasons that did not occur are left out.
+    /// Packets dropped since the start, by reason; every reason the program knows.
     pub drops: BTreeMap<String, u64>,
     /// What a person should look at; empty when all is well.
     pub warnings: Vec<String>,

@@ -31,11 +31,8 @@ pub enum Request {
         /// For how long to wait.
         timeout_milliseconds: u64,
     },
-    /// Stop.
-    Down {
-        /// Also remove interface and guard.
-        open: bool,
-    },
+    /// Stop. Interface and guard stay.
+    Down,
     /// Read the configuration anew.
     Reload,
 }
@@ -43,7 +40,7 @@ pub enum Request {
 impl Request {
     /// Whether it changes anything.
     pub fn needs_privilege(&self) -> bool {
-        matches!(self, Self::Down { .. } | Self::Reload)
+        matches!(self, Self::Down | Self::Reload)
     }
 }
 
@@ -90,8 +87,8 @@ mod tests {
         assert_eq!(request, Request::Probe { peer: "db-2".to_owned(), timeout_milliseconds: 1000 });
         assert_eq!(serde_json::to_string(&request).unwrap(), text);
         assert!(serde_json::from_str::<Request>(r#"{"request":"format_disk"}"#).is_err());
-        assert!(serde_json::from_str::<Request>(r#"{"request":"down","open":true,"also":1}"#).is_err());
-        assert!(Request::Down { open: false }.needs_privilege());
+        assert!(serde_json::from_str::<Request>(r#"{"request":"probe","peer":"a","timeout_milliseconds":1,"x":1}"#).is_err());
+        assert!(Request::Down.needs_privilege());
         assert!(!Request::Status.needs_privilege());
     }
 }

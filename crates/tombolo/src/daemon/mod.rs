@@ -1,0 +1,90 @@
+//! The daemon: one process, one network, one interface.
+//!
+//! The order of the start is a promise: the guard and the routes stand before the interface is up, and
+//! readiness is told only when the own addresses can be bound.
+
+pub(crate) mod engine;
+pub(crate) mod interface;
+pub(crate) mod lock;
+pub(crate) mod notify;
+mod peers;
+pub(crate) mod privileges;
+mod reload;
+pub(crate) mod report;
+mod run;
+mod start;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::sync::mpsc;
+use tombolo_engine::{Engine, EngineEvent};
+use tombolo_noise::PublicKey;
+use tombolo_tun::Device;
+
+use crate::config::NetworkConfig;
+use crate::control::Call;
+use crate::paths::Directories;
+use crate::state::{SavedPeers, StateStore};
+use crate::uapi::server::{EngineSlot, UapiSocket};
+use interface::Interface;
+
+pub(crate) use notify::Waiting;
+pub(crate) use start::run;
+
+/// Takes away what a stopped daemon left behind on purpose: `down --open`.
+pub(crate) fn remove_leftovers(
+    config: &NetworkConfig,
+    state_directory: &std::path::Path,
+) -> Result<(), crate::cli::Failure> {
+    let name = interface::choose_name(config, state_directory)?;
+    Interface::open(&name, config)?.remove()
+}
+
+/// What happens beside requests and signals.
+enum Event {
+    Engine(EngineEvent),
+    Resolved(PublicKey, Result<SocketAddr, String>),
+}
+
+impl From<EngineEvent> for Event {
+    fn from(event: EngineEvent) -> Self {
+        Self::Engine(event)
+    }
+}
+
+/// How far the search for a peer's address is.
+#[derive(Default)]
+struct Resolving {
+    running: bool,
+    attempts: usize,
+    error: Option<String>,
+}
+
+/// A running daemon.
+struct Daemon {
+    network: String,
+    config_file: PathBuf,
+    directories: Directories,
+    config: NetworkConfig,
+    interface: Interface,
+    device: Device,
+    /// `None` for the moment in which a new one is started, and after the stop.
+    engine: Option<Engine>,
+    slot: EngineSlot,
+    store: StateStore,
+    /// Peers that were saved by an earlier run and have not been heard in this one keep what was saved.
+    saved: SavedPeers,
+    save_wanted: bool,
+    resolving: HashMap<PublicKey, Resolving>,
+    events: mpsc::UnboundedSender<Event>,
+    calls: mpsc::Sender<Call>,
+    metrics: Option<tokio::task::JoinHandle<()>>,
+    uapi: Option<UapiSocket>,
+    /// Warnings that last until the next reload or restart.
+    notices: Vec<String>,
+    started_at: u64,
+}

@@ -1,0 +1,107 @@
+//! SIGHUP: what changed in the file, and nothing else.
+
+use tombolo_engine::EngineEvent;
+
+use super::interface::Interface;
+use super::{Daemon, notify, peers};
+use crate::config::{self, NetworkConfig};
+
+impl Daemon {
+    /// Reads the configuration anew, and tells the service manager.
+    pub(super) async fn reload(&mut self) {
+        notify::reloading();
+        let status = match self.reload_now().await {
+            Ok(()) => format!("{} was reloaded", self.network),
+            Err(message) => format!("the configuration was not reloaded: {message}"),
+        };
+        notify::reloaded(&status);
+    }
+
+    /// Applies what differs. A file with a mistake changes nothing.
+    pub(super) async fn reload_now(&mut self) -> Result<(), String> {
+        let mut new = config::load(&self.config_file).map_err(|error| {
+            tracing::error!("the configuration was not reloaded:\n{error}");
+            error.to_string()
+        })?;
+        self.notices.clear();
+        self.keep_what_needs_a_restart(&mut new);
+        let transaction = peers::difference(&self.config, &new);
+        if !peers::is_empty(&transaction) && !self.apply(transaction) {
+            return Err("the change could not be made; see the log".to_owned());
+        }
+        self.reload_interface(&new)?;
+        let old = std::mem::replace(&mut self.config, new);
+        self.reload_endpoints(&old);
+        if old.interface.metrics != self.config.interface.metrics {
+            self.serve_metrics().await;
+        }
+        self.write_hosts();
+        self.save_wanted = true;
+        tracing::info!("{} was reloaded", self.network);
+        Ok(())
+    }
+
+    fn keep_what_needs_a_restart(&mut self, new: &mut NetworkConfig) {
+        let old = &self.config;
+        let mut kept = Vec::new();
+        let named = new.interface.name.as_deref().is_some_and(|name| name != self.interface.plan.interface);
+        if named {
+            kept.push("name");
+        }
+        if new.interface.persistent != old.interface.persistent {
+            kept.push("persistent");
+        }
+        if new.interface.workers != old.interface.workers {
+            kept.push("workers");
+        }
+        if new.offload != old.offload {
+            kept.push("[offload]");
+        }
+        if new.interface.private_key != old.interface.private_key {
+            kept.push("private_key");
+        }
+        new.interface.name.clone_from(&old.interface.name);
+        new.interface.persistent = old.interface.persistent;
+        new.interface.workers = old.interface.workers;
+        new.interface.private_key = old.interface.private_key.clone();
+        new.offload = old.offload;
+        for key in kept {
+            let notice = format!("`{key}` was changed in the configuration; it takes effect with a restart");
+            tracing::warn!("{notice}");
+            self.notices.push(notice);
+        }
+    }
+
+    fn reload_interface(&mut self, new: &NetworkConfig) -> Result<(), String> {
+        let name = self.interface.plan.interface.clone();
+        let mut interface = Interface::open(&name, new).map_err(|error| error.to_string())?;
+        let mtu = interface.plan.mtu;
+        interface.restore().map_err(|error| error.to_string())?;
+        if mtu != self.interface.plan.mtu {
+            let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+            self.slot.handle().set_mtu(mtu).map_err(|error| error.to_string())?;
+        }
+        self.interface = interface;
+        Ok(())
+    }
+
+    /// Names that are new are resolved at once.
+    fn reload_endpoints(&mut self, old: &NetworkConfig) {
+        let changed: Vec<_> = self
+            .config
+            .peers
+            .iter()
+            .filter(|peer| {
+                let before = old.peers.iter().find(|before| before.public_key == peer.public_key);
+                peer.endpoint.is_some() && before.is_none_or(|before| before.endpoint != peer.endpoint)
+            })
+            .map(|peer| peer.public_key)
+            .collect();
+        for key in changed {
+            self.resolving.remove(&key);
+            // The same way as when the engine asks for it.
+            let _ = self.events.send(super::Event::Engine(EngineEvent::ResolveEndpoint(key)));
+        }
+        self.resolving.retain(|key, _| self.config.peers.iter().any(|peer| peer.public_key == *key));
+    }
+}

@@ -1,0 +1,127 @@
+//! Building the report that `status`, `wait` and the metrics show.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tombolo_engine::{EngineStatus, PeerState, PeerStatus};
+use tombolo_noise::PublicKey;
+
+use super::interface::Interface;
+use crate::config::{NetworkConfig, PeerConfig};
+use crate::report::{GuardReport, InterfaceReport, OffloadReport, PeerReport, SCHEMA, StatusReport};
+
+/// A peer's timestamp that far ahead of our clock is told (requirement 11).
+const NOTABLE_LEAD: Duration = Duration::from_secs(60);
+
+/// What the report needs besides the engine's own status.
+pub(super) struct Context<'a> {
+    pub(super) network: &'a str,
+    pub(super) config: &'a NetworkConfig,
+    pub(super) started_at: u64,
+    pub(super) resolve_errors: &'a HashMap<PublicKey, String>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Seconds and more since 1970.
+#[expect(clippy::disallowed_methods, reason = "the daemon is a shell: it shows wall time to people")]
+pub(crate) fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+pub(super) fn build(context: Context<'_>, status: &EngineStatus, interface: &mut Interface) -> StatusReport {
+    let now = unix_now();
+    let config = context.config;
+    let (installed, error) = interface.guard_state();
+    let up = interface.is_up();
+    let mut warnings = context.warnings;
+    if !installed {
+        let reason = error.clone().unwrap_or_else(|| "it was removed".to_owned());
+        warnings.push(format!("the guard does not stand: {reason}"));
+    }
+    if !up {
+        warnings.push(format!("the interface {} is not up", interface.plan.interface));
+    }
+    let peers: Vec<PeerReport> = status
+        .peers
+        .iter()
+        .map(|peer| {
+            let configured = config.peers.iter().find(|known| known.public_key == peer.public_key);
+            peer_report(peer, configured, context.resolve_errors.get(&peer.public_key), now)
+        })
+        .collect();
+    for peer in &peers {
+        if let Some(ahead) = peer.timestamp_ahead_seconds {
+            let name = peer.name.as_deref().unwrap_or(&peer.public_key);
+            warnings.push(format!(
+                "peer {name} once connected with its clock {ahead:.0} s ahead of ours; until ours has caught up it \
+                 is refused with any earlier clock. If its clock is right now, give it a new key"
+            ));
+        }
+    }
+    StatusReport {
+        schema: SCHEMA,
+        network: context.network.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started_at: context.started_at,
+        interface: InterfaceReport {
+            name: interface.plan.interface.clone(),
+            up,
+            addresses: config.interface.addresses.iter().map(ToString::to_string).collect(),
+            mtu: interface.plan.mtu,
+            public_key: status.public_key.map(|key| key.to_string()),
+            listen_port: status.listen_port,
+            firewall_mark: status.firewall_mark,
+            persistent: config.interface.persistent,
+        },
+        guard: GuardReport {
+            installed,
+            error,
+            overlay: config.overlay().iter().map(ToString::to_string).collect(),
+            dropped_packets: interface.guard_drops(),
+        },
+        offloads: OffloadReport {
+            tun_segmentation: status.offloads.tun_segmentation,
+            tun_coalescing: status.offloads.tun_coalescing,
+            udp_segmentation: status.offloads.udp_segmentation,
+            udp_coalescing: status.offloads.udp_coalescing,
+        },
+        peers,
+        drops: status.drops.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
+        warnings,
+    }
+}
+
+fn peer_report(
+    peer: &PeerStatus,
+    configured: Option<&PeerConfig>,
+    resolve_error: Option<&String>,
+    now: Duration,
+) -> PeerReport {
+    let handshake = peer.last_handshake.map(|time| time.0);
+    let ahead = peer.last_received_timestamp.map(|timestamp| timestamp.to_unix().0.saturating_sub(now));
+    let state = match peer.state {
+        PeerState::Established => "established",
+        PeerState::Connecting => "connecting",
+        _ => "idle",
+    };
+    PeerReport {
+        name: configured.map(|known| known.name.clone()),
+        public_key: peer.public_key.to_string(),
+        address: configured.and_then(NetworkConfig::peer_address).map(|address| address.to_string()),
+        allowed_ips: peer.allowed_ips.iter().map(ToString::to_string).collect(),
+        endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+        configured_endpoint: configured.and_then(|known| known.endpoint.as_ref()).map(ToString::to_string),
+        resolve_error: resolve_error.cloned(),
+        state: state.to_owned(),
+        path: "direct".to_owned(),
+        last_handshake: handshake.map(|time| time.as_secs()),
+        last_handshake_age_seconds: handshake.map(|time| now.saturating_sub(time).as_secs_f64()),
+        last_received_age_seconds: peer.last_received_age.map(|age| age.as_secs_f64()),
+        round_trip_seconds: peer.round_trip.map(|time| time.as_secs_f64()),
+        received_bytes: peer.received_bytes,
+        sent_bytes: peer.sent_bytes,
+        persistent_keepalive_seconds: peer.persistent_keepalive.unwrap_or(0),
+        timestamp_ahead_seconds: ahead.filter(|ahead| *ahead > NOTABLE_LEAD).map(|ahead| ahead.as_secs_f64()),
+    }
+}

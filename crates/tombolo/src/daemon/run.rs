@@ -1,0 +1,416 @@
+//! The main loop: signals, requests, changes of the system, events of the engine.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+use tombolo_engine::{EngineEvent, EngineStatus, PeerChange, PeerState, ProbeError, Transaction};
+use tombolo_noise::PublicKey;
+use tombolo_tun::Place;
+use tombolo_tun::netlink::{LinkState, Watch};
+
+use super::notify::{self, Waiting};
+use super::report::{self, Context, unix_now};
+use super::start::{Parts, options};
+use super::{Daemon, Event, engine, interface, peers};
+use crate::cli::Failure;
+use crate::config::NetworkConfig;
+use crate::control::{Answer, Call, Request};
+use crate::resolver;
+use crate::state::{SavedPeer, SavedPeers};
+
+/// Several changes usually come together; what others delete is back well within a second.
+const SETTLE: Duration = Duration::from_millis(50);
+/// Changes of peers are written together.
+const SAVE_DELAY: Duration = Duration::from_secs(1);
+/// Where the kernel does not tell of changed packet filters, they are looked at by the clock.
+const LOOK_INTERVAL: Duration = Duration::from_millis(900);
+/// A session younger than this carries data: roaming knows the endpoint better than a name server.
+const SESSION_LIFE: Duration = Duration::from_secs(180);
+const LONGEST_PROBE: Duration = Duration::from_secs(60);
+/// Pauses between attempts to resolve a name, in seconds; the last one repeats.
+const RESOLVE_PAUSES: [u64; 6] = [1, 2, 4, 8, 15, 30];
+
+/// The signals that mean something.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::runtime("signals cannot be listened for", error));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// A watch as tokio wants to see it.
+pub(crate) struct Watched(pub(crate) Watch);
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.fd().as_raw_fd()
+    }
+}
+
+/// Waits for a moment that may not be set.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the daemon is a shell: this clock only paces it")]
+fn after(delay: Duration) -> Instant {
+    Instant::now() + delay
+}
+
+impl Daemon {
+    /// Serves until told to stop.
+    pub(super) async fn serve(&mut self, parts: Parts, waiting: Waiting) -> Result<(), Failure> {
+        let Parts { mut events, mut calls, watch, mut signals, _interface_lock, _control } = parts;
+        let sees_filters = watch.sees_filters();
+        let mut watch = AsyncFd::with_interest(Watched(watch), Interest::READABLE)
+            .map_err(|error| Failure::runtime("changes of the system cannot be watched", error))?;
+        self.become_ready(waiting).await?;
+        let watchdog = notify::watchdog_interval();
+        let mut alive_at = watchdog.map(after);
+        let mut look_at = (!sees_filters).then(|| after(LOOK_INTERVAL));
+        let mut restore_at = None;
+        let mut save_at = None;
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break,
+                _ = signals.hangup.recv() => self.reload().await,
+                Some(call) = calls.recv() => {
+                    if self.answer(call).await {
+                        break;
+                    }
+                }
+                Some(event) = events.recv() => {
+                    self.handle_event(event)?;
+                }
+                ready = watch.readable_mut() => {
+                    if let Ok(mut ready) = ready {
+                        ready.clear_ready();
+                        match ready.get_inner_mut().0.read_changes() {
+                            Ok(changes) if changes.concern_plan() || changes.filters => {
+                                restore_at.get_or_insert_with(|| after(SETTLE));
+                            }
+                            Ok(_) => {}
+                            Err(error) => {
+                                tracing::warn!("{error}");
+                                restore_at.get_or_insert_with(|| after(SETTLE));
+                            }
+                        }
+                    }
+                }
+                () = until(restore_at) => {
+                    restore_at = None;
+                    self.restore(watch.get_ref().0.link_state())?;
+                }
+                () = until(look_at) => {
+                    look_at = Some(after(LOOK_INTERVAL));
+                    self.restore(watch.get_ref().0.link_state())?;
+                }
+                () = until(save_at) => {
+                    save_at = None;
+                    self.save();
+                }
+                () = until(alive_at) => {
+                    notify::alive();
+                    alive_at = watchdog.map(after);
+                }
+            }
+            if std::mem::take(&mut self.save_wanted) && save_at.is_none() {
+                save_at = Some(after(SAVE_DELAY));
+            }
+        }
+        notify::stopping();
+        self.stop();
+        Ok(())
+    }
+
+    /// What stays is meant to stay: a persistent interface with its addresses, and the guard.
+    fn stop(&mut self) {
+        tracing::info!("{} stops", self.network);
+        self.save();
+        self.uapi = None;
+        if let Some(engine) = self.engine.take() {
+            engine.stop();
+        }
+        let _ = std::fs::remove_file(self.directories.control_socket(&self.network));
+    }
+
+    /// Puts right what somebody else changed.
+    fn restore(&mut self, link: LinkState) -> Result<(), Failure> {
+        if link == LinkState::Missing {
+            match self.device.place() {
+                Ok(Place::Elsewhere) => {
+                    // Moved to another namespace on purpose; the tunnel works there.
+                    return Ok(());
+                }
+                Ok(Place::Here) => {}
+                Ok(Place::Gone) | Err(_) => return self.replace_device(),
+            }
+        }
+        match self.interface.restore() {
+            Ok(true) => tracing::info!("what was changed on {} was put right", self.interface.plan.interface),
+            Ok(false) => {}
+            // The next change, or the next look, tries again; until then `status` shows it.
+            Err(error) => tracing::warn!("{error}"),
+        }
+        let up = self.interface.is_up();
+        self.slot.handle().set_link_up(up).map_err(|error| Failure::Runtime(error.to_string()))
+    }
+
+    /// The device was deleted under us: another one, and another engine on it. Sessions are lost, the
+    /// peers are called at once.
+    fn replace_device(&mut self) -> Result<(), Failure> {
+        tracing::warn!("the interface {} was deleted; making it anew", self.interface.plan.interface);
+        self.save();
+        if let Some(engine) = self.engine.take() {
+            engine.stop();
+        }
+        // Another program may be in the middle of replacing it; the service manager starts us again if so.
+        self.device = interface::open_device(&self.interface.plan.interface, &self.config)
+            .map_err(|error| Failure::Runtime(error.to_string()))?;
+        let running = engine::start(
+            options(&self.config, &self.interface),
+            &self.device,
+            engine::UdpBinder { gso: self.config.offload.gso, gro: self.config.offload.gro },
+            self.events.clone(),
+        )?;
+        self.slot.replace(running.handle());
+        self.engine = Some(running);
+        let mut everything = peers::everything(&self.config, &self.saved);
+        for peer in &mut everything.peers {
+            peer.initiate = peer.endpoint.is_some();
+        }
+        self.apply(everything);
+        self.interface.restore()?;
+        Ok(())
+    }
+
+    fn status(&self) -> Option<EngineStatus> {
+        self.slot.handle().status().ok()
+    }
+
+    pub(super) fn apply(&mut self, transaction: Transaction) -> bool {
+        match self.slot.handle().apply(transaction) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!("{error}");
+                self.notices.push(error.to_string());
+                false
+            }
+        }
+    }
+
+    /// Writes what has to survive a restart.
+    fn save(&mut self) {
+        let Some(status) = self.status() else { return };
+        let now = unix_now().as_secs();
+        let mut peers = SavedPeers::new();
+        for peer in &status.peers {
+            let before = self.saved.get(&peer.public_key);
+            let heard = peer.last_received_age.map(|age| now.saturating_sub(age.as_secs()));
+            let saved = SavedPeer {
+                endpoint: peer.endpoint,
+                last_received_timestamp: peer.last_received_timestamp,
+                last_sent_timestamp: peer.last_sent_timestamp,
+                last_activity: heard.or(before.and_then(|before| before.last_activity)),
+            };
+            peers.insert(peer.public_key, saved);
+        }
+        self.store.save(&peers);
+        self.saved = peers;
+    }
+
+    fn handle_event(&mut self, event: Event) -> Result<(), Failure> {
+        match event {
+            Event::Engine(EngineEvent::ResolveEndpoint(key)) => self.resolve(key),
+            Event::Engine(EngineEvent::SessionEstablished(key)) => {
+                tracing::debug!("session with {}", self.label(&key));
+                if let Some(resolving) = self.resolving.get_mut(&key) {
+                    resolving.error = None;
+                }
+                self.save_wanted = true;
+            }
+            Event::Engine(EngineEvent::PeerChanged(_)) => self.save_wanted = true,
+            Event::Engine(EngineEvent::Resumed) => {
+                tracing::info!("the machine slept or was resumed from a snapshot; all session keys were thrown away");
+            }
+            // A device that we have replaced already tells of its end, too.
+            Event::Engine(EngineEvent::TunGone) => {
+                if matches!(self.device.place(), Ok(Place::Gone)) {
+                    self.replace_device()?;
+                }
+            }
+            Event::Engine(EngineEvent::Failed(reason)) => return Err(Failure::Runtime(reason)),
+            Event::Engine(_) => {}
+            Event::Resolved(key, result) => self.handle_resolved(key, result),
+        }
+        Ok(())
+    }
+
+    fn label(&self, key: &PublicKey) -> String {
+        let known = self.config.peers.iter().find(|peer| peer.public_key == *key);
+        known.map_or_else(|| key.to_string(), |peer| peer.name.clone())
+    }
+
+    /// Begins to resolve every name of which no address is known yet.
+    pub(super) fn resolve_all(&mut self) {
+        let Some(status) = self.status() else { return };
+        let unknown: Vec<PublicKey> =
+            status.peers.iter().filter(|peer| peer.endpoint.is_none()).map(|peer| peer.public_key).collect();
+        for key in unknown {
+            self.resolve(key);
+        }
+    }
+
+    fn resolve(&mut self, key: PublicKey) {
+        let known = self.config.peers.iter().find(|peer| peer.public_key == key);
+        let Some(endpoint) = known.and_then(|peer| peer.endpoint.clone()) else { return };
+        let resolving = self.resolving.entry(key).or_default();
+        if resolving.running {
+            return;
+        }
+        resolving.running = true;
+        let attempt = resolving.attempts;
+        let pause = match &resolving.error {
+            Some(_) => RESOLVE_PAUSES[attempt.min(RESOLVE_PAUSES.len() - 1)],
+            None => 0,
+        };
+        resolving.attempts += 1;
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(pause)).await;
+            let result = resolver::resolve(&endpoint, attempt).await;
+            // Nobody listens when the daemon is stopping.
+            let _ = events.send(Event::Resolved(key, result));
+        });
+    }
+
+    fn handle_resolved(&mut self, key: PublicKey, result: Result<std::net::SocketAddr, String>) {
+        let resolving = self.resolving.entry(key).or_default();
+        resolving.running = false;
+        let address = match result {
+            Ok(address) => address,
+            Err(error) => {
+                if resolving.error.as_ref() != Some(&error) {
+                    tracing::warn!("the endpoint of {} is not known: {error}", self.label(&key));
+                }
+                self.resolving.entry(key).or_default().error = Some(error);
+                self.resolve(key);
+                return;
+            }
+        };
+        resolving.error = None;
+        let Some(status) = self.status() else { return };
+        let Some(peer) = status.peers.iter().find(|peer| peer.public_key == key) else { return };
+        let age = peer.last_handshake.map(|time| unix_now().saturating_sub(time.0));
+        let live = peer.state == PeerState::Established && age.is_some_and(|age| age < SESSION_LIFE);
+        if live || peer.endpoint == Some(address) {
+            return;
+        }
+        tracing::debug!("the endpoint of {} is {address}", self.label(&key));
+        let recent = self.saved.get(&key).and_then(|saved| saved.last_activity);
+        let initiate = peer.state == PeerState::Connecting || peers::is_recent(recent, unix_now().as_secs());
+        let change =
+            PeerChange { update_only: true, endpoint: Some(address), initiate, ..PeerChange::new(key) };
+        self.apply(Transaction { peers: vec![change], ..Transaction::default() });
+    }
+
+    /// Answers a request; `true`: it was the last one.
+    async fn answer(&mut self, call: Call) -> bool {
+        let answer = match call.request {
+            Request::Status => self.report(),
+            Request::Probe { peer, timeout_milliseconds } => {
+                let timeout = Duration::from_millis(timeout_milliseconds).min(LONGEST_PROBE);
+                match self.probe(&peer, timeout) {
+                    Ok(task) => {
+                        tokio::spawn(async move {
+                            let answer = task.await.unwrap_or_else(|_| Answer::Error {
+                                message: "the daemon is stopping".to_owned(),
+                            });
+                            // The client may have gone.
+                            let _ = call.reply.send(answer);
+                        });
+                        return false;
+                    }
+                    Err(message) => Answer::Error { message },
+                }
+            }
+            Request::Reload => match self.reload_now().await {
+                Ok(()) => Answer::Done,
+                Err(message) => Answer::Error { message },
+            },
+            Request::Down => {
+                let _ = call.reply.send(Answer::Done);
+                return true;
+            }
+        };
+        // The client may have gone.
+        let _ = call.reply.send(answer);
+        false
+    }
+
+    fn report(&mut self) -> Answer {
+        let Some(status) = self.status() else {
+            return Answer::Error { message: "the engine has stopped".to_owned() };
+        };
+        let mut warnings = self.notices.clone();
+        warnings.extend(self.store.failure().map(str::to_owned));
+        let resolve_errors =
+            self.resolving.iter().filter_map(|(key, state)| Some((*key, state.error.clone()?))).collect();
+        let context = Context {
+            network: &self.network,
+            config: &self.config,
+            started_at: self.started_at,
+            resolve_errors: &resolve_errors,
+            warnings,
+        };
+        Answer::Status { report: Box::new(report::build(context, &status, &mut self.interface)) }
+    }
+
+    /// Asks a peer for an answer through the tunnel, on a thread of its own.
+    fn probe(&self, name: &str, timeout: Duration) -> Result<tokio::task::JoinHandle<Answer>, String> {
+        let peer = self
+            .config
+            .peers
+            .iter()
+            .find(|peer| peer.name == name || peer.public_key.to_string() == name)
+            .ok_or_else(|| format!("there is no peer called `{name}`"))?;
+        let destination = NetworkConfig::peer_address(peer)
+            .ok_or_else(|| format!("peer `{name}` has no single address in `allowed_ips`"))?;
+        let source = self
+            .config
+            .own_address_for(destination)
+            .ok_or_else(|| format!("this machine has no address of the family of {destination}"))?;
+        let (handle, key) = (self.slot.handle(), peer.public_key);
+        Ok(tokio::task::spawn_blocking(move || match handle.probe(key, source, destination, timeout) {
+            Ok(time) => Answer::Probe {
+                round_trip_seconds: time.as_secs_f64(),
+                address: destination.to_string(),
+                endpoint: handle.status().ok().and_then(|status| {
+                    let peer = status.peers.into_iter().find(|peer| peer.public_key == key)?;
+                    peer.endpoint.map(|endpoint| endpoint.to_string())
+                }),
+            },
+            Err(ProbeError::Stopped) => Answer::Error { message: ProbeError::Stopped.to_string() },
+            Err(error) => Answer::NoAnswer { reason: error.to_string() },
+        }))
+    }
+}

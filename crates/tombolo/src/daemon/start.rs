@@ -1,0 +1,246 @@
+//! Coming up.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::time::Duration;
+
+use rand_core::Rng as _;
+use tokio::sync::mpsc;
+use tombolo_engine::{EngineOptions, PeerChange, Transaction};
+use tombolo_tun::netlink::Watch;
+
+use super::engine::{self, UdpBinder};
+use super::interface::{self, Interface};
+use super::lock::{Lock, LockError};
+use super::notify::{self, Waiting};
+use super::report::unix_now;
+use super::{Daemon, peers, privileges};
+use crate::cli::Failure;
+use crate::config::{self, NetworkConfig};
+use crate::paths::Directories;
+use crate::state::{SavedPeers, StateStore};
+use crate::uapi::server::{EngineSlot, UapiSocket};
+use crate::{control, metrics, random};
+
+/// Requests that wait for the daemon at most.
+const CALLS: usize = 64;
+/// So that peers which all restart at once do not all call at once.
+const JITTER_MILLISECONDS: u64 = 300;
+
+/// Runs the daemon of a network until it is told to stop.
+///
+/// # Errors
+/// What kept it from coming up, or ended it.
+pub(crate) fn run(directories: Directories, network: &str, waiting: Waiting) -> Result<(), Failure> {
+    let config_file = directories.config_file(network);
+    let config = config::load(&config_file)?;
+    let ports = [config.interface.listen_port, config.interface.metrics.map_or(0, |address| address.port())];
+    privileges::reduce(ports.iter().any(|port| (1..1024).contains(port)));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&directories.run)
+        .map_err(|error| Failure::runtime(format!("{} cannot be made", directories.run.display()), error))?;
+    let _network_lock = take(&directories, network)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Probes wait there; the engine's own threads carry the packets.
+        .max_blocking_threads(64)
+        .build()
+        .map_err(|error| Failure::runtime("the runtime cannot be started", error))?;
+    let result = runtime.block_on(async {
+        let (mut daemon, parts) = Daemon::start(directories, network, config).await?;
+        daemon.serve(parts, waiting).await
+    });
+    // A probe or a look-up that still waits must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+fn take(directories: &Directories, network: &str) -> Result<Lock, Failure> {
+    let path = directories.lock_file(network);
+    Lock::take(&path).map_err(|error| match error {
+        LockError::Held(_) => Failure::Runtime(error.to_string()),
+        LockError::Io(error) => Failure::runtime(format!("{} cannot be locked", path.display()), error),
+    })
+}
+
+/// What the main loop alone reads.
+pub(super) struct Parts {
+    pub(super) events: mpsc::UnboundedReceiver<super::Event>,
+    pub(super) calls: mpsc::Receiver<control::Call>,
+    pub(super) watch: Watch,
+    pub(super) signals: super::run::Signals,
+    _interface_lock: Lock,
+    _control: tokio::task::JoinHandle<()>,
+}
+
+impl Daemon {
+    async fn start(
+        directories: Directories,
+        network: &str,
+        config: NetworkConfig,
+    ) -> Result<(Self, Parts), Failure> {
+        // Before anything that a signal should interrupt in an orderly way.
+        let signals = super::run::Signals::listen()?;
+        let Some(private_key) = config.interface.private_key.key() else {
+            return Err(Failure::Runtime("the private key was not read".to_owned()));
+        };
+        let mut store = StateStore::open(&directories.state_directory(network), private_key.public())
+            .map_err(|error| Failure::Runtime(error.to_string()))?;
+        let mut notices = Vec::new();
+        let saved = store.load().unwrap_or_else(|error| {
+            tracing::warn!("{error}; going on without it");
+            notices.push(format!("{error}; it is not used"));
+            SavedPeers::new()
+        });
+        let name = interface::choose_name(&config, &directories.state_directory(network))?;
+        let interface_lock = take(&directories, &format!("interface-{name}"))?;
+        // First what fails closed: guard, rules and fallback routes, with or without an interface.
+        let mut interface = Interface::open(&name, &config)?;
+        interface.restore()?;
+        let device =
+            interface::open_device(&name, &config).map_err(|error| Failure::Runtime(error.to_string()))?;
+        let watch =
+            Watch::open(&name, interface.plan.table).map_err(|error| Failure::Runtime(error.to_string()))?;
+        let (events, event_receiver) = mpsc::unbounded_channel();
+        let (calls, call_receiver) = mpsc::channel(CALLS);
+        let running = engine::start(
+            options(&config, &interface),
+            &device,
+            UdpBinder { gso: config.offload.gso, gro: config.offload.gro },
+            events.clone(),
+        )?;
+        let slot = EngineSlot::new(running.handle());
+        slot.handle().apply(peers::everything(&config, &saved)).map_err(|error| Failure::Runtime(error.to_string()))?;
+        interface.restore()?;
+        let uapi = match UapiSocket::open(&name, slot.clone()) {
+            Ok(socket) => {
+                tracing::debug!("wg can use {}", socket.path().display());
+                Some(socket)
+            }
+            Err(error) => {
+                tracing::warn!("`wg` cannot be used with {name}: {error}");
+                notices.push(format!("`wg` cannot be used: {error}"));
+                None
+            }
+        };
+        let path = directories.control_socket(network);
+        let control = control::serve(&path, calls.clone())
+            .map_err(|error| Failure::runtime(format!("{} cannot be served", path.display()), error))?;
+        // The first save tells at the start, rather than at the first handshake, of a disk that is full.
+        store.save(&saved);
+        let daemon = Self {
+            network: network.to_owned(),
+            config_file: directories.config_file(network),
+            directories,
+            config,
+            interface,
+            device,
+            engine: Some(running),
+            slot,
+            store,
+            saved,
+            save_wanted: false,
+            resolving: std::collections::HashMap::new(),
+            events,
+            calls,
+            metrics: None,
+            uapi,
+            notices,
+            started_at: unix_now().as_secs(),
+        };
+        let parts = Parts {
+            events: event_receiver,
+            calls: call_receiver,
+            watch,
+            signals,
+            _interface_lock: interface_lock,
+            _control: control,
+        };
+        Ok((daemon, parts))
+    }
+
+    /// Waits until every own address can be bound, then begins to serve and tells that it is ready.
+    pub(super) async fn become_ready(&mut self, waiting: Waiting) -> Result<(), Failure> {
+        // A new address of the kernel is usable at once, or, with IPv6, within milliseconds.
+        const PATIENCE: u32 = 500;
+        let addresses: Vec<_> = self.config.interface.addresses.iter().map(ipnet::IpNet::addr).collect();
+        let mut tries = 0;
+        while let Some(address) = addresses.iter().find(|address| !interface::is_bindable(**address)) {
+            tries += 1;
+            if tries > PATIENCE {
+                return Err(Failure::Runtime(format!("the own address {address} cannot be bound")));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.serve_metrics().await;
+        self.write_hosts();
+        self.resolve_all();
+        self.call_recent_peers();
+        let status = format!("{} is up on {}", self.network, self.device.name());
+        tracing::info!("{status}");
+        notify::ready(waiting, &status);
+        Ok(())
+    }
+
+    pub(super) async fn serve_metrics(&mut self) {
+        if let Some(task) = self.metrics.take() {
+            task.abort();
+            // Its listener is gone only when the task is.
+            let _ = task.await;
+        }
+        let Some(address) = self.config.interface.metrics else { return };
+        match metrics::serve(address, self.calls.clone()).await {
+            Ok(task) => self.metrics = Some(task),
+            Err(error) => {
+                tracing::warn!("metrics cannot be served on {address}: {error}");
+                self.notices.push(format!("metrics cannot be served on {address}: {error}"));
+            }
+        }
+    }
+
+    pub(super) fn write_hosts(&mut self) {
+        let entries: Vec<_> = if self.config.interface.hosts {
+            let named = self.config.peers.iter();
+            named.filter_map(|peer| Some((NetworkConfig::peer_address(peer)?, peer.name.clone()))).collect()
+        } else {
+            Vec::new()
+        };
+        let path = std::path::Path::new(crate::hosts::HOSTS_FILE);
+        if let Err(error) = crate::hosts::update(path, &self.network, &entries) {
+            tracing::warn!("{} cannot be written: {error}", path.display());
+            self.notices.push(format!("{} cannot be written: {error}", path.display()));
+        }
+    }
+
+    /// A restart is invisible: whoever was heard of lately learns of our new session at once, also where
+    /// the configuration names no endpoint and only the peer could begin otherwise.
+    fn call_recent_peers(&self) {
+        let now = unix_now().as_secs();
+        let recent = self.config.peers.iter().filter(|peer| {
+            self.saved.get(&peer.public_key).is_some_and(|saved| peers::is_recent(saved.last_activity, now))
+        });
+        let Ok(mut generator) = random::generator() else { return };
+        for peer in recent {
+            let delay = Duration::from_millis(u64::from(generator.next_u32()) % JITTER_MILLISECONDS);
+            let (slot, key) = (self.slot.clone(), peer.public_key);
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                let change = PeerChange { update_only: true, initiate: true, ..PeerChange::new(key) };
+                // It fails only when the engine has stopped.
+                let _ = slot.handle().apply(Transaction { peers: vec![change], ..Transaction::default() });
+            });
+        }
+    }
+}
+
+/// Settings of the engine for a configuration.
+pub(super) fn options(config: &NetworkConfig, interface: &Interface) -> EngineOptions {
+    EngineOptions {
+        mtu: u16::try_from(interface.plan.mtu).unwrap_or(u16::MAX),
+        listen_port: config.interface.listen_port,
+        firewall_mark: config.interface.fwmark,
+        link_up: true,
+    }
+}

@@ -1,0 +1,118 @@
+//! From a report to the text format of Prometheus, version 0.0.4.
+
+use std::fmt::{Display, Write as _};
+
+use crate::report::{PeerReport, StatusReport};
+
+/// All metrics. Names are `tombolo_*`, units are seconds and bytes.
+pub fn render(report: &StatusReport) -> String {
+    let mut page = Page::default();
+    let interface = report.interface.name.as_str();
+    page.family("tombolo_build_info", "gauge", "Version of the daemon.");
+    page.sample("tombolo_build_info", &[("version", &report.version), ("network", &report.network)], 1);
+    page.family("tombolo_interface_up", "gauge", "Whether the overlay interface is up.");
+    page.sample("tombolo_interface_up", &[("interface", interface)], u8::from(report.interface.up));
+    page.family("tombolo_interface_mtu_bytes", "gauge", "MTU of the overlay interface.");
+    page.sample("tombolo_interface_mtu_bytes", &[("interface", interface)], report.interface.mtu);
+    page.family("tombolo_start_time_seconds", "gauge", "When the daemon became ready, Unix time.");
+    page.sample("tombolo_start_time_seconds", &[], report.started_at);
+    page.family("tombolo_guard_installed", "gauge", "Whether the guard stands.");
+    page.sample("tombolo_guard_installed", &[], u8::from(report.guard.installed));
+    if let Some(dropped) = report.guard.dropped_packets {
+        page.family("tombolo_guard_dropped_packets_total", "counter", "Packets that the guard dropped.");
+        page.sample("tombolo_guard_dropped_packets_total", &[], dropped);
+    }
+    page.family("tombolo_offload_enabled", "gauge", "Offloads in use.");
+    let offloads = report.offloads;
+    for (name, enabled) in [
+        ("tun_segmentation", offloads.tun_segmentation),
+        ("tun_coalescing", offloads.tun_coalescing),
+        ("udp_segmentation", offloads.udp_segmentation),
+        ("udp_coalescing", offloads.udp_coalescing),
+    ] {
+        page.sample("tombolo_offload_enabled", &[("offload", name)], u8::from(enabled));
+    }
+    page.family("tombolo_dropped_packets_total", "counter", "Packets dropped, by reason.");
+    for (reason, count) in &report.drops {
+        page.sample("tombolo_dropped_packets_total", &[("reason", reason)], count);
+    }
+    page.family("tombolo_warnings", "gauge", "Warnings that `tombolo status` shows.");
+    page.sample("tombolo_warnings", &[], report.warnings.len());
+    peers(&mut page, &report.peers);
+    page.text
+}
+
+fn peers(page: &mut Page, peers: &[PeerReport]) {
+    page.family("tombolo_peer_info", "gauge", "A peer, its endpoint and the path to it.");
+    for peer in peers {
+        let endpoint = peer.endpoint.as_deref().unwrap_or("");
+        page.sample(
+            "tombolo_peer_info",
+            &[("peer", label(peer)), ("public_key", &peer.public_key), ("endpoint", endpoint), ("path", &peer.path)],
+            1,
+        );
+    }
+    page.each(peers, "tombolo_peer_established", "gauge", "Whether there is a session.", |peer| {
+        Some(f64::from(u8::from(peer.state == "established")))
+    });
+    page.each(peers, "tombolo_peer_round_trip_seconds", "gauge", "The last measured round trip.", |peer| {
+        peer.round_trip_seconds
+    });
+    page.each(peers, "tombolo_peer_last_handshake_age_seconds", "gauge", "Time since the last handshake.", |peer| {
+        peer.last_handshake_age_seconds
+    });
+    page.each(peers, "tombolo_peer_last_received_age_seconds", "gauge", "Time since the peer was heard.", |peer| {
+        peer.last_received_age_seconds
+    });
+    page.each(peers, "tombolo_peer_received_bytes_total", "counter", "Bytes received, whole messages.", |peer| {
+        Some(peer.received_bytes as f64)
+    });
+    page.each(peers, "tombolo_peer_sent_bytes_total", "counter", "Bytes sent, whole messages.", |peer| {
+        Some(peer.sent_bytes as f64)
+    });
+}
+
+fn label(peer: &PeerReport) -> &str {
+    peer.name.as_deref().unwrap_or(&peer.public_key)
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.text.push_str(name);
+        for (index, (key, text)) in labels.iter().enumerate() {
+            let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let open = if index == 0 { '{' } else { ',' };
+            let _ = write!(self.text, "{open}{key}=\"{escaped}\"");
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+
+    fn each(
+        &mut self,
+        peers: &[PeerReport],
+        name: &str,
+        kind: &str,
+        help: &str,
+        value: impl Fn(&PeerReport) -> Option<f64>,
+    ) {
+        self.family(name, kind, help);
+        for peer in peers {
+            if let Some(value) = value(peer) {
+                self.sample(name, &[("peer", label(peer))], value);
+            }
+        }
+    }
+}
