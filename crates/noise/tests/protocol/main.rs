@@ -1,6 +1,8 @@
 //! The requirements on the protocol, by number, in virtual time (docs/protocol.md).
 
-#[expect(unreachable_pub, clippy::unwrap_used, reason = "the furniture of one test binary")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
+
+#[expect(unreachable_pub, reason = "the furniture of one test binary")]
 mod harness;
 
 mod configuration;
