@@ -1,6 +1,7 @@
 //! TUN device layer of Linux: queues, addresses, routes, rules and the guard
 mod device;
 mod error;
+pub mod guard;
 pub mod memory;
 pub mod netlink;
 mod plan;

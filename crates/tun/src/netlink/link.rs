@@ -1,5 +1,6 @@
 //! Network interfaces.
 
+use netlink_packet_core::Nla;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
@@ -7,7 +8,7 @@ use netlink_packet_route::link::{
 };
 
 use super::connection::Refusal;
-use super::{Netlink, NetlinkError, attribute};
+use super::{Netlink, NetlinkError};
 
 // linux/if_link.h, enum IFLA_TUN_*.
 const TUN_TYPE: u16 = 3;
@@ -167,19 +168,25 @@ impl Link {
 impl TunMode {
     fn from_infos(infos: &[LinkInfo]) -> Option<Self> {
         infos.iter().find(|info| matches!(info, LinkInfo::Kind(InfoKind::Tun)))?;
-        let data = infos.iter().find_map(|info| match info {
-            LinkInfo::Data(InfoData::Other(data)) => Some(data.as_slice()),
+        let mut mode = Self::default();
+        let attributes = infos.iter().filter_map(|info| match info {
+            LinkInfo::Data(InfoData::Tun(attributes)) => Some(attributes),
             _ => None,
         });
-        let Some(data) = data else { return Some(Self::default()) };
-        let byte = |kind| attribute::find(data, kind).and_then(<[u8]>::first).copied();
-        Some(Self {
-            tap: byte(TUN_TYPE).is_some_and(|value| i32::from(value) == libc::IFF_TAP),
-            persistent: byte(TUN_PERSIST).is_some_and(|value| value != 0),
-            multi_queue: byte(TUN_MULTI_QUEUE).is_some_and(|value| value != 0),
-            queues: attribute::find(data, TUN_NUM_QUEUES)
-                .and_then(<[u8]>::first_chunk)
-                .map_or(0, |bytes| u32::from_ne_bytes(*bytes)),
-        })
+        for attribute in attributes.flatten() {
+            let mut value = vec![0; attribute.value_len()];
+            attribute.emit_value(&mut value);
+            let byte = value.first().copied().unwrap_or_default();
+            match attribute.kind() {
+                TUN_TYPE => mode.tap = i32::from(byte) == libc::IFF_TAP,
+                TUN_PERSIST => mode.persistent = byte != 0,
+                TUN_MULTI_QUEUE => mode.multi_queue = byte != 0,
+                TUN_NUM_QUEUES => {
+                    mode.queues = value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+                }
+                _ => {}
+            }
+        }
+        Some(mode)
     }
 }

@@ -41,6 +41,8 @@ pub enum RouteTarget {
     Interface(u32),
     /// Nowhere: the sender gets "host unreachable".
     Unreachable,
+    /// Something that this program never sets: a kind of `rtm_type` (linux/rtnetlink.h, `RTN_*`).
+    Other(u8),
 }
 
 /// How a packet to a destination would leave this machine.
@@ -57,7 +59,7 @@ pub struct PathTo {
 }
 
 impl Netlink {
-    /// The routes of one table, both families, that lead out of an interface or nowhere.
+    /// The routes of one table, both families.
     ///
     /// # Errors
     /// [`NetlinkError`].
@@ -94,7 +96,11 @@ impl Netlink {
     /// # Errors
     /// [`NetlinkError`].
     pub fn remove_route(&mut self, route: &Route) -> Result<bool, NetlinkError> {
-        let request = RouteNetlinkMessage::DelRoute(message_for(route));
+        let mut message = message_for(route);
+        // Whoever added it.
+        message.header.protocol = RouteProtocol::Unspec;
+        message.header.scope = RouteScope::NoWhere;
+        let request = RouteNetlinkMessage::DelRoute(message);
         match self.connection.route_request(&request, 0) {
             Ok(_) => Ok(true),
             Err(refusal) if refusal.is(libc::ESRCH) || refusal.is(libc::ENODEV) => Ok(false),
@@ -219,6 +225,7 @@ fn message_for(route: &Route) -> RouteMessage {
             message.attributes.push(RouteAttribute::Oif(index));
         }
         RouteTarget::Unreachable => message.header.kind = RouteType::Unreachable,
+        RouteTarget::Other(kind) => message.header.kind = RouteType::from(kind),
     }
     if let Some(source) = route.source {
         message.attributes.push(RouteAttribute::PrefSource(source.into()));
@@ -247,10 +254,10 @@ fn route_of(message: &RouteMessage) -> Option<Route> {
         netlink_packet_route::AddressFamily::Inet6 => IpAddr::from([0_u8; 16]),
         _ => return None,
     };
-    let target = match message.header.kind {
-        RouteType::Unreachable => RouteTarget::Unreachable,
-        RouteType::Unicast => RouteTarget::Interface(interface?),
-        _ => return None,
+    let target = match (message.header.kind, interface) {
+        (RouteType::Unreachable, _) => RouteTarget::Unreachable,
+        (RouteType::Unicast, Some(index)) => RouteTarget::Interface(index),
+        (kind, _) => RouteTarget::Other(kind.into()),
     };
     Some(Route {
         network: IpNet::new(destination.unwrap_or(unspecified), message.header.destination_prefix_length)

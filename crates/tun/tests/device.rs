@@ -1,0 +1,350 @@
+//! The device against the real kernel.
+//!
+//! ```text
+//!   namespace west                                  namespace east
+//!   kernel TCP ── tun (10.66.0.1) ── this test ── tun (10.66.0.2) ── kernel TCP
+//! ```
+
+mod support;
+
+use std::io::{IoSlice, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use support::{Namespace, PATIENCE, root, wait_readable};
+use tombolo_packet::{GsoType, VnetHeader};
+use tombolo_tun::netlink::{LinkState, Netlink, Watch};
+use tombolo_tun::{
+    Device, DeviceError, DeviceOptions, Fault, InterfacePlan, OffloadSwitches, Offloads, Place, Queue,
+};
+
+const NAME: &str = "tombolo0";
+
+fn persistent() -> DeviceOptions {
+    DeviceOptions { persistent: true, ..DeviceOptions::new(NAME) }
+}
+
+fn plain() -> DeviceOptions {
+    DeviceOptions {
+        offloads: OffloadSwitches { vnet_header: false, ..OffloadSwitches::default() },
+        ..DeviceOptions::new(NAME)
+    }
+}
+
+fn plan(address: &str) -> InterfacePlan {
+    InterfacePlan::new(NAME, vec![address.parse().unwrap()], 1420, vec!["10.66.0.0/16".parse().unwrap()])
+}
+
+#[test]
+fn a_persistent_interface_keeps_its_address_and_bound_sockets_over_a_restart() {
+    if !root("a_persistent_interface_keeps_its_address") {
+        return;
+    }
+    let namespace = Namespace::new("persist");
+    namespace.enter(|| {
+        let mut netlink = Netlink::open().unwrap();
+        let device = Device::open(&persistent()).unwrap();
+        let offloads = device.offloads();
+        plan("10.66.0.1/16").apply(&mut netlink).unwrap();
+        let socket = UdpSocket::bind("10.66.0.1:5432").unwrap();
+        drop(device);
+        let link = netlink.link_by_name(NAME).unwrap().expect("the interface stays");
+        assert!(link.up && link.tun.is_some_and(|mode| mode.persistent));
+        // Nothing was there to be put right but what the missing reader changes by itself.
+        let device = Device::open(&persistent()).unwrap();
+        assert_eq!(device.index(), link.index);
+        assert_eq!(device.offloads(), offloads, "the interface was up when they were probed");
+        assert_eq!(plan("10.66.0.1/16").apply(&mut netlink).unwrap().changes, []);
+        socket.send_to(b"still bound", "10.66.0.9:9").unwrap();
+        let packet = read_until(&device, |packet| packet.ends_with(b"still bound"));
+        assert_eq!(packet[12..16], [10, 66, 0, 1]);
+        device.set_persistent(false).unwrap();
+        drop(device);
+        assert_eq!(netlink.link_by_name(NAME).unwrap(), None);
+    });
+}
+
+#[test]
+fn two_daemons_cannot_hold_one_interface() {
+    if !root("two_daemons_cannot_hold_one_interface") {
+        return;
+    }
+    for queues in [1, 2] {
+        let namespace = Namespace::new("busy");
+        namespace.enter(|| {
+            let options = DeviceOptions { queues, ..DeviceOptions::new(NAME) };
+            let first = Device::open(&options).unwrap();
+            assert_eq!(first.queues().len(), queues);
+            let error = Device::open(&options).err().unwrap();
+            assert!(matches!(error, DeviceError::Busy { .. }), "{error}");
+            assert!(error.to_string().contains(NAME));
+            // The refused one took nothing away.
+            assert_eq!(first.place().unwrap(), Place::Here);
+        });
+    }
+}
+
+#[test]
+fn a_name_that_is_taken_is_told_apart_by_what_took_it() {
+    if !root("a_name_that_is_taken_is_told_apart") {
+        return;
+    }
+    let namespace = Namespace::new("taken");
+    namespace.run("ip link add veth9 type veth peer name veth8");
+    namespace.run("ip tuntap add mode tap name tap9");
+    namespace.enter(|| {
+        let error = Device::open(&DeviceOptions::new("veth9")).err().unwrap();
+        assert!(matches!(error, DeviceError::NameTaken { .. }), "{error}");
+        let error = Device::open(&DeviceOptions::new("tap9")).err().unwrap();
+        assert!(matches!(error, DeviceError::OtherMode { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_persistent_interface_keeps_its_queue_mode() {
+    if !root("a_persistent_interface_keeps_its_queue_mode") {
+        return;
+    }
+    let namespace = Namespace::new("mode");
+    namespace.enter(|| {
+        drop(Device::open(&persistent()).unwrap());
+        let device = Device::open(&DeviceOptions { queues: 4, ..persistent() }).unwrap();
+        assert_eq!(device.queues().len(), 1, "made with one queue");
+        device.set_persistent(false).unwrap();
+        drop(device);
+        drop(Device::open(&DeviceOptions { queues: 4, ..persistent() }).unwrap());
+        let device = Device::open(&persistent()).unwrap();
+        assert_eq!(device.queues().len(), 1, "asked for one queue");
+        device.set_persistent(false).unwrap();
+    });
+}
+
+#[test]
+fn without_privileges_the_error_names_the_capability() {
+    if !root("without_privileges_the_error_names_the_capability") {
+        return;
+    }
+    let namespace = Namespace::new("privileges");
+    namespace.enter(|| {
+        // Of this thread alone.
+        let mut sets = rustix::thread::capabilities(None).unwrap();
+        sets.effective = rustix::thread::CapabilitySet::empty();
+        sets.permitted = rustix::thread::CapabilitySet::empty();
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        let error = Device::open(&DeviceOptions::new(NAME)).err().unwrap();
+        assert!(matches!(error, DeviceError::NotPermitted { .. }), "{error}");
+        let mut netlink = Netlink::open().unwrap();
+        let error = plan("10.66.0.1/16").apply(&mut netlink).unwrap_err();
+        assert!(error.is_not_permitted() && error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+    });
+}
+
+#[test]
+fn the_reader_learns_that_its_interface_was_deleted() {
+    if !root("the_reader_learns_that_its_interface_was_deleted") {
+        return;
+    }
+    for options in [persistent(), plain()] {
+        let namespace = Namespace::new("deleted");
+        namespace.enter(|| {
+            let device = Device::open(&options).unwrap();
+            let queue = &device.queues()[0];
+            let mut watch = Watch::open(NAME, tombolo_tun::table_for(NAME)).unwrap();
+            assert_eq!(watch.link_state(), LinkState::Down);
+            assert!(Netlink::open().unwrap().delete_link(NAME).unwrap());
+            assert!(wait_readable(queue.fd(), PATIENCE), "the descriptor must wake its reader");
+            let error = queue.read(&mut vec![0; 65_535]).unwrap_err();
+            assert_eq!(Fault::of(&error), Fault::Gone, "{error}");
+            assert_eq!(device.place().unwrap(), Place::Gone);
+            assert!(wait_readable(watch.fd(), PATIENCE));
+            assert!(watch.read_changes().unwrap().links);
+            assert_eq!(watch.link_state(), LinkState::Missing);
+        });
+    }
+}
+
+#[test]
+fn the_queues_keep_working_when_the_interface_moves_to_another_namespace() {
+    if !root("the_queues_keep_working_when_the_interface_moves") {
+        return;
+    }
+    let (here, there) = (Namespace::new("here"), Namespace::new("there"));
+    here.enter(|| {
+        let device = Device::open(&DeviceOptions::new(NAME)).unwrap();
+        let mut watch = Watch::open(NAME, tombolo_tun::table_for(NAME)).unwrap();
+        assert_eq!(device.place().unwrap(), Place::Here);
+        here.run(&format!("ip link set {NAME} netns {}", there.name));
+        assert!(wait_readable(watch.fd(), PATIENCE));
+        watch.read_changes().unwrap();
+        assert_eq!(watch.link_state(), LinkState::Missing);
+        assert_eq!(device.place().unwrap(), Place::Elsewhere);
+        there.run(&format!("ip addr add 10.66.0.1/16 dev {NAME}"));
+        there.run(&format!("ip link set {NAME} up"));
+        there.enter(|| {
+            let socket = UdpSocket::bind("10.66.0.1:0").unwrap();
+            socket.send_to(b"from afar", "10.66.0.2:9").unwrap();
+        });
+        read_until(&device, |packet| packet.ends_with(b"from afar"));
+    });
+}
+
+#[test]
+fn a_descriptor_is_taken_over_with_the_offloads_it_has() {
+    if !root("a_descriptor_is_taken_over") {
+        return;
+    }
+    let namespace = Namespace::new("inherit");
+    namespace.enter(|| {
+        for (options, vnet_header) in [(DeviceOptions::new(NAME), true), (plain(), false)] {
+            let device = Device::open(&options).unwrap();
+            let fd = device.queues()[0].fd().try_clone_to_owned().unwrap();
+            drop(device);
+            let number = std::os::fd::AsRawFd::as_raw_fd(&fd);
+            let device = Device::from_inherited(number, OffloadSwitches::default()).unwrap();
+            assert_eq!(device.name(), NAME);
+            assert_eq!(device.offloads().vnet_header, vnet_header);
+            assert_eq!(device.offloads().tso4, vnet_header);
+        }
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let error = Device::from_fd(file.into(), OffloadSwitches::default()).err().unwrap();
+        assert!(matches!(error, DeviceError::NotATun { .. }), "{error}");
+        let error = Device::from_inherited(-1, OffloadSwitches::default()).err().unwrap();
+        assert!(matches!(error, DeviceError::NotATun { fd: -1 }), "{error}");
+    });
+}
+
+#[test]
+fn each_offload_can_be_switched_off() {
+    if !root("each_offload_can_be_switched_off") {
+        return;
+    }
+    let namespace = Namespace::new("switches");
+    namespace.enter(|| {
+        let offloads = |tcp, udp, vnet_header| {
+            let offloads = OffloadSwitches { tcp, udp, vnet_header };
+            let options = DeviceOptions { offloads, ..DeviceOptions::new(NAME) };
+            Device::open(&options).unwrap().offloads()
+        };
+        let all = offloads(true, true, true);
+        assert!(all.vnet_header && all.checksum && all.tso4 && all.tso6 && all.write_tcp);
+        let no_udp = offloads(true, false, true);
+        assert_eq!(no_udp, Offloads { uso: false, write_udp: false, ..all });
+        let no_tcp = offloads(false, true, true);
+        let tcp_off = Offloads { tso4: false, tso6: false, tso_ecn: false, write_tcp: false, ..all };
+        assert_eq!(no_tcp, tcp_off);
+        assert_eq!(offloads(true, true, false), Offloads::NONE);
+    });
+}
+
+#[test]
+fn kernel_tcp_sends_super_packets_through_two_devices_and_receives_them() {
+    if !root("kernel_tcp_sends_super_packets") {
+        return;
+    }
+    let seen = transfer(&DeviceOptions::new(NAME));
+    assert!(seen.super_packets > 0, "no TSO super-packet was read");
+    assert!(seen.largest <= 60_000, "gso_max_size is not heeded: {}", seen.largest);
+}
+
+#[test]
+fn kernel_tcp_passes_a_plain_queue_in_single_packets() {
+    if !root("kernel_tcp_passes_a_plain_queue") {
+        return;
+    }
+    let seen = transfer(&plain());
+    assert_eq!(seen.super_packets, 0);
+    assert!(seen.largest <= 1420, "{}", seen.largest);
+}
+
+struct Seen {
+    super_packets: usize,
+    largest: usize,
+}
+
+/// Carries 4 MiB of kernel TCP from west to east, and checks every byte.
+fn transfer(options: &DeviceOptions) -> Seen {
+    const LENGTH: usize = 4 << 20;
+    let (west, east) = (Namespace::new("west"), Namespace::new("east"));
+    let open = |namespace: &Namespace, address: &str| {
+        namespace.enter(|| {
+            let device = Device::open(options).unwrap();
+            plan(address).apply(&mut Netlink::open().unwrap()).unwrap();
+            device
+        })
+    };
+    let (left, right) = (open(&west, "10.66.0.1/16"), open(&east, "10.66.0.2/16"));
+    let stop = AtomicBool::new(false);
+    let (super_packets, largest) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let content: Vec<u8> = (0..LENGTH).map(|at| (at % 251) as u8).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = vec![0; 65_535];
+            let pause = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+            while !stop.load(Ordering::Relaxed) {
+                for (from, to) in [(&left, &right), (&right, &left)] {
+                    let (from, to) = (&from.queues()[0], &to.queues()[0]);
+                    while let Some((header, length)) = from.read(&mut buffer).unwrap() {
+                        largest.fetch_max(length, Ordering::Relaxed);
+                        if header.gso_type != GsoType::None {
+                            super_packets.fetch_add(1, Ordering::Relaxed);
+                        }
+                        // In small slices, more than one call may carry.
+                        let slices: Vec<_> = buffer[..length].chunks(300).map(IoSlice::new).collect();
+                        to.write(header, &slices).unwrap();
+                    }
+                }
+                let mut descriptors = [&left, &right]
+                    .map(|device| PollFd::from_borrowed_fd(device.queues()[0].fd(), PollFlags::IN));
+                poll(&mut descriptors, Some(&pause)).unwrap();
+            }
+        });
+        let listener = east.enter(|| TcpListener::bind("10.66.0.2:7000").unwrap());
+        let receiver = scope.spawn(move || {
+            let mut received = Vec::new();
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.read_to_end(&mut received).map(|_| received)
+        });
+        let sent = west.enter(|| {
+            let address: SocketAddr = "10.66.0.2:7000".parse().unwrap();
+            let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.write_all(&content)
+        });
+        let received = sent.map(|()| receiver.join().unwrap());
+        stop.store(true, Ordering::Relaxed);
+        assert!(received.unwrap().unwrap() == content, "the content must arrive unchanged");
+    });
+    Seen { super_packets: super_packets.into_inner(), largest: largest.into_inner() }
+}
+
+/// Reads until a packet is as wanted. Others are what the kernel sends of itself.
+fn read_until(device: &Device, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    let queue = &device.queues()[0];
+    let mut buffer = vec![0; 65_535];
+    loop {
+        match queue.read(&mut buffer).unwrap() {
+            Some((_, length)) if wanted(&buffer[..length]) => return buffer[..length].to_vec(),
+            Some(_) => {}
+            None => assert!(wait_readable(queue.fd(), PATIENCE), "the packet never came"),
+        }
+    }
+}
+
+#[test]
+fn a_write_to_an_interface_that_is_down_is_told_as_such() {
+    if !root("a_write_to_an_interface_that_is_down") {
+        return;
+    }
+    let namespace = Namespace::new("down");
+    namespace.enter(|| {
+        let device = Device::open(&DeviceOptions::new(NAME)).unwrap();
+        let mut packet = [0; 20];
+        packet[0] = 0x45;
+        let error = device.queues()[0].write(VnetHeader::default(), &[IoSlice::new(&packet)]).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Down, "{error}");
+        assert!(!wait_readable(device.queues()[0].fd().as_fd(), std::time::Duration::ZERO));
+    });
+}
