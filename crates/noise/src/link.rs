@@ -15,7 +15,7 @@ use std::time::Duration;
 use tombolo_packet::{Endpoint, PeerId};
 
 /// What a worker has to tell the control thread: to be handed to
-/// [`Device::handle_event`](crate::Device::handle_event). One event of a batch is enough, the weightiest: whichever it
+/// [`Device::handle_event`](crate::Device::handle_event), and not to be lost, because it is not said twice. One event of a batch is enough, the weightiest: whichever it
 /// is, the control thread looks at everything that the link says of its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {

@@ -57,6 +57,8 @@ impl Device {
             peer.cookie_jar.clear();
             peer.remote =
                 identity.as_deref().map(|identity| RemoteStatic::new(identity, *peer.link.public_key()));
+            self.watch_persistent_keepalive(id, now.boot);
+            let Some(peer) = self.peer_mut(id) else { continue };
             if wanted {
                 // Without a key this only remembers that a session is wanted.
                 let _ = peer.link.want_handshake();

@@ -2,6 +2,7 @@
 
 use crate::harness::{World, millis, seconds};
 use tombolo_noise::PrivateKey;
+use tombolo_packet::Endpoint;
 use tombolo_packet::message::MessageType;
 
 #[test]
@@ -165,6 +166,27 @@ fn nothing_is_sent_without_a_private_key_and_all_at_once_with_it_requirement_10(
 }
 
 #[test]
+fn a_persistent_keepalive_does_not_end_for_want_of_an_endpoint_requirement_10() {
+    let mut world = World::pair(11);
+    let private_key = world.nodes[0].private_key.clone();
+    let (id, now) = (world.peer(0, 1), world.now_of(0));
+    world.nodes[0].device.set_private_key(None, now, &mut world.rng);
+    world.nodes[0].device.set_endpoint(id, None, now, &mut world.rng);
+    world.nodes[0].device.set_persistent_keepalive(id, Some(25), now, &mut world.rng);
+    world.nodes[0].device.set_private_key(Some(private_key), now, &mut world.rng);
+    world.run_outputs(0);
+    // Long past the first attempts.
+    world.advance(seconds(1_000));
+    assert_eq!(world.wire.len(), 0);
+    let (endpoint, now) = (Endpoint::new(world.nodes[1].address), world.now_of(0));
+    world.nodes[0].device.set_endpoint(id, Some(endpoint), now, &mut world.rng);
+    world.run_outputs(0);
+    world.advance(seconds(26));
+    let now = world.now;
+    assert!(world.link(0, 1).sending_keypair(now).is_some());
+}
+
+#[test]
 fn a_changed_private_key_starts_handshakes_at_once_requirement_25() {
     let mut world = World::established(10);
     let changed = PrivateKey::generate(&mut world.rng);
@@ -177,9 +199,7 @@ fn a_changed_private_key_starts_handshakes_at_once_requirement_25() {
     world.run_outputs(0);
     assert_eq!(world.sent(0, MessageType::Initiation).len(), 1);
     // The other side is told of the new key before the next attempt.
-    let now = world.now_of(1);
-    let id = world.nodes[1].device.add_peer(public_key).unwrap();
-    let _ = (id, now);
+    world.nodes[1].device.add_peer(public_key).unwrap();
     world.advance(seconds(6));
     let now = world.now;
     assert!(world.link(0, 1).sending_keypair(now).is_some());
