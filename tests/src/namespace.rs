@@ -5,12 +5,13 @@ use std::{
     fs::{self, File},
     os::fd::AsFd,
     path::{Path, PathBuf},
-    process::{self, Command},
+    process::{self, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
@@ -22,6 +23,7 @@ use rustix::{
 use crate::{
     Result,
     command::{ip, run},
+    wait::wait_in_cleanup,
 };
 
 /// Every namespace of ours is called `tombolo-PID-SERIAL-LABEL`, PID being the process that made it.
@@ -29,6 +31,9 @@ const PREFIX: &str = "tombolo-";
 
 /// Where the `ip` program keeps the names.
 const FOLDER: &str = "/run/netns";
+
+/// How long killed processes may take to end.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// A handle of a network namespace. When the last handle is dropped, what still runs in the namespace is
 /// killed, and the namespace is removed, links and all.
@@ -151,13 +156,20 @@ fn process_exists(number: u32) -> bool {
     PathBuf::from(format!("/proc/{number}")).exists()
 }
 
+/// Kills what runs in a namespace and removes it: as far as possible, and also when everything else was
+/// asked to stop.
 fn remove(name: &str) {
-    // All of this is a best effort: what is already gone needs no removal.
-    let inside = ip(&format!("netns pids {name}")).unwrap_or_default();
-    for pid in inside.lines().filter_map(|line| line.trim().parse().ok()).filter_map(Pid::from_raw) {
-        let _ = kill_process(pid, Signal::KILL);
-    }
-    let _ = ip(&format!("netns del {name}"));
+    let ip = |verb: &str| Command::new("ip").args(["netns", verb, name]).stdin(Stdio::null()).output();
+    let inside =
+        || ip("pids").map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    wait_in_cleanup(KILL_LIMIT, || {
+        let pids = inside();
+        for pid in pids.lines().filter_map(|line| line.trim().parse().ok()).filter_map(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        pids.trim().is_empty()
+    });
+    let _ = ip("del");
 }
 
 #[cfg(test)]

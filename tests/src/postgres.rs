@@ -17,7 +17,7 @@ use crate::{
     command::{run, run_within},
     namespace::Namespace,
     process::Process,
-    wait::{wait_for, wait_until},
+    wait::{wait_for, wait_in_cleanup},
 };
 
 /// The port of every server here.
@@ -228,7 +228,7 @@ impl Drop for Postgres {
         // An orderly end gives the shared memory back; a process that lingers is killed by its owner.
         if let Some(process) = &mut self.process {
             let _ = process.signal(Signal::QUIT);
-            let _ = wait_until("the end of PostgreSQL", Duration::from_secs(5), || !process.is_running());
+            wait_in_cleanup(Duration::from_secs(5), || !process.is_running());
         }
     }
 }

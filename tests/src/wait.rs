@@ -52,6 +52,21 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
     wait_for(what, limit, || Ok(condition().then_some(())))
 }
 
+/// Waits in a cleanup, which goes on when everything else was asked to stop: at most for `limit`. Says
+/// whether `condition` came true.
+pub fn wait_in_cleanup(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = now() + limit;
+    loop {
+        if condition() {
+            return true;
+        }
+        if now() >= deadline {
+            return false;
+        }
+        thread::sleep(LONGEST_PAUSE);
+    }
+}
+
 /// Watches that `condition` stays true for all of `span`: for what must not happen.
 ///
 /// # Errors
