@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod atomic_file;
+mod background;
 pub mod cli;
 pub mod config;
 pub mod control;

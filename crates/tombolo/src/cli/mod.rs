@@ -2,9 +2,14 @@
 
 pub mod args;
 mod check;
+mod doctor;
 mod failure;
 mod generate;
 mod import;
+pub(crate) mod logging;
+mod status;
+mod up;
+mod wait;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -50,7 +55,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
             print_bytes(&text)
         }
         Command::Man { directory } => manual(directory.as_deref()),
-        _ => Ok(()),
+        Command::Up(arguments) => up::up(&cli, &directories, arguments),
+        Command::Down(arguments) => up::down(&cli, &directories, arguments),
+        Command::Status(arguments) => status::run(&cli, &directories, arguments),
+        Command::Wait(arguments) => wait::wait(&cli, &directories, arguments),
+        Command::Ping(arguments) => wait::ping(&cli, &directories, arguments),
+        Command::Doctor => doctor::run(&cli, &directories),
     }
 }
 

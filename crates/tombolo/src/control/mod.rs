@@ -87,7 +87,12 @@ mod tests {
         assert_eq!(request, Request::Probe { peer: "db-2".to_owned(), timeout_milliseconds: 1000 });
         assert_eq!(serde_json::to_string(&request).unwrap(), text);
         assert!(serde_json::from_str::<Request>(r#"{"request":"format_disk"}"#).is_err());
-        assert!(serde_json::from_str::<Request>(r#"{"request":"probe","peer":"a","timeout_milliseconds":1,"x":1}"#).is_err());
+        assert!(
+            serde_json::from_str::<Request>(
+                r#"{"request":"probe","peer":"a","timeout_milliseconds":1,"x":1}"#
+            )
+            .is_err()
+        );
         assert!(Request::Down.needs_privilege());
         assert!(!Request::Status.needs_privilege());
     }

@@ -52,5 +52,6 @@ pub(crate) fn start<E: From<EngineEvent> + Send + 'static>(
         // The daemon is stopping when nobody listens any more.
         let _ = events.send(E::from(event));
     };
-    Engine::start(options, queue, binder, generator, report).map_err(|error| Failure::Runtime(error.to_string()))
+    Engine::start(options, queue, binder, generator, report)
+        .map_err(|error| Failure::Runtime(error.to_string()))
 }

@@ -43,7 +43,8 @@ impl Interface {
     /// and does not keep the network down; says whether anything had to be changed.
     pub(super) fn restore(&mut self) -> Result<bool, Failure> {
         let guarded = self.restore_guard();
-        let applied = self.plan.apply(&mut self.netlink).map_err(|error| Failure::Runtime(error.to_string()))?;
+        let applied =
+            self.plan.apply(&mut self.netlink).map_err(|error| Failure::Runtime(error.to_string()))?;
         for change in &applied.changes {
             tracing::debug!("{}: {change}", self.plan.interface);
         }
@@ -113,7 +114,11 @@ pub(super) fn open_device(name: &str, config: &NetworkConfig) -> Result<Device, 
     let offload = config.offload;
     Device::open(&DeviceOptions {
         persistent: config.interface.persistent,
-        offloads: OffloadSwitches { tcp: offload.tso, udp: offload.uso, vnet_header: offload.tso || offload.uso },
+        offloads: OffloadSwitches {
+            tcp: offload.tso,
+            udp: offload.uso,
+            vnet_header: offload.tso || offload.uso,
+        },
         ..DeviceOptions::new(name)
     })
 }
@@ -123,7 +128,8 @@ fn automatic_mtu(netlink: &mut Netlink, config: &NetworkConfig) -> u32 {
     let mut least: Option<u32> = None;
     for peer in &config.peers {
         let address = peer.endpoint.as_ref().and_then(peers::literal);
-        let path = address.and_then(|address| netlink.path_to(address.ip(), None, config.interface.fwmark).ok().flatten());
+        let path = address
+            .and_then(|address| netlink.path_to(address.ip(), None, config.interface.fwmark).ok().flatten());
         let mtu = path.map_or(USUAL_MTU, |path| path.mtu.saturating_sub(OVERHEAD));
         least = Some(least.map_or(mtu, |least| least.min(mtu)));
     }

@@ -60,7 +60,10 @@ mod tests {
         assert!(!Lock::is_held(&path));
         let lock = Lock::take(&path).unwrap();
         let message = Lock::take(&path).err().unwrap().to_string();
-        assert_eq!(message, format!("another daemon (process {}) runs this network already", std::process::id()));
+        assert_eq!(
+            message,
+            format!("another daemon (process {}) runs this network already", std::process::id())
+        );
         assert!(Lock::is_held(&path));
         drop(lock);
         assert!(!Lock::is_held(&path));

@@ -15,6 +15,7 @@ mod run;
 mod start;
 #[cfg(test)]
 mod tests;
+pub(crate) mod watching;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

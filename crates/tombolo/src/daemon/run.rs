@@ -1,21 +1,18 @@
 //! The main loop: signals, requests, changes of the system, events of the engine.
 
-use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tombolo_engine::{EngineEvent, EngineStatus, PeerChange, PeerState, ProbeError, Transaction};
 use tombolo_noise::PublicKey;
 use tombolo_tun::Place;
-use tombolo_tun::netlink::{LinkState, Watch};
+use tombolo_tun::netlink::LinkState;
 
 use super::notify::{self, Waiting};
 use super::report::{self, Context, unix_now};
 use super::start::{Parts, options};
-use super::{Daemon, Event, engine, interface, peers};
+use super::{Daemon, Event, engine, interface, peers, watching};
 use crate::cli::Failure;
 use crate::config::NetworkConfig;
 use crate::control::{Answer, Call, Request};
@@ -53,15 +50,6 @@ impl Signals {
     }
 }
 
-/// A watch as tokio wants to see it.
-pub(crate) struct Watched(pub(crate) Watch);
-
-impl AsRawFd for Watched {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.fd().as_raw_fd()
-    }
-}
-
 /// Waits for a moment that may not be set.
 async fn until(moment: Option<Instant>) {
     match moment {
@@ -78,9 +66,10 @@ fn after(delay: Duration) -> Instant {
 impl Daemon {
     /// Serves until told to stop.
     pub(super) async fn serve(&mut self, parts: Parts, waiting: Waiting) -> Result<(), Failure> {
-        let Parts { mut events, mut calls, watch, mut signals, _interface_lock, _control } = parts;
+        let Parts { mut events, mut calls, watch, mut signals, .. } = parts;
         let sees_filters = watch.sees_filters();
-        let mut watch = AsyncFd::with_interest(Watched(watch), Interest::READABLE)
+        let mut link = watch.link_state();
+        let mut notices = watching::start(watch)
             .map_err(|error| Failure::runtime("changes of the system cannot be watched", error))?;
         self.become_ready(waiting).await?;
         let watchdog = notify::watchdog_interval();
@@ -101,28 +90,20 @@ impl Daemon {
                 Some(event) = events.recv() => {
                     self.handle_event(event)?;
                 }
-                ready = watch.readable_mut() => {
-                    if let Ok(mut ready) = ready {
-                        ready.clear_ready();
-                        match ready.get_inner_mut().0.read_changes() {
-                            Ok(changes) if changes.concern_plan() || changes.filters => {
-                                restore_at.get_or_insert_with(|| after(SETTLE));
-                            }
-                            Ok(_) => {}
-                            Err(error) => {
-                                tracing::warn!("{error}");
-                                restore_at.get_or_insert_with(|| after(SETTLE));
-                            }
-                        }
+                Some(notice) = notices.recv() => {
+                    link = notice.link;
+                    let concerns = notice.changes.is_none_or(|changes| changes.concern_plan() || changes.filters);
+                    if concerns && restore_at.is_none() {
+                        restore_at = Some(after(SETTLE));
                     }
                 }
                 () = until(restore_at) => {
                     restore_at = None;
-                    self.restore(watch.get_ref().0.link_state())?;
+                    self.restore(link)?;
                 }
                 () = until(look_at) => {
                     look_at = Some(after(LOOK_INTERVAL));
-                    self.restore(watch.get_ref().0.link_state())?;
+                    self.restore(link)?;
                 }
                 () = until(save_at) => {
                     save_at = None;
@@ -250,7 +231,9 @@ impl Daemon {
             }
             Event::Engine(EngineEvent::PeerChanged(_)) => self.save_wanted = true,
             Event::Engine(EngineEvent::Resumed) => {
-                tracing::info!("the machine slept or was resumed from a snapshot; all session keys were thrown away");
+                tracing::info!(
+                    "the machine slept or was resumed from a snapshot; all session keys were thrown away"
+                );
             }
             // A device that we have replaced already tells of its end, too.
             Event::Engine(EngineEvent::TunGone) => {

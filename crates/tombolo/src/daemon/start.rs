@@ -112,7 +112,9 @@ impl Daemon {
             events.clone(),
         )?;
         let slot = EngineSlot::new(running.handle());
-        slot.handle().apply(peers::everything(&config, &saved)).map_err(|error| Failure::Runtime(error.to_string()))?;
+        slot.handle()
+            .apply(peers::everything(&config, &saved))
+            .map_err(|error| Failure::Runtime(error.to_string()))?;
         interface.restore()?;
         let uapi = match UapiSocket::open(&name, slot.clone()) {
             Ok(socket) => {

@@ -48,7 +48,12 @@ fn peers(page: &mut Page, peers: &[PeerReport]) {
         let endpoint = peer.endpoint.as_deref().unwrap_or("");
         page.sample(
             "tombolo_peer_info",
-            &[("peer", label(peer)), ("public_key", &peer.public_key), ("endpoint", endpoint), ("path", &peer.path)],
+            &[
+                ("peer", label(peer)),
+                ("public_key", &peer.public_key),
+                ("endpoint", endpoint),
+                ("path", &peer.path),
+            ],
             1,
         );
     }
@@ -58,15 +63,27 @@ fn peers(page: &mut Page, peers: &[PeerReport]) {
     page.each(peers, "tombolo_peer_round_trip_seconds", "gauge", "The last measured round trip.", |peer| {
         peer.round_trip_seconds
     });
-    page.each(peers, "tombolo_peer_last_handshake_age_seconds", "gauge", "Time since the last handshake.", |peer| {
-        peer.last_handshake_age_seconds
-    });
-    page.each(peers, "tombolo_peer_last_received_age_seconds", "gauge", "Time since the peer was heard.", |peer| {
-        peer.last_received_age_seconds
-    });
-    page.each(peers, "tombolo_peer_received_bytes_total", "counter", "Bytes received, whole messages.", |peer| {
-        Some(peer.received_bytes as f64)
-    });
+    page.each(
+        peers,
+        "tombolo_peer_last_handshake_age_seconds",
+        "gauge",
+        "Time since the last handshake.",
+        |peer| peer.last_handshake_age_seconds,
+    );
+    page.each(
+        peers,
+        "tombolo_peer_last_received_age_seconds",
+        "gauge",
+        "Time since the peer was heard.",
+        |peer| peer.last_received_age_seconds,
+    );
+    page.each(
+        peers,
+        "tombolo_peer_received_bytes_total",
+        "counter",
+        "Bytes received, whole messages.",
+        |peer| Some(peer.received_bytes as f64),
+    );
     page.each(peers, "tombolo_peer_sent_bytes_total", "counter", "Bytes sent, whole messages.", |peer| {
         Some(peer.sent_bytes as f64)
     });

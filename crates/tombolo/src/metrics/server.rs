@@ -23,7 +23,10 @@ const TIME: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The address cannot be bound.
-pub async fn serve(address: SocketAddr, calls: mpsc::Sender<Call>) -> io::Result<tokio::task::JoinHandle<()>> {
+pub async fn serve(
+    address: SocketAddr,
+    calls: mpsc::Sender<Call>,
+) -> io::Result<tokio::task::JoinHandle<()>> {
     let listener = TcpListener::bind(address).await?;
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     Ok(tokio::spawn(async move {
@@ -128,10 +131,19 @@ mod tests {
 
     #[test]
     fn only_literal_hosts_are_answered() {
-        for host in ["127.0.0.1:9662", "127.0.0.1", "[::1]:9662", "[::1]", "localhost", "LocalHost:80", "10.66.0.1:1"] {
+        for host in
+            ["127.0.0.1:9662", "127.0.0.1", "[::1]:9662", "[::1]", "localhost", "LocalHost:80", "10.66.0.1:1"]
+        {
             assert!(host_is_literal(host), "{host}");
         }
-        for host in ["attacker.example", "attacker.example:9662", "127.0.0.1.attacker.example", "", "[", "localhost.x"] {
+        for host in [
+            "attacker.example",
+            "attacker.example:9662",
+            "127.0.0.1.attacker.example",
+            "",
+            "[",
+            "localhost.x",
+        ] {
             assert!(!host_is_literal(host), "{host}");
         }
     }
@@ -146,7 +158,10 @@ mod tests {
             judged("GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
             Some(Err("421 Misdirected Request"))
         );
-        assert_eq!(judged("POST /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"), Some(Err("405 Method Not Allowed")));
+        assert_eq!(
+            judged("POST /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            Some(Err("405 Method Not Allowed"))
+        );
         assert_eq!(judged("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"), Some(Err("404 Not Found")));
         assert_eq!(judged("\u{1}\r\n\r\n"), Some(Err("400 Bad Request")));
     }

@@ -1,0 +1,134 @@
+//! `doctor`: what is wrong on this machine, and what to do about it.
+
+use std::fs;
+use std::path::Path;
+
+use super::args::Cli;
+use super::{Failure, print_line};
+use crate::config::{self, NetworkConfig};
+use crate::control::Client;
+use crate::daemon::report::unix_now;
+use crate::paths::Directories;
+
+/// 1 January 2025: a clock before it has not been set.
+const PLAUSIBLE: u64 = 1_735_689_600;
+
+/// What was found, of one thing.
+enum Finding {
+    Good(String),
+    /// Worth knowing; nothing fails because of it.
+    Notable(String),
+    Bad(String),
+}
+
+pub(super) fn run(cli: &Cli, directories: &Directories) -> Result<(), Failure> {
+    let mut findings = vec![tun_device(), capabilities(), clock(), reverse_path_filter()];
+    let networks = match &cli.network {
+        Some(_) => vec![directories.choose_network(cli.network.as_deref())?],
+        None => directories.networks(),
+    };
+    if networks.is_empty() {
+        findings.push(Finding::Notable(format!("there is no network in {}", directories.config.display())));
+    }
+    for network in networks {
+        findings.extend(network_findings(directories, &network));
+    }
+    let mut bad = 0;
+    for finding in &findings {
+        match finding {
+            Finding::Good(text) => print_line(&format!("ok    {text}"))?,
+            Finding::Notable(text) => print_line(&format!("note  {text}"))?,
+            Finding::Bad(text) => {
+                bad += 1;
+                print_line(&format!("BAD   {text}"))?;
+            }
+        }
+    }
+    if bad == 0 { Ok(()) } else { Err(Failure::Runtime(format!("{bad} things need mending"))) }
+}
+
+fn tun_device() -> Finding {
+    if Path::new("/dev/net/tun").exists() {
+        Finding::Good("/dev/net/tun is there".to_owned())
+    } else {
+        Finding::Bad(
+            "there is no /dev/net/tun: run `modprobe tun`, or pass the device to the container (--device /dev/net/tun)"
+                .to_owned(),
+        )
+    }
+}
+
+fn capabilities() -> Finding {
+    match caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_NET_ADMIN) {
+        Ok(true) => Finding::Good("CAP_NET_ADMIN is held".to_owned()),
+        _ => Finding::Bad(
+            "CAP_NET_ADMIN is missing: run as root, or give the container --cap-add NET_ADMIN".to_owned(),
+        ),
+    }
+}
+
+fn clock() -> Finding {
+    let now = unix_now().as_secs();
+    if now >= PLAUSIBLE {
+        Finding::Good("the clock is set".to_owned())
+    } else {
+        Finding::Bad(
+            "the clock stands before 2025: peers that saw a later time refuse this machine; start a time service"
+                .to_owned(),
+        )
+    }
+}
+
+/// Strict filtering drops what comes in by another interface than answers would leave by.
+fn reverse_path_filter() -> Finding {
+    let value = fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or_default();
+    match value.trim() {
+        "1" => Finding::Notable(
+            "net.ipv4.conf.all.rp_filter is 1 (strict): on a machine with several uplinks, answers of peers may be \
+             dropped; 2 (loose) is enough, the guard does not depend on it"
+                .to_owned(),
+        ),
+        other => Finding::Good(format!("net.ipv4.conf.all.rp_filter is {other}")),
+    }
+}
+
+fn network_findings(directories: &Directories, network: &str) -> Vec<Finding> {
+    let config = match config::load(&directories.config_file(network)) {
+        Ok(config) => config,
+        Err(error) => return vec![Finding::Bad(format!("{network}: {error}"))],
+    };
+    let mut findings = vec![Finding::Good(format!("{network}: the configuration is valid"))];
+    match super::status::ask(&Client::new(&directories.control_socket(network))) {
+        Ok(report) => {
+            findings.push(Finding::Good(format!("{network}: the daemon runs (process {})", report.pid)));
+            if report.guard.installed {
+                findings.push(Finding::Good(format!("{network}: the guard stands")));
+            }
+            findings.extend(
+                report.warnings.into_iter().map(|warning| Finding::Bad(format!("{network}: {warning}"))),
+            );
+            let silent = report.peers.iter().filter(|peer| peer.state != "established").count();
+            if silent > 0 {
+                findings.push(Finding::Notable(format!(
+                    "{network}: {silent} of {} peers have no session now; `tombolo ping NAME` tries one",
+                    report.peers.len()
+                )));
+            }
+        }
+        Err(error) => {
+            findings.push(Finding::Notable(format!("{network}: {error}")));
+            findings.push(port(network, &config));
+        }
+    }
+    findings
+}
+
+fn port(network: &str, config: &NetworkConfig) -> Finding {
+    let port = config.interface.listen_port;
+    match std::net::UdpSocket::bind(("0.0.0.0", port)) {
+        Ok(_) => Finding::Good(format!("{network}: UDP port {port} is free")),
+        Err(error) => Finding::Bad(format!(
+            "{network}: UDP port {port} cannot be bound ({error}): choose another `listen_port`, or stop what has it"
+        )),
+    }
+}

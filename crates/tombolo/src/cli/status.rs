@@ -1,0 +1,151 @@
+//! `status`.
+
+use std::fmt::Write as _;
+
+use super::args::{Cli, StatusArgs};
+use super::{Failure, print_bytes, print_line};
+use crate::control::{Answer, Client, Request};
+use crate::paths::Directories;
+use crate::report::{PeerReport, StatusReport};
+
+pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &StatusArgs) -> Result<(), Failure> {
+    let network = directories.choose_network(cli.network.as_deref())?;
+    let report = ask(&Client::new(&directories.control_socket(&network)))?;
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&report)
+            .map_err(|error| Failure::runtime("the status has no JSON form", error))?;
+        return print_line(&text);
+    }
+    print_bytes(render(&report).as_bytes())
+}
+
+/// Asks a daemon for its status.
+pub(super) fn ask(client: &Client) -> Result<StatusReport, Failure> {
+    match client.ask(&Request::Status) {
+        Ok(Answer::Status { report }) => Ok(*report),
+        Ok(Answer::Error { message }) => Err(Failure::Runtime(message)),
+        Ok(_) => Err(Failure::Runtime("the daemon gave another answer".to_owned())),
+        Err(error) => Err(Failure::Runtime(error.to_string())),
+    }
+}
+
+/// For people.
+fn render(report: &StatusReport) -> String {
+    let mut text = String::new();
+    let interface = &report.interface;
+    let state = if interface.up { "up" } else { "not up" };
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{}: {} {state}, {}, MTU {}, UDP port {}",
+        report.network,
+        interface.name,
+        interface.addresses.join(" "),
+        interface.mtu,
+        interface.listen_port
+    );
+    if let Some(key) = &interface.public_key {
+        let _ = writeln!(text, "public key {key}");
+    }
+    let guard = if report.guard.installed { "in place" } else { "NOT IN PLACE" };
+    let _ = write!(text, "guard {guard} for {}", report.guard.overlay.join(" "));
+    let _ = match report.guard.dropped_packets {
+        Some(dropped) => writeln!(text, ", {dropped} packets dropped"),
+        None => writeln!(text),
+    };
+    if !report.peers.is_empty() {
+        let _ = writeln!(text);
+    }
+    text.push_str(&table(&report.peers));
+    let drops: Vec<String> = report
+        .drops
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    if !drops.is_empty() {
+        let _ = writeln!(text, "\ndropped: {}", drops.join(", "));
+    }
+    for warning in &report.warnings {
+        let _ = writeln!(text, "\nwarning: {warning}");
+    }
+    for peer in &report.peers {
+        if let Some(error) = &peer.resolve_error {
+            let _ = writeln!(text, "\nwarning: the endpoint of {} is not known: {error}", name(peer));
+        }
+    }
+    text
+}
+
+fn name(peer: &PeerReport) -> &str {
+    peer.name.as_deref().unwrap_or(&peer.public_key)
+}
+
+fn table(peers: &[PeerReport]) -> String {
+    if peers.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![
+        ["PEER", "ADDRESS", "STATE", "PATH", "ENDPOINT", "HANDSHAKE", "ROUND TRIP", "RECEIVED", "SENT"]
+            .map(str::to_owned),
+    ];
+    for peer in peers {
+        let dash = || "-".to_owned();
+        rows.push([
+            name(peer).to_owned(),
+            peer.address.clone().unwrap_or_else(dash),
+            peer.state.clone(),
+            peer.path.clone(),
+            peer.endpoint.clone().or_else(|| peer.configured_endpoint.clone()).unwrap_or_else(dash),
+            peer.last_handshake_age_seconds.map_or_else(dash, |age| format!("{} ago", duration(age))),
+            peer.round_trip_seconds.map_or_else(dash, |time| format!("{:.1} ms", time * 1e3)),
+            bytes(peer.received_bytes),
+            bytes(peer.sent_bytes),
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 9] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+fn duration(seconds: f64) -> String {
+    let seconds = seconds as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_for_people() {
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1500), "1.5 KB");
+        assert_eq!(bytes(u64::MAX), "18446744.1 TB");
+        assert_eq!(duration(59.9), "59 s");
+        assert_eq!(duration(125.0), "2 min 5 s");
+        assert_eq!(duration(90_000.0), "1 d 1 h");
+    }
+}

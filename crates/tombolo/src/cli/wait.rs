@@ -1,0 +1,237 @@
+//! `wait` and `ping`.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::args::{Cli, PingArgs, WaitArgs};
+use super::up::now;
+use super::{Failure, print_line};
+use crate::config::{self, NetworkConfig, PeerConfig};
+use crate::control::{Answer, Client, Request};
+use crate::daemon::interface::is_bindable;
+use crate::paths::Directories;
+
+/// Between two looks at something that was not there.
+const PAUSE: Duration = Duration::from_millis(100);
+/// For one answer; a handshake that is lost is sent again after 5 s.
+const PROBE: Duration = Duration::from_secs(6);
+
+pub(super) fn wait(cli: &Cli, directories: &Directories, arguments: &WaitArgs) -> Result<(), Failure> {
+    let network = directories.choose_network(cli.network.as_deref())?;
+    let config = config::load(&directories.config_file(&network))?;
+    let client = Client::new(&directories.control_socket(&network));
+    let deadline = now() + arguments.timeout;
+    wait_for_self(&network, &config, &client, deadline)?;
+    if arguments.peer.is_empty() && arguments.tcp.is_none() && arguments.quorum.is_none() {
+        if arguments.json {
+            print_line(&json!({ "ready": true }).to_string())?;
+        }
+        return Ok(());
+    }
+    let peers = chosen_peers(&config, &arguments.peer)?;
+    let wanted = arguments.quorum.unwrap_or(peers.len());
+    if wanted > peers.len() {
+        return Err(Failure::Mistake(format!(
+            "a quorum of {wanted} of {} peers cannot be reached",
+            peers.len()
+        )));
+    }
+    let reached = wait_for_peers(&peers, &client, arguments.tcp, wanted, deadline);
+    let names = |wanted_state: bool| -> Vec<&str> {
+        peers
+            .iter()
+            .zip(&reached)
+            .filter(|(_, state)| state.is_ok() == wanted_state)
+            .map(|(peer, _)| peer.name.as_str())
+            .collect()
+    };
+    let ready = names(true).len() >= wanted;
+    if arguments.json {
+        print_line(&json!({ "ready": ready, "reached": names(true), "missing": names(false) }).to_string())?;
+    }
+    if ready {
+        return Ok(());
+    }
+    let reasons: Vec<String> = peers
+        .iter()
+        .zip(&reached)
+        .filter_map(|(peer, state)| Some(format!("{}: {}", peer.name, state.as_ref().err()?)))
+        .collect();
+    Err(Failure::TimedOut(format!(
+        "{} of {wanted} peers reached in time ({})",
+        peers.len() - reasons.len(),
+        reasons.join("; ")
+    )))
+}
+
+fn chosen_peers<'a>(config: &'a NetworkConfig, names: &[String]) -> Result<Vec<&'a PeerConfig>, Failure> {
+    if names.is_empty() {
+        return Ok(config.peers.iter().collect());
+    }
+    let mut chosen: Vec<&PeerConfig> = Vec::new();
+    for name in names {
+        let peer = find(config, name)?;
+        if !chosen.iter().any(|other| other.name == peer.name) {
+            chosen.push(peer);
+        }
+    }
+    Ok(chosen)
+}
+
+fn find<'a>(config: &'a NetworkConfig, name: &str) -> Result<&'a PeerConfig, Failure> {
+    config.peer(name).ok_or_else(|| {
+        let known: Vec<&str> = config.peers.iter().map(|peer| peer.name.as_str()).collect();
+        Failure::Mistake(format!("there is no peer called `{name}`; there are: {}", known.join(", ")))
+    })
+}
+
+/// The daemon answers (so guard, interface and socket stand) and every own address can be bound.
+fn wait_for_self(
+    network: &str,
+    config: &NetworkConfig,
+    client: &Client,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    loop {
+        let unbound = config.interface.addresses.iter().map(|own| own.addr()).find(|own| !is_bindable(*own));
+        let reason = match (client.ask(&Request::Status), unbound) {
+            (Ok(Answer::Status { .. }), None) => return Ok(()),
+            (Ok(_), Some(address)) => format!("{address} cannot be bound"),
+            (Ok(_), None) => "the daemon is starting".to_owned(),
+            (Err(error), _) => error.to_string(),
+        };
+        if now() >= deadline {
+            return Err(Failure::TimedOut(format!("{network} is not ready: {reason}")));
+        }
+        std::thread::sleep(PAUSE.min(deadline.saturating_duration_since(now())));
+    }
+}
+
+/// All peers at the same time, each until it is reached or the time or the wish for it has passed.
+fn wait_for_peers(
+    peers: &[&PeerConfig],
+    client: &Client,
+    tcp: Option<u16>,
+    wanted: usize,
+    deadline: Instant,
+) -> Vec<Result<(), String>> {
+    use std::sync::mpsc;
+    let (results, receiver) = mpsc::channel();
+    let mut states: Vec<Result<(), String>> = vec![Err("no answer in time".to_owned()); peers.len()];
+    for (index, peer) in peers.iter().enumerate() {
+        let (results, client, name) = (results.clone(), client.clone(), peer.name.clone());
+        let address = NetworkConfig::peer_address(peer);
+        // Not joined: the process ends as soon as enough of them have an answer.
+        std::thread::spawn(move || {
+            loop {
+                let state = reach(&name, address, &client, tcp, deadline);
+                let done = state.is_ok() || now() >= deadline;
+                if results.send((index, state)).is_err() || done {
+                    return;
+                }
+                std::thread::sleep(PAUSE);
+            }
+        });
+    }
+    drop(results);
+    while states.iter().filter(|state| state.is_ok()).count() < wanted {
+        match receiver.recv_timeout(deadline.saturating_duration_since(now())) {
+            Ok((index, state)) => states[index] = state,
+            Err(_) => break,
+        }
+    }
+    // What came in while the time ran out tells why.
+    while let Ok((index, state)) = receiver.try_recv() {
+        states[index] = state;
+    }
+    states
+}
+
+fn reach(
+    name: &str,
+    address: Option<IpAddr>,
+    client: &Client,
+    tcp: Option<u16>,
+    deadline: Instant,
+) -> Result<(), String> {
+    let remaining = deadline.saturating_duration_since(now()).min(PROBE);
+    let request = Request::Probe {
+        peer: name.to_owned(),
+        timeout_milliseconds: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX),
+    };
+    match client.ask(&request) {
+        Ok(Answer::Probe { .. }) => {}
+        Ok(Answer::NoAnswer { reason }) => return Err(reason),
+        Ok(Answer::Error { message }) => return Err(message),
+        Ok(_) => return Err("the daemon gave another answer".to_owned()),
+        Err(error) => return Err(error.to_string()),
+    }
+    let (Some(port), Some(address)) = (tcp, address) else { return Ok(()) };
+    let remaining = deadline.saturating_duration_since(now()).clamp(Duration::from_millis(1), PROBE);
+    TcpStream::connect_timeout(&SocketAddr::new(address, port), remaining)
+        .map(drop)
+        .map_err(|error| format!("port {port}: {error}"))
+}
+
+pub(super) fn ping(cli: &Cli, directories: &Directories, arguments: &PingArgs) -> Result<(), Failure> {
+    let network = directories.choose_network(cli.network.as_deref())?;
+    let client = Client::new(&directories.control_socket(&network));
+    let mut times: Vec<f64> = Vec::new();
+    for number in 1..=arguments.count {
+        let started = now();
+        let request = Request::Probe {
+            peer: arguments.name.clone(),
+            timeout_milliseconds: u64::try_from(arguments.timeout.as_millis()).unwrap_or(u64::MAX),
+        };
+        match client.ask(&request).map_err(|error| Failure::Runtime(error.to_string()))? {
+            Answer::Probe { round_trip_seconds, address, endpoint } => {
+                times.push(round_trip_seconds);
+                if !arguments.json {
+                    let path =
+                        endpoint.map(|endpoint| format!(" directly at {endpoint}")).unwrap_or_default();
+                    let time = round_trip_seconds * 1e3;
+                    print_line(&format!("{number}: {} ({address}){path}: {time:.2} ms", arguments.name))?;
+                }
+            }
+            Answer::NoAnswer { reason } if !arguments.json => print_line(&format!("{number}: {reason}"))?,
+            Answer::NoAnswer { .. } => {}
+            Answer::Error { message } if message.starts_with("there is no peer") => {
+                return Err(Failure::Mistake(message));
+            }
+            Answer::Error { message } => return Err(Failure::Runtime(message)),
+            _ => return Err(Failure::Runtime("the daemon gave another answer".to_owned())),
+        }
+        if number < arguments.count {
+            // One request a second, as ping does.
+            std::thread::sleep(
+                Duration::from_secs(1).saturating_sub(now().saturating_duration_since(started)),
+            );
+        }
+    }
+    let (sent, received) = (arguments.count as usize, times.len());
+    let least = times.iter().copied().reduce(f64::min);
+    let greatest = times.iter().copied().reduce(f64::max);
+    let mean = least.map(|_| times.iter().sum::<f64>() / received as f64);
+    if arguments.json {
+        let summary = json!({
+            "peer": arguments.name, "path": "direct", "sent": sent, "received": received,
+            "round_trip_seconds": { "least": least, "mean": mean, "greatest": greatest },
+        });
+        print_line(&summary.to_string())?;
+    } else {
+        let lost = (sent - received) * 100 / sent;
+        print_line(&format!("{sent} sent, {received} answered, {lost} % lost"))?;
+        if let (Some(least), Some(mean), Some(greatest)) = (least, mean, greatest) {
+            let [least, mean, greatest] = [least, mean, greatest].map(|seconds| seconds * 1e3);
+            print_line(&format!(
+                "round trip {least:.2} / {mean:.2} / {greatest:.2} ms (least, mean, greatest)"
+            ))?;
+        }
+    }
+    if received == 0 {
+        return Err(Failure::Runtime(format!("{} did not answer", arguments.name)));
+    }
+    Ok(())
+}
