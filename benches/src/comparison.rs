@@ -114,7 +114,7 @@ fn take_turn(plan: &Plan, contender: &Contender) -> Outcome {
     let mut best: Option<Measurement> = None;
     let mut error = None;
     for _ in 0..=RETRIES {
-        match measure(contender, plan.seconds, plan.udp_segmentation) {
+        match measure(contender, plan.seconds, plan.udp_segmentation, plan.max_foreign) {
             Ok(measurement) => {
                 let quiet = measurement.foreign_share < plan.max_foreign;
                 if best.as_ref().is_none_or(|best| measurement.foreign_share < best.foreign_share) {

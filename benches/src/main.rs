@@ -39,7 +39,8 @@ struct Arguments {
     /// Take UDP segmentation from the wire between the namespaces, as with a network card that has none.
     #[arg(long)]
     no_udp_segmentation: bool,
-    /// Share of the processors that others may take during a run; else it is repeated.
+    /// Share of the processors that others may take during a run; else it is repeated. 1: measure at
+    /// once, whatever else runs.
     #[arg(long, default_value_t = 0.06)]
     max_foreign: f64,
     /// Write all figures to this file.
