@@ -5,6 +5,8 @@
 //!    └─ eth0 192.0.2.1 ── eth0 192.0.2.2 neighbour, the default route
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};

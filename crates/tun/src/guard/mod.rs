@@ -368,15 +368,13 @@ fn chains(plan: &GuardPlan) -> Vec<Chain> {
 }
 
 fn arp_chains(plan: &GuardPlan) -> Vec<Chain> {
-    let rules: Vec<Rule> = plan
-        .overlay
-        .iter()
-        .filter(|network| network.addr().is_ipv4())
-        .map(|network| drop(Condition::ArpTarget(network.trunc())))
-        .collect();
-    if rules.is_empty() {
+    let overlay = plan.overlay.iter().filter(|network| network.addr().is_ipv4());
+    let drops: Vec<Rule> = overlay.map(|network| drop(Condition::ArpTarget(network.trunc()))).collect();
+    if drops.is_empty() {
         return Vec::new();
     }
+    let mut rules = vec![pass(vec![Condition::InInterface(plan.interface.clone())])];
+    rules.extend(drops);
     vec![Chain { name: "arriving", hook: Hook::ArpArriving, priority: PRIORITY, rules }]
 }
 

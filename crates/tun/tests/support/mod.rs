@@ -1,5 +1,6 @@
 //! Network namespaces for tests, which need root.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 use std::net::SocketAddr;
