@@ -159,7 +159,12 @@ impl Device {
             });
         }
         let offloads = if flags & libc::IFF_VNET_HDR != 0 {
-            // Without the header's offloads it is still there, so it must be read.
+            // The header was chosen by whoever opened it, and has to be read in any case.
+            let switches = OffloadSwitches {
+                tcp: switches.tcp && switches.vnet_header,
+                udp: switches.udp && switches.vnet_header,
+                vnet_header: true,
+            };
             prepare_header(&fd)
                 .and_then(|()| negotiate(&fd, switches))
                 .map_err(|e| system("set the offloads of", &name, e))?
@@ -245,7 +250,7 @@ impl Device {
     }
 }
 
-fn check_name(name: &str) -> Result<(), DeviceError> {
+pub(crate) fn check_name(name: &str) -> Result<(), DeviceError> {
     let legal = (1..=MAX_NAME).contains(&name.len())
         && !matches!(name, "." | "..")
         && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte));

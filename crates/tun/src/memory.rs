@@ -147,3 +147,62 @@ impl MemoryHost {
         self.0.wake()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Fault;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use tombolo_packet::GsoType;
+
+    fn readable(queue: &MemoryQueue) -> bool {
+        let mut descriptors = [PollFd::from_borrowed_fd(queue.fd(), PollFlags::IN)];
+        poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() > 0
+    }
+
+    #[test]
+    fn the_descriptor_is_readable_as_long_as_there_are_packets() {
+        let (queue, host) = pair(Offloads::ALL).unwrap();
+        let mut buffer = vec![0; crate::MAX_PACKET];
+        assert!(!readable(&queue));
+        let header = VnetHeader { gso_type: GsoType::Tcp4, gso_size: 1000, ..VnetHeader::default() };
+        host.send(header, b"first").unwrap();
+        host.send(VnetHeader::default(), b"second").unwrap();
+        assert!(readable(&queue));
+        assert_eq!(queue.read(&mut buffer).unwrap(), Some((header, 5)));
+        assert!(readable(&queue));
+        assert_eq!(queue.read(&mut buffer).unwrap(), Some((VnetHeader::default(), 6)));
+        assert_eq!(&buffer[..6], b"second");
+        assert_eq!(queue.read(&mut buffer).unwrap(), None);
+        assert!(!readable(&queue));
+    }
+
+    #[test]
+    fn writes_arrive_whole_fail_as_told_and_need_the_header_they_ask_for() {
+        let (queue, host) = pair(Offloads::ALL).unwrap();
+        let slices = [IoSlice::new(b"one "), IoSlice::new(b"packet")];
+        host.fail_write(libc::EINVAL);
+        let error = queue.write(VnetHeader::default(), &slices).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Refused);
+        queue.write(VnetHeader::default(), &slices).unwrap();
+        let packet = host.receive(Duration::from_secs(10)).unwrap();
+        assert_eq!(packet, (VnetHeader::default(), b"one packet".to_vec()));
+        assert_eq!(host.try_receive(), None);
+
+        let (plain, _host) = pair(Offloads::NONE).unwrap();
+        let header = VnetHeader { needs_checksum: true, ..VnetHeader::default() };
+        let error = plain.write(header, &slices).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_deleted_device_is_gone_for_reader_and_writer() {
+        let (queue, host) = pair(Offloads::NONE).unwrap();
+        host.delete().unwrap();
+        assert!(readable(&queue));
+        let error = queue.read(&mut [0; 64]).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Gone);
+        let error = queue.write(VnetHeader::default(), &[]).unwrap_err();
+        assert_eq!(Fault::of(&error), Fault::Gone);
+    }
+}

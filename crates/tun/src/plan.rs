@@ -121,6 +121,9 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// There is no interface of this name here. Rules and fallback routes stand all the same.
     pub interface_missing: bool,
+    /// IPv6 is switched off on the interface or in the kernel, so the plan's IPv6 part is not in
+    /// force. Nothing leaks by it: what cannot be sent cannot leave.
+    pub ipv6_missing: bool,
 }
 
 impl InterfacePlan {
@@ -151,7 +154,7 @@ impl InterfacePlan {
     pub fn apply(&self, netlink: &mut Netlink) -> Result<Applied, NetlinkError> {
         let mut applied = Applied::default();
         let present = netlink.routes(self.table)?;
-        self.add_routes(netlink, &present, &self.fallback_routes(), &mut applied)?;
+        add_routes(netlink, &present, &self.fallback_routes(), &mut applied)?;
         self.apply_rules(netlink, &mut applied)?;
         let mut wanted = self.fallback_routes();
         match netlink.link_by_name(&self.interface)? {
@@ -161,8 +164,11 @@ impl InterfacePlan {
                 self.apply_addresses(netlink, &link, &mut applied)?;
                 // Read again: setting the link down and up, and removing an address, takes routes.
                 let present = netlink.routes(self.table)?;
-                let routes = self.interface_routes(link.index);
-                self.add_routes(netlink, &present, &routes, &mut applied)?;
+                let mut routes = self.interface_routes(link.index);
+                if applied.ipv6_missing {
+                    routes.retain(|route| route.network.addr().is_ipv4());
+                }
+                add_routes(netlink, &present, &routes, &mut applied)?;
                 wanted.extend(routes);
             }
         }
@@ -209,7 +215,7 @@ impl InterfacePlan {
             .map(|network| Rule { priority: self.rule_priority, to: network.trunc(), table: self.table })
             .collect();
         for rule in wanted.iter().filter(|rule| !present.contains(rule)) {
-            if netlink.add_rule(rule)? {
+            if unless_ipv6_is_missing(netlink.add_rule(rule), rule.to.addr(), applied)? {
                 applied.changes.push(Change::RuleAdded(*rule));
             }
         }
@@ -233,9 +239,16 @@ impl InterfacePlan {
             mtu: (link.mtu != self.mtu).then_some(self.mtu),
             transmit_queue_length: (link.transmit_queue_length != self.transmit_queue_length)
                 .then_some(self.transmit_queue_length),
-            gso_max_size: self.gso_max_size.filter(|size| link.gso_max_size != Some(*size)),
-            link_local_address: None,
+            ..LinkChange::default()
         };
+        let super_packets = LinkChange {
+            gso_max_size: self.gso_max_size.filter(|size| link.gso_max_size != Some(*size)),
+            ..LinkChange::default()
+        };
+        // A kernel that cannot leaves super-packets larger: slower, not wrong.
+        if super_packets != LinkChange::default() && netlink.set_link(link.index, &super_packets).is_ok() {
+            applied.changes.push(Change::Link(super_packets));
+        }
         if change == LinkChange::default() {
             return Ok(());
         }
@@ -258,7 +271,11 @@ impl InterfacePlan {
     ) -> Result<(), NetlinkError> {
         let present = netlink.addresses(link.index)?;
         for address in self.addresses.iter().filter(|address| !present.contains(address)) {
-            if netlink.add_address(link.index, *address)? {
+            let mut added = netlink.add_address(link.index, *address);
+            if added.is_err() && address.addr().is_ipv6() && switch_ipv6_on(&link.name) {
+                added = netlink.add_address(link.index, *address);
+            }
+            if unless_ipv6_is_missing(added, address.addr(), applied)? {
                 applied.changes.push(Change::AddressAdded(*address));
             }
         }
@@ -269,20 +286,6 @@ impl InterfacePlan {
             if netlink.remove_address(link.index, address)? {
                 applied.changes.push(Change::AddressRemoved(address));
             }
-        }
-        Ok(())
-    }
-
-    fn add_routes(
-        &self,
-        netlink: &mut Netlink,
-        present: &[Route],
-        wanted: &[Route],
-        applied: &mut Applied,
-    ) -> Result<(), NetlinkError> {
-        for route in wanted.iter().filter(|route| !present.contains(route)) {
-            netlink.add_route(route)?;
-            applied.changes.push(Change::RouteAdded(*route));
         }
         Ok(())
     }
@@ -320,6 +323,50 @@ impl InterfacePlan {
     }
 }
 
+fn add_routes(
+    netlink: &mut Netlink,
+    present: &[Route],
+    wanted: &[Route],
+    applied: &mut Applied,
+) -> Result<(), NetlinkError> {
+    for route in wanted.iter().filter(|route| !present.contains(route)) {
+        let added = netlink.add_route(route).map(|()| true);
+        if unless_ipv6_is_missing(added, route.network.addr(), applied)? {
+            applied.changes.push(Change::RouteAdded(*route));
+        }
+    }
+    Ok(())
+}
+
+/// Lets a machine without IPv6 (a container, a kernel booted with `ipv6.disable=1`) have the rest.
+fn unless_ipv6_is_missing(
+    result: Result<bool, NetlinkError>,
+    address: IpAddr,
+    applied: &mut Applied,
+) -> Result<bool, NetlinkError> {
+    match result {
+        // EACCES is the interface's `disable_ipv6`; a lack of privilege is EPERM.
+        Err(error)
+            if address.is_ipv6()
+                && matches!(
+                    error.source.raw_os_error(),
+                    Some(libc::EACCES | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
+                ) =>
+        {
+            applied.ipv6_missing = true;
+            Ok(false)
+        }
+        result => result,
+    }
+}
+
+/// Containers switch IPv6 off for every new interface; this one is ours. The name was checked when
+/// the interface was made, and cannot lead elsewhere.
+fn switch_ipv6_on(interface: &str) -> bool {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    std::fs::write(path, "0").is_ok()
+}
+
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
@@ -343,6 +390,25 @@ mod tests {
         tables.sort_unstable();
         tables.dedup();
         assert_eq!(tables.len(), others.len());
+    }
+
+    #[test]
+    fn a_machine_without_ipv6_has_the_rest_and_says_so() {
+        let refused = |errno| {
+            Err(NetlinkError {
+                action: "add address".into(),
+                source: std::io::Error::from_raw_os_error(errno),
+                detail: None,
+            })
+        };
+        let (v4, v6) = (IpAddr::from([10, 66, 0, 1]), IpAddr::from([0xfd66, 0, 0, 0, 0, 0, 0, 1]));
+        let mut applied = Applied::default();
+        assert!(unless_ipv6_is_missing(refused(libc::EACCES), v4, &mut applied).is_err());
+        assert!(unless_ipv6_is_missing(refused(libc::EPERM), v6, &mut applied).is_err());
+        assert!(unless_ipv6_is_missing(Ok(true), v6, &mut applied).unwrap());
+        assert!(!applied.ipv6_missing);
+        assert!(!unless_ipv6_is_missing(refused(libc::EACCES), v6, &mut applied).unwrap());
+        assert!(applied.ipv6_missing);
     }
 
     #[test]

@@ -77,6 +77,22 @@ fn applying_twice_changes_nothing_the_second_time() {
 }
 
 #[test]
+fn ipv6_that_is_switched_off_for_new_interfaces_is_switched_on_for_ours() {
+    if !root("ipv6_that_is_switched_off_for_new_interfaces") {
+        return;
+    }
+    let namespace = Namespace::new("noipv6");
+    namespace.run("sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+    namespace.enter(|| {
+        let mut netlink = Netlink::open().unwrap();
+        let device = Device::open(&DeviceOptions::new(NAME)).unwrap();
+        let applied = plan().apply(&mut netlink).unwrap();
+        assert!(!applied.ipv6_missing);
+        assert_eq!(netlink.addresses(device.index()).unwrap(), plan().addresses);
+    });
+}
+
+#[test]
 fn a_changed_plan_takes_away_what_the_old_one_had() {
     if !root("a_changed_plan_takes_away") {
         return;
@@ -249,6 +265,13 @@ fn with_the_interface_missing_no_overlay_packet_leaves_by_any_route_of_others() 
             let path = netlink.path_to(destination.ip(), None, 0).unwrap().unwrap();
             assert_eq!(path.interface, device.index());
         }
+        assert_eq!(captured(&neighbour, try_to_send), 0);
+        // The daemon stops, and the interface persists: nobody reads, and nothing leaves.
+        device.set_persistent(true).unwrap();
+        drop(device);
+        assert_eq!(captured(&neighbour, try_to_send), 0);
+        // Set down, its routes go; the fallback stays.
+        host.run("ip link set tombolo0 down");
         assert_eq!(captured(&neighbour, try_to_send), 0);
         // Deleted under us, it is missing again.
         netlink.delete_link(NAME).unwrap();

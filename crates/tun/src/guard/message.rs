@@ -52,7 +52,6 @@ const EQUAL: u32 = 0;
 /// A comment in the user data of a rule, as the `nft` program writes and shows it: type 0, the
 /// length, the text with its terminating zero.
 const COMMENT: u8 = 0;
-const MAX_COMMENT: usize = 127;
 
 /// Families of tables (`NFPROTO_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +210,7 @@ impl Rule {
         });
         let mut comment = self.comment().into_bytes();
         comment.push(0);
-        // Cut to MAX_COMMENT, so the length fits its byte.
+        // Two IPv6 networks and a few words: the length fits its byte.
         let mut user_data = vec![COMMENT, comment.len() as u8];
         user_data.append(&mut comment);
         push(&mut bytes, RULE_USER_DATA, &user_data);
@@ -234,7 +233,6 @@ impl Rule {
                 Condition::ArpTarget(network) => text.push_str(&format!(" arp {network}")),
             }
         }
-        text.truncate(MAX_COMMENT);
         text
     }
 }

@@ -19,8 +19,6 @@
 
 mod message;
 
-use std::io;
-
 use ipnet::IpNet;
 
 use crate::netlink::NetlinkError;
@@ -57,6 +55,14 @@ pub enum GuardError {
         "this kernel has no nf_tables, which the guard needs: load the module (modprobe nf_tables), or use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET; until then neighbours may reach overlay addresses in clear"
     )]
     Unsupported,
+    /// The name cannot be the name of an interface, so no packet would ever be told to be inside.
+    #[error(
+        "{name:?} cannot be an interface name: use 1 to 15 characters without spaces, slashes, colons or percent signs"
+    )]
+    BadName {
+        /// The name.
+        name: String,
+    },
     /// The kernel refused in a way that has no mend of its own.
     #[error(transparent)]
     Netlink(NetlinkError),
@@ -104,8 +110,10 @@ impl Guard {
     /// Prepares the guard; changes nothing yet.
     ///
     /// # Errors
-    /// [`GuardError::Unsupported`], or those of socket(2).
+    /// [`GuardError::BadName`], [`GuardError::Unsupported`], or those of socket(2).
     pub fn open(plan: &GuardPlan) -> Result<Self, GuardError> {
+        crate::device::check_name(&plan.interface)
+            .map_err(|_| GuardError::BadName { name: plan.interface.clone() })?;
         let connection = Connection::open(netlink_sys::protocols::NETLINK_NETFILTER)
             .map_err(|error| GuardError::of(error.into(), "open a netfilter socket"))?;
         Ok(Self {
@@ -376,10 +384,4 @@ fn arp_chains(plan: &GuardPlan) -> Vec<Chain> {
     let mut rules = vec![pass(vec![Condition::InInterface(plan.interface.clone())])];
     rules.extend(drops);
     vec![Chain { name: "arriving", hook: Hook::ArpArriving, priority: PRIORITY, rules }]
-}
-
-impl From<io::Error> for GuardError {
-    fn from(error: io::Error) -> Self {
-        Self::of(error.into(), "speak to the packet filters")
-    }
 }

@@ -40,7 +40,7 @@ pub struct NetlinkError {
 
 fn mend(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => ": run as root, or grant CAP_NET_ADMIN",
+        Some(libc::EPERM) => ": run as root, or grant CAP_NET_ADMIN",
         _ => "",
     }
 }
@@ -49,7 +49,7 @@ impl NetlinkError {
     /// Whether the process lacks the privilege (CAP_NET_ADMIN).
     #[must_use]
     pub fn is_not_permitted(&self) -> bool {
-        matches!(self.source.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+        self.source.raw_os_error() == Some(libc::EPERM)
     }
 }
 
