@@ -116,3 +116,62 @@ fn row(title: &str, cells: impl Iterator<Item = String>) -> Vec<String> {
 fn counted<'a>(round: &'a [Outcome], name: &str) -> Option<&'a Measurement> {
     round.iter().find(|outcome| outcome.contender == name && outcome.undisturbed)?.measurement.as_ref()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::round_trip::RoundTrips;
+    use crate::load::small_packets::SmallPackets;
+    use crate::load::transfer::Throughput;
+
+    fn outcome(contender: &str, gigabits_per_second: f64, undisturbed: bool) -> Outcome {
+        let transfer = Throughput {
+            gigabits_per_second,
+            daemon_seconds_per_gigabyte: 1.0,
+            machine_seconds_per_gigabyte: 2.0,
+            retransmissions: 0,
+        };
+        let measurement = Measurement {
+            tcp: transfer,
+            tcp_reverse: transfer,
+            tcp_four: transfer,
+            small_packets: SmallPackets { carried_per_second: 1e5, flood_per_second: 2e5, flood_loss: 0.0 },
+            round_trips: RoundTrips { per_second: 1e4, median_microseconds: 90.0, p99_microseconds: 200.0 },
+            idle_mebibytes: 4.0,
+            peak_mebibytes: 8.0,
+            foreign_share: 0.0,
+        };
+        Outcome { contender: contender.into(), measurement: Some(measurement), error: None, undisturbed }
+    }
+
+    #[test]
+    fn ratios_are_taken_within_rounds_and_disturbed_runs_do_not_count() {
+        let failed = Outcome {
+            contender: "b".into(),
+            measurement: None,
+            error: Some("no".into()),
+            undisturbed: false,
+        };
+        let results = Results {
+            kernel: "6.18".into(),
+            processors: 2.0,
+            seconds: 8,
+            udp_segmentation: true,
+            contenders: vec![("a".into(), String::new()), ("b".into(), "b 1.0".into())],
+            rounds: vec![
+                vec![outcome("a", 1.0, true), outcome("b", 3.0, true)],
+                vec![outcome("a", 2.0, true), outcome("b", 100.0, false)],
+                vec![outcome("a", 4.0, true), failed],
+            ],
+        };
+        let text = tables(&results, "a");
+        let line = |start: &str| text.lines().find(|line| line.starts_with(start)).map(str::to_owned);
+        assert!(line("| a (3) | 2.00 |").is_some(), "{text}");
+        assert!(line("| b, b 1.0 (1) | 3.00 |").is_some(), "{text}");
+        assert!(line("| b | 3.00 |").is_some(), "{text}");
+        assert!(line("| a | 150 % |").is_some(), "{text}");
+        let widths: Vec<usize> =
+            text.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
+        assert!(widths.iter().all(|&width| width == METRICS.len() + 2), "{text}");
+    }
+}

@@ -6,13 +6,13 @@ use tombolo_noise::aead::AeadKey;
 use tombolo_packet::message::TAG_LEN;
 
 use super::timing::{sample, time};
-use super::{PACKET, Step};
+use super::{PACKET, Report};
 use crate::Result;
 
 const RUNS: usize = 20;
 const PACKETS: usize = 2000;
 
-pub(super) fn measure(report: &mut dyn FnMut(Step)) -> Result {
+pub(super) fn measure(report: &mut Report<'_>) -> Result {
     let key = AeadKey::new(&[7; 32]);
     for (length, variant) in [(PACKET, "1420 bytes"), (64, "64 bytes")] {
         let mut sealed = vec![vec![0; length + TAG_LEN]; PACKETS];

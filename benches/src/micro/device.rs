@@ -17,7 +17,7 @@ use tombolo_tun::{Device, DeviceOptions, MAX_PACKET, OffloadSwitches, Queue};
 use tombolo_udp::{BindOptions, Family, RECEIVE_SLOT, SendOutcome, Socket, Transmit, UdpSocket};
 
 use super::timing::{sample, time};
-use super::{BATCH, PACKET, Step};
+use super::{BATCH, PACKET, Report, Step};
 use crate::Result;
 
 const RUNS: usize = 30;
@@ -30,7 +30,7 @@ const OTHER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// A packet as it was read, with its header.
 type Packet = (VnetHeader, Vec<u8>);
 
-pub(super) fn measure(report: &mut dyn FnMut(Step)) -> Result {
+pub(super) fn measure(report: &mut Report<'_>) -> Result {
     let plain = Bench::set_up(false)?;
     report(plain.read("one at a time", 1, PLAIN_PACKETS)?.0);
     report(plain.write_plain()?);
@@ -119,7 +119,7 @@ impl Bench {
         })
     }
 
-    fn write_super(&self, report: &mut dyn FnMut(Step)) -> Result {
+    fn write_super(&self, report: &mut Report<'_>) -> Result {
         let queue = self.device.queues().first().context("a device without a queue")?;
         let packet = self.incoming();
         let one: Vec<u8> = packet.repeat(BATCH);

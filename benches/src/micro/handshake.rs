@@ -16,14 +16,14 @@ use tombolo_noise::keys::{PresharedKey, PrivateKey, RemoteStatic, StaticIdentity
 use tombolo_noise::tai64n::Tai64n;
 use tombolo_packet::message::{Initiation, Response};
 
-use super::Step;
+use super::Report;
 use super::timing::{sample, time};
 use crate::Result;
 
 const RUNS: usize = 10;
 const HANDSHAKES: usize = 50;
 
-pub(super) fn measure(report: &mut dyn FnMut(Step)) -> Result {
+pub(super) fn measure(report: &mut Report<'_>) -> Result {
     let mut rng = ChaCha20Rng::seed_from_u64(1);
     let east = StaticIdentity::new(PrivateKey::generate(&mut rng));
     let west = StaticIdentity::new(PrivateKey::generate(&mut rng));

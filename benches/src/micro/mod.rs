@@ -34,6 +34,9 @@ pub struct Step {
     pub median_nanoseconds: f64,
 }
 
+/// What takes each step as soon as it is measured.
+type Report<'a> = dyn FnMut(Step) + 'a;
+
 /// Measures all steps, prints a table, and writes the figures to `json` if asked to.
 ///
 /// # Errors
@@ -41,7 +44,7 @@ pub struct Step {
 pub fn run(json: Option<&Path>) -> Result {
     let mut steps: Vec<Step> = Vec::new();
     println!("| step | variant | ns, minimum | ns, median |\n|---|---|---|---|");
-    let parts: [fn(&mut dyn FnMut(Step)) -> Result; 5] =
+    let parts: [fn(&mut Report<'_>) -> Result; 5] =
         [crypto::measure, tables::measure, handshake::measure, device::measure, socket::measure];
     for part in parts {
         part(&mut |step| {

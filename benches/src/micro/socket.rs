@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tombolo_udp::{BindOptions, Family, RECEIVE_SLOT, SendOutcome, Socket, Transmit, UdpSocket};
 
 use super::timing::{sample, time};
-use super::{BATCH, PACKET, Step};
+use super::{BATCH, PACKET, Report};
 use crate::Result;
 use crate::wire::Wire;
 
@@ -30,7 +30,7 @@ struct Variant {
     slots: usize,
 }
 
-pub(super) fn measure(report: &mut dyn FnMut(Step)) -> Result {
+pub(super) fn measure(report: &mut Report<'_>) -> Result {
     let plain = Variant {
         name: "one at a time",
         udp_segmentation: true,

@@ -8,7 +8,7 @@ use tombolo_noise::ReplayWindow;
 use tombolo_packet::PeerId;
 use tombolo_route::AllowedIps;
 
-use super::Step;
+use super::Report;
 use super::timing::{sample, time};
 use crate::Result;
 
@@ -16,7 +16,7 @@ const RUNS: usize = 20;
 const LOOKUPS: usize = 100_000;
 const ROUTES: u32 = 10_000;
 
-pub(super) fn measure(report: &mut dyn FnMut(Step)) -> Result {
+pub(super) fn measure(report: &mut Report<'_>) -> Result {
     for (variant, length) in [("10,000 addresses", 32), ("10,000 networks /24", 24)] {
         let mut table = AllowedIps::default();
         for number in 0..ROUTES {
