@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::{Namespace, PATIENCE, root, wait_readable};
-use tombolo_packet::{GsoType, VnetHeader};
+use tombolo_packet::{GsoType, VnetHeader, checksum};
 use tombolo_tun::netlink::{LinkState, Netlink, Watch};
 use tombolo_tun::{
     Device, DeviceError, DeviceOptions, Fault, InterfacePlan, OffloadSwitches, Offloads, Place, Queue,
@@ -248,6 +248,60 @@ fn kernel_tcp_sends_super_packets_through_two_devices_and_receives_them() {
     let seen = transfer(&DeviceOptions::new(NAME));
     assert!(seen.super_packets > 0, "no TSO super-packet was read");
     assert!(seen.largest <= 60_000, "gso_max_size is not heeded: {}", seen.largest);
+}
+
+#[test]
+fn a_udp_super_packet_that_is_written_arrives_as_datagrams() {
+    if !root("a_udp_super_packet_that_is_written") {
+        return;
+    }
+    let namespace = Namespace::new("uso");
+    namespace.enter(|| {
+        let device = Device::open(&DeviceOptions::new(NAME)).unwrap();
+        plan("10.66.0.1/16").apply(&mut Netlink::open().unwrap()).unwrap();
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+        let since = numbers.next().zip(numbers.next()).is_some_and(|version| version >= (6, 2));
+        assert_eq!((device.offloads().uso, device.offloads().write_udp), (since, since), "{release}");
+        if !since {
+            println!("Linux {release} has no UDP segmentation for a TUN");
+            return;
+        }
+        let socket = UdpSocket::bind("10.66.0.1:7").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (source, destination) = ([10, 66, 0, 2], [10, 66, 0, 1]);
+        let payload: Vec<u8> = (0..4 * 1000 + 123).map(|at| (at / 1000) as u8).collect();
+        let udp_length = 8 + payload.len();
+        let mut packet = vec![0; 28];
+        packet[0] = 0x45;
+        packet[2..4].copy_from_slice(&((20 + udp_length) as u16).to_be_bytes());
+        packet[8..10].copy_from_slice(&[64, 17]);
+        packet[12..16].copy_from_slice(&source);
+        packet[16..20].copy_from_slice(&destination);
+        let sum = checksum::Sum::of(&packet[..20]).checksum();
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet[20..24].copy_from_slice(&[0, 9, 0, 7]);
+        packet[24..26].copy_from_slice(&(udp_length as u16).to_be_bytes());
+        let sum = checksum::pseudo_header(&source, &destination, 17, udp_length).folded();
+        packet[26..28].copy_from_slice(&sum.to_be_bytes());
+        let header = VnetHeader {
+            needs_checksum: true,
+            gso_type: GsoType::Udp,
+            header_len: 28,
+            gso_size: 1000,
+            checksum_start: 20,
+            checksum_offset: 6,
+            ..VnetHeader::default()
+        };
+        let slices = [IoSlice::new(&packet), IoSlice::new(&payload)];
+        device.queues()[0].write(header, &slices).unwrap();
+        let mut buffer = [0; 2000];
+        for datagram in payload.chunks(1000) {
+            let (length, from) = socket.recv_from(&mut buffer).unwrap();
+            assert_eq!(from, "10.66.0.2:9".parse().unwrap());
+            assert_eq!(&buffer[..length], datagram);
+        }
+    });
 }
 
 #[test]
