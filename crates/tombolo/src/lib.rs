@@ -20,3 +20,4 @@ pub mod report;
 pub mod resolver;
 pub mod state;
 pub mod uapi;
+pub mod wireguard;

@@ -97,8 +97,13 @@ pub fn update(path: &Path, network: &str, entries: &[(IpAddr, String)]) -> io::R
     }
     let mode = fs::metadata(path).map_or(0o644, |metadata| metadata.permissions().mode() & 0o777);
     match atomic_file::write(path, &wanted, mode) {
-        // A container mounts the file itself: it can be written, but nothing can be renamed over it.
-        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => fs::write(path, &wanted),
+        // A container, or the unit, gives us the file itself: it can be written, but nothing can be
+        // made beside it or renamed over it.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::ReadOnlyFilesystem) =>
+        {
+            fs::write(path, &wanted)
+        }
         other => other,
     }
 }

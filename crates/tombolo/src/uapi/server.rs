@@ -1,7 +1,7 @@
 //! The socket `/var/run/wireguard/IF.sock`, mode 0600.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -49,6 +49,7 @@ pub fn socket_directory() -> PathBuf {
 /// A socket that is being served; removed when dropped.
 pub struct UapiSocket {
     path: PathBuf,
+    inode: Option<u64>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -78,20 +79,32 @@ impl UapiSocket {
         std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&hidden, &path)?;
         let task = tokio::spawn(accept(listener, engine));
-        Ok(Self { path, task })
+        Ok(Self { inode: inode(&path), path, task })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Whether the file at its path is still this socket, and not removed or replaced.
+    pub fn is_in_place(&self) -> bool {
+        self.inode.is_some() && inode(&self.path) == self.inode
+    }
 }
 
 impl Drop for UapiSocket {
     fn drop(&mut self) {
         self.task.abort();
-        let _ = std::fs::remove_file(&self.path);
+        // One that somebody else has put there since is theirs.
+        if self.is_in_place() {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    path.symlink_metadata().ok().map(|metadata| metadata.ino())
 }
 
 async fn accept(listener: UnixListener, engine: EngineSlot) {
