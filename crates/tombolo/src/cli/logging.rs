@@ -7,7 +7,14 @@ use super::args::{Cli, LogFormat};
 
 /// Starts logging as the options say.
 pub(super) fn start(cli: &Cli) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&cli.log)
+    // A name server that does not answer is told once, by the daemon, and not by every layer of the
+    // resolver; who asks for more by name gets it.
+    let quiet = if cli.log.contains("hickory") {
+        ""
+    } else {
+        ",hickory_resolver=off,hickory_net=off,hickory_proto=off"
+    };
+    let filter = EnvFilter::try_new(format!("{}{quiet}", cli.log))
         .map_err(|error| Failure::Mistake(format!("`{}` is not a log filter: {error}", cli.log)))?;
     start_with(filter, cli.log_format);
     Ok(())

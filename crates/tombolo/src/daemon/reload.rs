@@ -5,6 +5,7 @@ use tombolo_engine::EngineEvent;
 use super::interface::Interface;
 use super::{Daemon, notify, peers};
 use crate::config::{self, NetworkConfig};
+use crate::state::StateStore;
 
 impl Daemon {
     /// Reads the configuration anew, and tells the service manager.
@@ -28,6 +29,13 @@ impl Daemon {
         let transaction = peers::difference(&self.config, &new);
         if !peers::is_empty(&transaction) && !self.apply(transaction) {
             return Err("the change could not be made; see the log".to_owned());
+        }
+        if new.interface.private_key != self.config.interface.private_key
+            && let Some(key) = new.interface.private_key.key()
+        {
+            // What was saved under the old key means nothing under the new one.
+            let directory = self.directories.state_directory(&self.network);
+            self.store = StateStore::open(&directory, key.public()).map_err(|error| error.to_string())?;
         }
         self.reload_interface(&new)?;
         let old = std::mem::replace(&mut self.config, new);
@@ -57,13 +65,9 @@ impl Daemon {
         if new.offload != old.offload {
             kept.push("[offload]");
         }
-        if new.interface.private_key != old.interface.private_key {
-            kept.push("private_key");
-        }
         new.interface.name.clone_from(&old.interface.name);
         new.interface.persistent = old.interface.persistent;
         new.interface.workers = old.interface.workers;
-        new.interface.private_key = old.interface.private_key.clone();
         new.offload = old.offload;
         for key in kept {
             let notice = format!("`{key}` was changed in the configuration; it takes effect with a restart");
@@ -79,7 +83,8 @@ impl Daemon {
         interface.restore().map_err(|error| error.to_string())?;
         if mtu != self.interface.plan.mtu {
             let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-            self.slot.handle().set_mtu(mtu).map_err(|error| error.to_string())?;
+            let told = self.slot.handle().and_then(|handle| handle.set_mtu(mtu));
+            told.map_err(|error| error.to_string())?;
         }
         self.interface = interface;
         Ok(())

@@ -153,7 +153,8 @@ impl Daemon {
             Err(error) => tracing::warn!("{error}"),
         }
         let up = self.interface.is_up();
-        self.slot.handle().set_link_up(up).map_err(|error| Failure::Runtime(error.to_string()))
+        let told = self.slot.handle().and_then(|handle| handle.set_link_up(up));
+        told.map_err(|error| Failure::Runtime(error.to_string()))
     }
 
     /// The device was deleted under us: another one, and another engine on it. Sessions are lost, the
@@ -161,19 +162,15 @@ impl Daemon {
     fn replace_device(&mut self) -> Result<(), Failure> {
         tracing::warn!("the interface {} was deleted; making it anew", self.interface.plan.interface);
         self.save();
+        self.slot.replace(None);
         if let Some(engine) = self.engine.take() {
             engine.stop();
         }
         // Another program may be in the middle of replacing it; the service manager starts us again if so.
         self.device = interface::open_device(&self.interface.plan.interface, &self.config)
             .map_err(|error| Failure::Runtime(error.to_string()))?;
-        let running = engine::start(
-            options(&self.config, &self.interface),
-            &self.device,
-            engine::UdpBinder { gso: self.config.offload.gso, gro: self.config.offload.gro },
-            self.events.clone(),
-        )?;
-        self.slot.replace(running.handle());
+        let running = self.start_engine()?;
+        self.slot.replace(Some(running.handle()));
         self.engine = Some(running);
         let mut everything = peers::everything(&self.config, &self.saved);
         for peer in &mut everything.peers {
@@ -184,12 +181,34 @@ impl Daemon {
         Ok(())
     }
 
+    /// A request that was under way may hold the old engine, and with it the port, for a moment more.
+    fn start_engine(&self) -> Result<tombolo_engine::Engine, Failure> {
+        const TRIES: u32 = 40;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let binder = engine::UdpBinder { gso: self.config.offload.gso, gro: self.config.offload.gro };
+            match engine::start(
+                options(&self.config, &self.interface),
+                &self.device,
+                binder,
+                self.events.clone(),
+            ) {
+                Err(error) if tries < TRIES => {
+                    tracing::debug!("{error}; trying again");
+                    std::thread::sleep(SETTLE);
+                }
+                other => return other,
+            }
+        }
+    }
+
     fn status(&self) -> Option<EngineStatus> {
-        self.slot.handle().status().ok()
+        self.slot.status().ok()
     }
 
     pub(super) fn apply(&mut self, transaction: Transaction) -> bool {
-        match self.slot.handle().apply(transaction) {
+        match self.slot.apply(transaction) {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!("{error}");
@@ -382,7 +401,8 @@ impl Daemon {
             .config
             .own_address_for(destination)
             .ok_or_else(|| format!("this machine has no address of the family of {destination}"))?;
-        let (handle, key) = (self.slot.handle(), peer.public_key);
+        let handle = self.slot.handle().map_err(|error| error.to_string())?;
+        let key = peer.public_key;
         Ok(tokio::task::spawn_blocking(move || match handle.probe(key, source, destination, timeout) {
             Ok(time) => Answer::Probe {
                 round_trip_seconds: time.as_secs_f64(),

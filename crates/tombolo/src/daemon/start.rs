@@ -112,8 +112,7 @@ impl Daemon {
             events.clone(),
         )?;
         let slot = EngineSlot::new(running.handle());
-        slot.handle()
-            .apply(peers::everything(&config, &saved))
+        slot.apply(peers::everything(&config, &saved))
             .map_err(|error| Failure::Runtime(error.to_string()))?;
         interface.restore()?;
         let uapi = match UapiSocket::open(&name, slot.clone()) {
@@ -231,7 +230,7 @@ impl Daemon {
                 tokio::time::sleep(delay).await;
                 let change = PeerChange { update_only: true, initiate: true, ..PeerChange::new(key) };
                 // It fails only when the engine has stopped.
-                let _ = slot.handle().apply(Transaction { peers: vec![change], ..Transaction::default() });
+                let _ = slot.apply(Transaction { peers: vec![change], ..Transaction::default() });
             });
         }
     }

@@ -3,13 +3,13 @@
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tombolo_engine::{ApplyError, EngineHandle};
+use tombolo_engine::{ApplyError, EngineHandle, EngineStatus, Stopped, Transaction};
 use zeroize::Zeroizing;
 
 use super::parse::{MAX_REQUEST, Request, UapiError, parse_request};
@@ -18,24 +18,49 @@ use super::{format_errno, format_status};
 /// Connections at the same time at most.
 const MAX_CONNECTIONS: usize = 32;
 
-/// The engine that runs now. The daemon starts another one when its device was deleted.
+/// The engine that runs now. The daemon starts another one when its device was deleted; in between
+/// there is none, since a handle keeps the UDP port.
 #[derive(Clone)]
-pub struct EngineSlot(Arc<Mutex<EngineHandle>>);
+pub struct EngineSlot(Arc<Mutex<Option<EngineHandle>>>);
 
 impl EngineSlot {
     /// Holds a handle.
     pub fn new(handle: EngineHandle) -> Self {
-        Self(Arc::new(Mutex::new(handle)))
+        Self(Arc::new(Mutex::new(Some(handle))))
     }
 
     /// The engine of the moment.
-    pub fn handle(&self) -> EngineHandle {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn handle(&self) -> Result<EngineHandle, Stopped> {
+        self.lock().clone().ok_or(Stopped)
     }
 
-    /// Puts another engine in its place.
-    pub fn replace(&self, handle: EngineHandle) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = handle;
+    /// [`EngineHandle::apply`].
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    pub fn apply(&self, transaction: Transaction) -> Result<(), ApplyError> {
+        self.handle().map_err(|Stopped| ApplyError::Stopped)?.apply(transaction)
+    }
+
+    /// [`EngineHandle::status`].
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn status(&self) -> Result<EngineStatus, Stopped> {
+        self.handle()?.status()
+    }
+
+    /// Puts another engine in its place, or none.
+    pub fn replace(&self, handle: Option<EngineHandle>) {
+        *self.lock() = handle;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<EngineHandle>> {
+        // Nobody panics while holding it, and a handle is whole at any time.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,7 +158,7 @@ async fn converse(stream: UnixStream, engine: EngineSlot) -> io::Result<()> {
         let Some(bytes) = operation else {
             return writer.write_all(format_errno(Err(UapiError::Protocol)).as_bytes()).await;
         };
-        let engine = engine.handle();
+        let engine = engine.clone();
         let answer = tokio::task::spawn_blocking(move || perform(&bytes, &engine)).await;
         let answer = answer.unwrap_or_else(|_| Zeroizing::new(format_errno(Err(UapiError::Io))));
         writer.write_all(answer.as_bytes()).await?;
@@ -167,7 +192,7 @@ async fn read_operation(
     }
 }
 
-fn perform(bytes: &[u8], engine: &EngineHandle) -> Zeroizing<String> {
+fn perform(bytes: &[u8], engine: &EngineSlot) -> Zeroizing<String> {
     let scope = |name: &str| {
         std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?.trim().parse().ok()
     };
