@@ -5,6 +5,8 @@ mod handshakes;
 mod messages;
 mod output;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod timeouts;
 
 pub use configure::AddPeerError;
