@@ -82,7 +82,8 @@ pub(super) fn down(cli: &Cli, directories: &Directories, arguments: &DownArgs) -
 
 fn stop(directories: &Directories, network: &str) -> Result<(), Failure> {
     match Client::new(&directories.control_socket(network)).ask(&Request::Down) {
-        Ok(Answer::Done) | Err(ClientError::NotRunning(_)) => {}
+        // A daemon that stops at once may be gone before its answer is out; the lock tells.
+        Ok(Answer::Done) | Err(ClientError::NotRunning(_) | ClientError::Io(_)) => {}
         Ok(Answer::Error { message }) => return Err(Failure::Runtime(message)),
         Ok(_) => return Err(Failure::Runtime("the daemon gave another answer".to_owned())),
         Err(error) => return Err(Failure::Runtime(error.to_string())),
