@@ -274,6 +274,14 @@ impl Node {
         output(self.command(subcommand).args(options), USUAL_LIMIT)
     }
 
+    /// Runs a subcommand, and returns its standard output.
+    ///
+    /// # Errors
+    /// When it does not end with exit code zero; the error holds what it said.
+    pub fn run(&self, subcommand: &str, options: &[&str]) -> Result<String> {
+        run(self.command(subcommand).args(options))
+    }
+
     /// What the daemon says on standard error when it cannot start, with its exit code.
     ///
     /// # Errors

@@ -119,7 +119,7 @@ fn two_daemons_want_one_interface() {
     faulty("two_daemons_want_one_interface", |scene, node| {
         node.start(scene)?;
         // The same network a second time.
-        refuses(node, 2, &["running"])?;
+        refuses(node, 2, &["another daemon"])?;
         // Another network with the same interface.
         let mut second = Node::new(scene, "second", &node.namespace, 3)?;
         second.interface.clone_from(&node.interface);

@@ -133,7 +133,7 @@ fn a_neighbour_who_routes_the_overlay_to_us_gets_nothing() {
         stage.east.node.kill()?;
         ensure!(stage.knock()? == 0, "answers after the daemon was killed");
         stage.east.node.start(scene)?;
-        ensure!(stage.east.node.outcome("down", &[])?.status.success(), "down");
+        stage.east.node.run("down", &[])?;
         ensure!(stage.knock()? == 0, "answers after `down`");
         stage.east.machine.namespace.ip(&format!("link del {}", stage.east.node.interface))?;
         // Without the interface the address is gone; a machine of this kind may well have it elsewhere.
@@ -150,7 +150,7 @@ fn a_neighbour_who_routes_the_overlay_to_us_gets_nothing() {
 fn down_open_takes_the_guard_away() {
     machine_wide("down_open_takes_the_guard_away", |scene| {
         let stage = stage(scene)?;
-        ensure!(stage.east.node.outcome("down", &["--open"])?.status.success(), "down --open");
+        stage.east.node.run("down", &["--open"])?;
         let namespace = &stage.east.machine.namespace;
         for address in stage.east_addresses() {
             let length = if address.is_ipv4() { 32 } else { 128 };
@@ -188,7 +188,7 @@ fn nothing_leaves_by_the_default_route_when_the_interface_is_gone() {
         ensure!(stage.leaks()? == 0, "packets in the clear by a pushed route");
         // The control: what would leave, and be seen, without the guard.
         stage.east.node.start(scene)?;
-        ensure!(stage.east.node.outcome("down", &["--open"])?.status.success(), "down --open");
+        stage.east.node.run("down", &["--open"])?;
         ensure!(stage.leaks()? > 0, "the capture sees nothing even without a guard");
         Ok(())
     });

@@ -142,8 +142,12 @@ fn a_reload_adds_a_peer_and_leaves_the_others_alone() {
         let mut talk =
             Conversation::open(&east.machine.namespace, &west.machine.namespace, west.node.address.into())?;
         talk.speak(LIMIT)?;
-        let handshakes = format!("udp and length 156 and src host {}", east.machine.address);
-        let to_west = format!("{handshakes} and dst host {}", west.machine.address);
+        // Initiations: type 1, 148 bytes after 8 of UDP.
+        let initiations = "udp[8:4] = 0x01000000 and udp[4:2] = 156";
+        let to_west = format!(
+            "{initiations} and src host {} and dst host {}",
+            east.machine.address, west.machine.address
+        );
         let capture = Capture::start(&internet.router, &east.machine.port, &to_west, &[])?;
         east.node.configure("", &[west.node.entry(host(west)), central.node.entry(host(central))])?;
         east.node.daemon()?.signal(Signal::HUP)?;

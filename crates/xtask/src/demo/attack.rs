@@ -45,7 +45,8 @@ pub(super) fn knock(
         neighbour.address, neighbour.address6
     );
     let door = Capture::start(&internet.router, &victim.port, &to_overlay, &[])?;
-    let from_overlay = format!("src net {OVERLAY} or src net {OVERLAY6} or src host {}", victim.address);
+    let from_overlay =
+        format!("ip src net {OVERLAY} or ip6 src net {OVERLAY6} or ip src host {}", victim.address);
     let back = Capture::start(&neighbour.namespace, "eth0", &from_overlay, &[])?;
     let mut connections = 0;
     for address in [IpAddr::from(node.address), node.address6.into()] {
