@@ -77,6 +77,12 @@ fn killed_and_restarted_where_no_endpoint_is_configured() {
         sites[0].node.start(scene)?;
         sites[0].node.wait_for_peer("west")?;
         let [east, mut west] = sites;
+        // Written down within a second or so; what is lost in between costs a few seconds after a crash.
+        let state = west.node.directory().join("state/demo/peers.json");
+        let endpoint = format!("{}:8662", east.machine.address);
+        wait_until("the endpoint to be written down", LIMIT, || {
+            std::fs::read_to_string(&state).is_ok_and(|text| text.contains(&endpoint))
+        })?;
         restart_under_conversation(scene, &mut west, &east)
     });
 }
