@@ -1,5 +1,8 @@
 //! The command line as a user types it: output and exit codes, without root.
 
+// Everything here is a test, helpers included.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;

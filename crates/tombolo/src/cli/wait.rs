@@ -15,8 +15,12 @@ use crate::paths::Directories;
 
 /// Between two looks at something that was not there.
 const PAUSE: Duration = Duration::from_millis(100);
-/// For one answer; a handshake that is lost is sent again after 5 s.
-const PROBE: Duration = Duration::from_secs(6);
+/// For the first answer, and, doubled each time, for a later one. An echo request that is lost is lost;
+/// the handshake it asked for goes on without it.
+const FIRST_PROBE: Duration = Duration::from_millis(250);
+const LONGEST_PROBE: Duration = Duration::from_secs(4);
+/// For one connection, which TCP itself tries again and again.
+const CONNECT: Duration = Duration::from_secs(6);
 
 pub(super) fn wait(cli: &Cli, directories: &Directories, arguments: &WaitArgs) -> Result<(), Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
@@ -125,8 +129,10 @@ fn wait_for_peers(
         let address = NetworkConfig::peer_address(peer);
         // Not joined: the process ends as soon as enough of them have an answer.
         std::thread::spawn(move || {
+            let mut patience = FIRST_PROBE;
             loop {
-                let state = reach(&name, address, &client, tcp, deadline);
+                let state = reach(&name, address, &client, tcp, patience, deadline);
+                patience = (patience * 2).min(LONGEST_PROBE);
                 let done = state.is_ok() || now() >= deadline;
                 if results.send((index, state)).is_err() || done {
                     return;
@@ -154,9 +160,10 @@ fn reach(
     address: Option<IpAddr>,
     client: &Client,
     tcp: Option<u16>,
+    patience: Duration,
     deadline: Instant,
 ) -> Result<(), String> {
-    let remaining = deadline.saturating_duration_since(now()).min(PROBE);
+    let remaining = deadline.saturating_duration_since(now()).min(patience);
     let request = Request::Probe {
         peer: name.to_owned(),
         timeout_milliseconds: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX),
@@ -169,7 +176,7 @@ fn reach(
         Err(error) => return Err(error.to_string()),
     }
     let (Some(port), Some(address)) = (tcp, address) else { return Ok(()) };
-    let remaining = deadline.saturating_duration_since(now()).clamp(Duration::from_millis(1), PROBE);
+    let remaining = deadline.saturating_duration_since(now()).clamp(Duration::from_millis(1), CONNECT);
     TcpStream::connect_timeout(&SocketAddr::new(address, port), remaining)
         .map(drop)
         .map_err(|error| format!("port {port}: {error}"))

@@ -58,7 +58,6 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the daemon is a shell: this clock only paces it")]
 fn after(delay: Duration) -> Instant {
     Instant::now() + delay
 }

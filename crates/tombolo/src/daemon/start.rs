@@ -59,7 +59,7 @@ pub(crate) fn run(directories: Directories, network: &str, waiting: Waiting) -> 
 
 fn take(directories: &Directories, network: &str) -> Result<Lock, Failure> {
     let path = directories.lock_file(network);
-    Lock::take(&path).map_err(|error| match error {
+    Lock::take_patiently(&path).map_err(|error| match error {
         LockError::Held(_) => Failure::Runtime(error.to_string()),
         LockError::Io(error) => Failure::runtime(format!("{} cannot be locked", path.display()), error),
     })
