@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tombolo_tests::Scene;
 use tombolo_tests::command::{is_installed, run, run_within};
-use tombolo_tests::node::executable;
+use tombolo_tests::node::{BINARIES, executable};
 use tombolo_tests::process::Process;
 use tombolo_tests::wait::{wait_for, wait_until};
 use tombolo_tests::wireguard_go::{KeyPair, socket_of, unique};
@@ -118,6 +118,15 @@ pub fn list(also: &[String]) -> Result {
     Ok(())
 }
 
+/// Our own program: in the folder that the environment names, or else beside this one.
+fn own_program() -> Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name("tombolo-wireguard");
+    if std::env::var_os(BINARIES).is_none() && beside.exists() {
+        return Ok(beside);
+    }
+    executable("tombolo-wireguard")
+}
+
 /// Where cargo installs the programs of others: beside our own build.
 fn install_root() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
@@ -129,7 +138,7 @@ impl Contender {
     fn program(&self) -> Result<Option<PathBuf>> {
         Ok(match &self.kind {
             Kind::Plain | Kind::Forwarder => None,
-            Kind::WireGuard(Source::Ours) => Some(executable("tombolo-wireguard")?),
+            Kind::WireGuard(Source::Ours) => Some(own_program()?),
             Kind::WireGuard(Source::Path(path)) => Some(path.clone()),
             Kind::WireGuard(Source::Cargo { executable, .. }) => {
                 Some(install_root()?.join("bin").join(executable))
