@@ -122,7 +122,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 continue;
             }
             self.arm_timer();
-            if let Err(error) = wait_readable(shared.control_waker(), &[self.timer.as_fd()]) {
+            if let Err(error) = wait_readable(shared.control_waker(), [Some(self.timer.as_fd())]) {
                 (self.events)(EngineEvent::Failed(format!("waiting for work failed: {error}")));
                 break;
             }

@@ -2,11 +2,9 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use arc_swap::Cache;
-use arrayvec::ArrayVec;
 use tombolo_noise::clock::Instant;
 use tombolo_noise::{IndexEntry, Received as Batch};
 use tombolo_packet::coalesce::{CoalesceOptions, Coalescer};
@@ -14,13 +12,19 @@ use tombolo_packet::ip::{IpPacket, ecn_decapsulate};
 use tombolo_packet::message::{MessageType, Transport};
 use tombolo_packet::{DropReason, Endpoint, GsoType, VnetHeader};
 use tombolo_tun::{Fault, Queue};
-use tombolo_udp::{RECEIVE_SLOT, Received, Socket};
+use tombolo_udp::{RECEIVE_SLOT, Received};
 
 use crate::clock;
 use crate::shared::{HandshakeDatagram, Shared, Snapshot, wait_readable};
 
-/// Bytes that one batch of reads may fill. A read with `UDP_GRO` can take 64 KiB and a little more.
-const ARENA_LEN: usize = 8 * RECEIVE_SLOT;
+/// Reads in one batch.
+const ARENA_SLOTS: usize = 8;
+
+/// Bytes that one batch of reads may fill.
+const ARENA_LEN: usize = ARENA_SLOTS * RECEIVE_SLOT;
+
+/// Batches of one socket before the other one has its turn.
+const READS_PER_TURN: usize = 16;
 
 /// Messages opened before the replay windows are brought up to date.
 const MAX_OPENED: usize = 512;
@@ -33,43 +37,40 @@ pub(crate) fn run(shared: &Arc<Shared>, queue: &dyn Queue) {
     let mut arena = vec![0; ARENA_LEN];
     let mut received = Vec::new();
     while !shared.stopping() {
+        shared.inbound.prepare();
+        if shared.stopping() {
+            break;
+        }
         let current = Arc::clone(sockets.load());
-        let mut idle = true;
-        for socket in [&current.v4, &current.v6].into_iter().flatten() {
-            match socket.receive(&mut arena, &mut received) {
-                Ok(0) => {}
-                Ok(_) => {
-                    idle = false;
-                    worker.batch(&mut arena, &received, snapshots.load());
+        let pair = [current.v4.as_ref(), current.v6.as_ref()];
+        let readable =
+            match wait_readable(&shared.inbound, pair.map(|socket| socket.map(|socket| socket.fd()))) {
+                Ok(readable) => readable,
+                Err(error) => return shared.report_failure(format!("waiting for UDP failed: {error}")),
+            };
+        shared.inbound.finish();
+        for socket in pair.into_iter().zip(readable).filter(|pair| pair.1).filter_map(|pair| pair.0) {
+            // A read that does not fill the arena emptied the socket; a fuller one lets the other
+            // family have its turn all the same.
+            for _ in 0..READS_PER_TURN {
+                match socket.receive(&mut arena, &mut received) {
+                    Ok(0) => break,
+                    Ok(reads) => {
+                        worker.batch(&mut arena, &received, snapshots.load());
+                        if reads < ARENA_SLOTS {
+                            break;
+                        }
+                    }
+                    Err(error) if recoverable(&error) => {}
+                    Err(error) => {
+                        return shared.report_failure(format!("receiving from UDP failed: {error}"));
+                    }
                 }
-                Err(error) => match recoverable(&error) {
-                    true => idle = false,
-                    false => return shared.report_failure(format!("receiving from UDP failed: {error}")),
-                },
             }
         }
         if worker.tun_gone {
             return shared.report_tun_gone();
         }
-        if !idle {
-            continue;
-        }
-        shared.inbound.prepare();
-        if shared.stopping() {
-            break;
-        }
-        if !Arc::ptr_eq(&current, sockets.load()) {
-            continue;
-        }
-        let fds: ArrayVec<BorrowedFd<'_>, 2> = [&current.v4, &current.v6]
-            .into_iter()
-            .flatten()
-            .map(|socket: &Arc<dyn Socket>| socket.fd())
-            .collect();
-        if let Err(error) = wait_readable(&shared.inbound, &fds) {
-            return shared.report_failure(format!("waiting for UDP failed: {error}"));
-        }
-        shared.inbound.finish();
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn run(shared: &Arc<Shared>, queue: &dyn Queue) {
         if shared.stopping() {
             break;
         }
-        if let Err(error) = wait_readable(&shared.outbound, &[queue.fd()]) {
+        if let Err(error) = wait_readable(&shared.outbound, [Some(queue.fd())]) {
             return shared.report_failure(format!("waiting for the TUN failed: {error}"));
         }
         shared.outbound.finish();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use arrayvec::ArrayVec;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use tombolo_noise::{Event, IndexTable, Link};
@@ -91,9 +92,11 @@ impl Waker {
 
     /// Takes back [`Waker::prepare`], and any wake-up that came meanwhile.
     pub(crate) fn finish(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
-        let mut counter = [0; 8];
-        let _ = rustix::io::read(&self.eventfd, &mut counter);
+        // Whoever wakes lowers the flag and then writes; where it is still up there is nothing to read.
+        if !self.sleeping.swap(false, Ordering::SeqCst) {
+            let mut counter = [0; 8];
+            let _ = rustix::io::read(&self.eventfd, &mut counter);
+        }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -217,15 +220,22 @@ impl Shared {
     }
 }
 
-/// Waits until one of `fds` is readable or the waker is woken. `waker` must be prepared.
-pub(crate) fn wait_readable(waker: &Waker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut polled: arrayvec::ArrayVec<PollFd<'_>, 4> = arrayvec::ArrayVec::new();
+/// Waits until one of `fds` is readable or the waker is woken, and says which of `fds` are.
+/// `waker` must be prepared.
+pub(crate) fn wait_readable<const COUNT: usize>(
+    waker: &Waker,
+    fds: [Option<BorrowedFd<'_>>; COUNT],
+) -> io::Result<[bool; COUNT]> {
+    let mut polled: ArrayVec<PollFd<'_>, 4> = ArrayVec::new();
     polled.push(PollFd::from_borrowed_fd(waker.fd(), PollFlags::IN));
-    for fd in fds.iter().take(3) {
+    for fd in fds.iter().flatten() {
         polled.push(PollFd::from_borrowed_fd(*fd, PollFlags::IN));
     }
     match rustix::event::poll(&mut polled, None) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
+        Ok(_) => {}
+        Err(rustix::io::Errno::INTR) => return Ok([false; COUNT]),
+        Err(error) => return Err(error.into()),
     }
+    let mut answers = polled.iter().skip(1).map(|fd| !fd.revents().is_empty());
+    Ok(fds.map(|fd| fd.is_some() && answers.next().unwrap_or(false)))
 }
