@@ -63,8 +63,15 @@ fn after(delay: Duration) -> Instant {
 }
 
 impl Daemon {
-    /// Serves until told to stop.
+    /// Serves until told to stop, or until something happens that it cannot mend.
     pub(super) async fn serve(&mut self, parts: Parts, waiting: Waiting) -> Result<(), Failure> {
+        let result = self.run_loop(parts, waiting).await;
+        notify::stopping();
+        self.stop();
+        result
+    }
+
+    async fn run_loop(&mut self, parts: Parts, waiting: Waiting) -> Result<(), Failure> {
         let Parts { mut events, mut calls, watch, mut signals, .. } = parts;
         let sees_filters = watch.sees_filters();
         let mut link = watch.link_state();
@@ -78,12 +85,12 @@ impl Daemon {
         let mut save_at = None;
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => break,
-                _ = signals.interrupt.recv() => break,
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
                 _ = signals.hangup.recv() => self.reload().await,
                 Some(call) = calls.recv() => {
                     if self.answer(call).await {
-                        break;
+                        return Ok(());
                     }
                 }
                 Some(event) = events.recv() => {
@@ -117,9 +124,6 @@ impl Daemon {
                 save_at = Some(after(SAVE_DELAY));
             }
         }
-        notify::stopping();
-        self.stop();
-        Ok(())
     }
 
     /// What stays is meant to stay: a persistent interface with its addresses, and the guard.

@@ -133,3 +133,21 @@ impl Page {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped_and_families_are_declared_once() {
+        let mut page = Page::default();
+        page.family("tombolo_x", "gauge", "Something.");
+        page.sample("tombolo_x", &[("peer", "a\"b\\c\nd"), ("path", "direct")], 1.5);
+        page.sample("tombolo_x", &[], 2);
+        assert_eq!(
+            page.text,
+            "# HELP tombolo_x Something.\n# TYPE tombolo_x gauge\n\
+             tombolo_x{peer=\"a\\\"b\\\\c\\nd\",path=\"direct\"} 1.5\ntombolo_x 2\n"
+        );
+    }
+}
