@@ -233,6 +233,13 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 self.update_ready();
             }
             Command::SetMtu(mtu) => self.shared.mtu.store(mtu.into(), Ordering::Relaxed),
+            Command::ForgetSources => {
+                for record in self.peers.values() {
+                    if let Some(endpoint) = record.peer.link.endpoint() {
+                        record.peer.link.forget_source(endpoint);
+                    }
+                }
+            }
             Command::ExpireKeys => self.device.expire_all(now, &mut self.random),
         }
     }

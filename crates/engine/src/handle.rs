@@ -51,6 +51,7 @@ pub(crate) enum Command {
     SetLinkUp(bool),
     SetMtu(u16),
     ExpireKeys,
+    ForgetSources,
 }
 
 /// A cheap, cloneable way to command a running engine. Calls block until the control thread has
@@ -129,5 +130,14 @@ impl EngineHandle {
     /// The engine has stopped.
     pub fn expire_keys(&self) -> Result<(), Stopped> {
         self.send(Command::ExpireKeys)
+    }
+
+    /// Lets the kernel choose the source address of every path anew, as when routes or addresses of
+    /// the underlay have changed (requirement 20). What a peer is next heard on sticks again.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn forget_sources(&self) -> Result<(), Stopped> {
+        self.send(Command::ForgetSources)
     }
 }
