@@ -21,8 +21,9 @@ use crate::state::{SavedPeer, SavedPeers};
 
 /// Several changes usually come together; what others delete is back well within a second.
 const SETTLE: Duration = Duration::from_millis(50);
-/// Changes of peers are written together.
-const SAVE_DELAY: Duration = Duration::from_secs(1);
+/// A change of a peer is written at once, those that follow it within this time together: a daemon that
+/// is killed right after its first session knows of it when it comes back.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Where the kernel does not tell of changed packet filters, they are looked at by the clock.
 const LOOK_INTERVAL: Duration = Duration::from_millis(900);
 /// A session younger than this carries data: roaming knows the endpoint better than a name server.
@@ -83,6 +84,7 @@ impl Daemon {
         let mut look_at = (!sees_filters).then(|| after(LOOK_INTERVAL));
         let mut restore_at = None;
         let mut save_at = None;
+        let mut next_save = after(Duration::ZERO);
         loop {
             tokio::select! {
                 _ = signals.terminate.recv() => return Ok(()),
@@ -113,6 +115,7 @@ impl Daemon {
                 }
                 () = until(save_at) => {
                     save_at = None;
+                    next_save = after(SAVE_INTERVAL);
                     self.save();
                 }
                 () = until(alive_at) => {
@@ -121,7 +124,7 @@ impl Daemon {
                 }
             }
             if std::mem::take(&mut self.save_wanted) && save_at.is_none() {
-                save_at = Some(after(SAVE_DELAY));
+                save_at = Some(next_save);
             }
         }
     }
@@ -331,7 +334,7 @@ impl Daemon {
             return;
         }
         tracing::debug!("the endpoint of {} is {address}", self.label(&key));
-        let recent = self.saved.get(&key).and_then(|saved| saved.last_activity);
+        let recent = self.saved.get(&key).and_then(SavedPeer::last_contact);
         let initiate = peer.state == PeerState::Connecting || peers::is_recent(recent, unix_now().as_secs());
         let change =
             PeerChange { update_only: true, endpoint: Some(address), initiate, ..PeerChange::new(key) };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand_core::Rng as _;
 use tokio::sync::mpsc;
 use tombolo_engine::{EngineOptions, PeerChange, Transaction};
+use tombolo_tun::DeviceError;
 use tombolo_tun::netlink::Watch;
 
 use super::engine::{self, UdpBinder};
@@ -96,11 +97,24 @@ impl Daemon {
         });
         let name = interface::choose_name(&config, &directories.state_directory(network))?;
         let interface_lock = take(&directories, &format!("interface-{name}"))?;
-        // First what fails closed: guard, rules and fallback routes, with or without an interface.
         let mut interface = Interface::open(&name, &config)?;
+        // Opened first, since an interface of somebody else must not be touched; it is not up yet, or
+        // was left behind with its guard. Then what fails closed: guard, rules and fallback routes.
+        let device = match interface::open_device(&name, &config) {
+            Ok(device) => device,
+            Err(error) => {
+                let foreign = matches!(
+                    error,
+                    DeviceError::Busy { .. } | DeviceError::NameTaken { .. } | DeviceError::OtherMode { .. }
+                );
+                // Without an interface the addresses are still to be guarded.
+                if !foreign && let Err(also) = interface.restore() {
+                    tracing::debug!("{also}");
+                }
+                return Err(Failure::Runtime(error.to_string()));
+            }
+        };
         interface.restore()?;
-        let device =
-            interface::open_device(&name, &config).map_err(|error| Failure::Runtime(error.to_string()))?;
         let watch =
             Watch::open(&name, interface.plan.table).map_err(|error| Failure::Runtime(error.to_string()))?;
         let (events, event_receiver) = mpsc::unbounded_channel();
@@ -216,11 +230,12 @@ impl Daemon {
     }
 
     /// A restart is invisible: whoever was heard of lately learns of our new session at once, also where
-    /// the configuration names no endpoint and only the peer could begin otherwise.
+    /// the configuration names no endpoint and only the peer could begin otherwise. So does a peer of
+    /// which nothing is known, not even silence: the state may have gone with a container.
     fn call_recent_peers(&self) {
         let now = unix_now().as_secs();
         let recent = self.config.peers.iter().filter(|peer| {
-            self.saved.get(&peer.public_key).is_some_and(|saved| peers::is_recent(saved.last_activity, now))
+            self.saved.get(&peer.public_key).is_none_or(|saved| peers::is_recent(saved.last_contact(), now))
         });
         let Ok(mut generator) = random::generator() else { return };
         for peer in recent {

@@ -43,6 +43,14 @@ pub struct SavedPeer {
     pub last_activity: Option<u64>,
 }
 
+impl SavedPeer {
+    /// When the peer was last heard or called, in seconds of Unix time; `None`: never.
+    pub fn last_contact(&self) -> Option<u64> {
+        let times = [self.last_received_timestamp, self.last_sent_timestamp];
+        times.into_iter().flatten().map(|time| time.to_unix().0.as_secs()).chain(self.last_activity).max()
+    }
+}
+
 /// What is remembered of all peers.
 pub type SavedPeers = BTreeMap<PublicKey, SavedPeer>;
 

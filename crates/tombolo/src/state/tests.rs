@@ -71,3 +71,11 @@ fn a_disk_that_takes_no_writes_is_told_and_survived() {
     store.save(&saved());
     assert_eq!(store.failure(), None);
 }
+
+#[test]
+fn a_peer_that_was_only_called_counts_as_contacted() {
+    let sent = Tai64n::from_unix(UnixTime(Duration::from_secs(1_700_000_000)));
+    let peer = SavedPeer { last_sent_timestamp: Some(sent), ..SavedPeer::default() };
+    assert_eq!(peer.last_contact(), Some(1_700_000_000));
+    assert_eq!(SavedPeer::default().last_contact(), None);
+}
