@@ -53,26 +53,53 @@ impl Counts {
 /// What a capture saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Packets that passed the filter.
+    /// Packets that passed the filter, by the kernel's count.
     pub packets: u64,
-    /// Their bytes, link headers included.
+    /// Bytes of those that were searched, link headers included.
     pub bytes: u64,
     /// For each needle, the packets that held it.
     pub matches: Vec<u64>,
-    /// Packets that the kernel could not hand over: they were not searched.
-    pub missed: u64,
+    /// Packets that the kernel had no room for: they were not searched. Neither were those of the last
+    /// moment before the end; whoever needs to know sends a needle last, and waits for it.
+    pub dropped: u64,
 }
 
 impl Capture {
     /// Captures on `link` what passes `filter` (pcap syntax; empty for everything), and counts
-    /// the packets that hold each of `needles`. Returns when the capture runs.
+    /// the packets that hold each of `needles`. Returns when the capture runs. Each packet is seen at
+    /// once; for floods there is [`Capture::start_bulk`].
     ///
     /// # Errors
     /// When tcpdump does not start: no such link, a wrong filter, not installed.
     pub fn start(namespace: &Namespace, link: &str, filter: &str, needles: &[&[u8]]) -> Result<Self> {
+        Self::start_with(
+            namespace,
+            link,
+            filter,
+            needles,
+            &["--immediate-mode", "-s", "65535", "-B", "16384"],
+        )
+    }
+
+    /// [`Capture::start`] for millions of packets: they are handed over in blocks, up to a second late.
+    ///
+    /// # Errors
+    /// As [`Capture::start`].
+    pub fn start_bulk(namespace: &Namespace, link: &str, filter: &str, needles: &[&[u8]]) -> Result<Self> {
+        Self::start_with(namespace, link, filter, needles, &["-s", "0", "-B", "65536"])
+    }
+
+    fn start_with(
+        namespace: &Namespace,
+        link: &str,
+        filter: &str,
+        needles: &[&[u8]],
+        options: &[&str],
+    ) -> Result<Self> {
         let mut child = namespace
             .command("tcpdump")
-            .args(["-i", link, "-U", "-n", "-s", "0", "-B", "65536", "-w", "-"])
+            .args(["-i", link, "-U", "-n", "-w", "-"])
+            .args(options)
             .args(filter.split_whitespace())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -129,7 +156,8 @@ impl Capture {
         wait_until("a captured packet with the needle", limit, || self.matches().get(needle) > Some(&0))
     }
 
-    /// Ends the capture and says what it saw, packets that were still on their way to us included.
+    /// Ends the capture and says what it saw; packets that were still on their way to us are counted
+    /// but not searched.
     ///
     /// # Errors
     /// When tcpdump does not end, or its output made no sense.
@@ -141,10 +169,10 @@ impl Capture {
         }
         let messages = self.messages_reader.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         Ok(Report {
-            packets: self.packets(),
+            packets: closing_number(&messages, "received by filter")?,
             bytes: self.counts.bytes.load(Ordering::Acquire),
             matches: self.matches(),
-            missed: missed_packets(&messages)?,
+            dropped: closing_number(&messages, "dropped by kernel")?,
         })
     }
 }
@@ -182,14 +210,15 @@ fn search(mut stream: impl Read, needles: &[Vec<u8>], counts: &Counts) -> Result
     Ok(())
 }
 
-/// Reads the "N packets dropped by kernel" of tcpdump's closing lines.
-fn missed_packets(messages: &str) -> Result<u64> {
+/// Reads the number of "N packets …" in tcpdump's closing lines. Those "received by filter" include, on
+/// Linux, those "dropped by kernel" and those that were not read any more.
+fn closing_number(messages: &str, ending: &str) -> Result<u64> {
     messages
         .lines()
-        .find_map(|line| line.strip_suffix("dropped by kernel"))
+        .find_map(|line| line.strip_suffix(ending))
         .and_then(|line| line.split_whitespace().next())
         .and_then(|number| number.parse().ok())
-        .with_context(|| format!("tcpdump did not say what it missed: {messages}"))
+        .with_context(|| format!("tcpdump did not say how many packets were {ending}: {messages}"))
 }
 
 #[cfg(test)]
@@ -221,9 +250,10 @@ mod tests {
     }
 
     #[test]
-    fn what_tcpdump_missed_is_read() {
+    fn the_counts_of_the_kernel_are_read() {
         let messages = "7 packets captured\n9 packets received by filter\n2 packets dropped by kernel\n";
-        assert_eq!(missed_packets(messages).expect("a number"), 2);
-        assert!(missed_packets("nothing").is_err());
+        assert_eq!(closing_number(messages, "received by filter").expect("a number"), 9);
+        assert_eq!(closing_number(messages, "dropped by kernel").expect("a number"), 2);
+        assert!(closing_number("nothing", "dropped by kernel").is_err());
     }
 }

@@ -189,7 +189,10 @@ fn nothing_leaves_by_the_default_route_when_the_interface_is_gone() {
         // The control: what would leave, and be seen, without the guard.
         stage.east.node.start(scene)?;
         stage.east.node.run("down", &["--open"])?;
-        ensure!(stage.leaks()? > 0, "the capture sees nothing even without a guard");
+        let leaks = stage.leaks()?;
+        let namespace = &stage.east.machine.namespace;
+        let rules = namespace.ip("rule show")? + &namespace.ip("route show table all")?;
+        ensure!(leaks > 0, "the capture sees nothing even without a guard:\n{rules}");
         Ok(())
     });
 }
