@@ -12,7 +12,7 @@ use tombolo_tun::Queue;
 use crate::control::{Control, ControlParts};
 use crate::handle::EngineHandle;
 use crate::inbound;
-use crate::options::{EngineEvent, EngineOptions, SocketBinder};
+use crate::options::{EngineEvent, EngineOptions, SocketBinder, Sockets};
 use crate::outbound;
 use crate::shared::Shared;
 
@@ -54,7 +54,8 @@ impl Engine {
         let port = options.listen_port;
         let sockets =
             binder.bind(port, options.firewall_mark).map_err(|source| StartError::Bind { port, source })?;
-        let device = Device::new();
+        let mut device = Device::new();
+        device.set_max_timestamp_ahead(options.max_clock_ahead);
         let magic = random.next_u64();
         let shared = Shared::new(device.index_table(), sockets, queue.offloads(), options.mtu, magic)
             .map_err(StartError::Worker)?;
@@ -104,5 +105,7 @@ impl Drop for Engine {
             // A worker that panicked has said so on standard error; there is nothing left to wait for.
             let _ = thread.join();
         }
+        // Handles outlive the engine; the port must not.
+        self.handle.shared.sockets.store(Arc::new(Sockets { v4: None, v6: None, port: 0 }));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tombolo_noise::PublicKey;
 use tombolo_udp::Socket;
@@ -34,6 +35,8 @@ pub struct EngineOptions {
     pub firewall_mark: u32,
     /// Whether the interface is up at start; nothing is sent while it is down (requirement 10).
     pub link_up: bool,
+    /// How far ahead of our clock a peer's timestamp may be; `None`: any distance (requirement 11).
+    pub max_clock_ahead: Option<Duration>,
 }
 
 /// Something that the owner of the engine may have to act on.

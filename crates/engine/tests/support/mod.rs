@@ -56,7 +56,13 @@ impl Machine {
         let (sender, events) = channel();
         let sender = Mutex::new(sender);
         let private_key = PrivateKey::generate(&mut random);
-        let options = EngineOptions { mtu: 1420, listen_port: PORT, firewall_mark: 0, link_up: true };
+        let options = EngineOptions {
+            mtu: 1420,
+            listen_port: PORT,
+            firewall_mark: 0,
+            link_up: true,
+            max_clock_ahead: None,
+        };
         let engine =
             Engine::start(options, Arc::new(queue), OneSocket(socket.clone()), random, move |event| {
                 let _ = sender.lock().unwrap().send(event);

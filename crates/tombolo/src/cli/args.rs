@@ -73,6 +73,13 @@ pub enum Command {
                       guard goes on to protect the overlay's addresses. With --open both are removed."
     )]
     Down(DownArgs),
+    /// Put a network's guard in place without starting it.
+    #[command(
+        long_about = "Put the guard, the routing rule and the fallback routes of a network in place and return, without \
+                      starting it. tombolo-guard@NETWORK.service runs this at boot before any network is up, so that \
+                      nothing for the overlay leaves in clear until the daemon has started."
+    )]
+    Guard,
     /// Show peers, handshakes, traffic, guard and warnings.
     Status(StatusArgs),
     /// Wait until the overlay, or peers in it, can be used.

@@ -57,6 +57,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Man { directory } => manual(directory.as_deref()),
         Command::Up(arguments) => up::up(&cli, &directories, arguments),
         Command::Down(arguments) => up::down(&cli, &directories, arguments),
+        Command::Guard => up::guard(&cli, &directories),
         Command::Status(arguments) => status::run(&cli, &directories, arguments),
         Command::Wait(arguments) => wait::wait(&cli, &directories, arguments),
         Command::Ping(arguments) => wait::ping(&cli, &directories, arguments),

@@ -80,6 +80,13 @@ pub(super) fn down(cli: &Cli, directories: &Directories, arguments: &DownArgs) -
     }
 }
 
+pub(super) fn guard(cli: &Cli, directories: &Directories) -> Result<(), Failure> {
+    let network = directories.choose_network(cli.network.as_deref())?;
+    let config = config::load(&directories.config_file(&network))?;
+    crate::daemon::guard(&config, &directories.state_directory(&network))?;
+    print_line(&format!("{network} is guarded"))
+}
+
 fn stop(directories: &Directories, network: &str) -> Result<(), Failure> {
     match Client::new(&directories.control_socket(network)).ask(&Request::Down) {
         // A daemon that stops at once may be gone before its answer is out; the lock tells.

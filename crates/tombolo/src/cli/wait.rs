@@ -101,7 +101,16 @@ fn wait_for_self(
     loop {
         let unbound = config.interface.addresses.iter().map(|own| own.addr()).find(|own| !is_bindable(*own));
         let reason = match (client.ask(&Request::Status), unbound) {
-            (Ok(Answer::Status { .. }), None) => return Ok(()),
+            (Ok(Answer::Status { report }), None) => {
+                if !report.guard.installed {
+                    eprintln!(
+                        "tombolo: warning: the guard is not in place{}; overlay addresses are not protected from \
+                         the local network",
+                        report.guard.error.map(|error| format!(" ({error})")).unwrap_or_default()
+                    );
+                }
+                return Ok(());
+            }
             (Ok(_), Some(address)) => format!("{address} cannot be bound"),
             (Ok(_), None) => "the daemon is starting".to_owned(),
             (Err(error), _) => error.to_string(),

@@ -12,6 +12,7 @@ mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tombolo_noise::{PresharedKey, PrivateKey, PublicKey};
@@ -72,8 +73,10 @@ pub struct InterfaceConfig {
     pub hosts: bool,
     /// Where metrics are served: loopback or an own overlay address.
     pub metrics: Option<SocketAddr>,
-    /// Worker threads. `None`: by the number of cores.
-    pub workers: Option<usize>,
+    /// Of a gateway: subnets behind this machine whose packets it forwards from and to the overlay.
+    pub gateway_subnets: Vec<IpNet>,
+    /// How far a peer's clock may be ahead of ours; `None`: any distance (requirement 11).
+    pub max_clock_ahead: Option<Duration>,
 }
 
 /// `[offload]`: switches for what kernels and network cards are known to get wrong.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tombolo_noise::{KeyError, PresharedKey, PrivateKey, PublicKey};
@@ -27,7 +28,8 @@ const INTERFACE_KEYS: &[&str] = &[
     "persistent",
     "hosts",
     "metrics",
-    "workers",
+    "gateway_subnets",
+    "max_clock_ahead",
 ];
 const PEER_KEYS: &[&str] = &[
     "name",
@@ -127,7 +129,8 @@ fn interface(
     };
     let mtu = section.integer("mtu", least_mtu..=u64::from(65535 - OVERHEAD), reason, problems);
     let fwmark = section.integer("fwmark", 0..=u64::from(u32::MAX), "", problems);
-    let workers = section.integer("workers", 1..=64, "", problems);
+    let gateway_subnets = gateway_subnets(&section, &addresses, problems);
+    let max_clock_ahead = section.integer("max_clock_ahead", 1..=315_360_000, " seconds", problems);
     let metrics = section.string("metrics", problems).and_then(|text| metrics(&text, &addresses, problems));
     let config = InterfaceConfig {
         name,
@@ -139,7 +142,8 @@ fn interface(
         persistent: section.boolean("persistent", true, problems),
         hosts: section.boolean("hosts", false, problems),
         metrics,
-        workers: workers.map(|workers| workers.value as usize),
+        gateway_subnets,
+        max_clock_ahead: max_clock_ahead.map(|seconds| Duration::from_secs(seconds.value)),
     };
     Some((config, addresses))
 }
@@ -196,6 +200,28 @@ fn own_addresses(section: &Section<'_, '_>, problems: &mut Problems<'_>) -> Vec<
 
 const DEFAULT_ROUTE_HINT: &str =
     "a default route is the work of `wg-quick` with `tombolo-wireguard`, not of a guarded network";
+
+fn gateway_subnets(section: &Section<'_, '_>, own: &[At<IpNet>], problems: &mut Problems<'_>) -> Vec<IpNet> {
+    let mut subnets = Vec::new();
+    for text in section.strings("gateway_subnets", problems).unwrap_or_default() {
+        match text.value.parse::<IpNet>() {
+            Ok(subnet) if own.iter().any(|own| overlap(&own.value.trunc(), &subnet)) => problems.at(
+                text.span,
+                format!("`{}` overlaps the overlay, which the guard protects; name the subnet behind this machine", text.value),
+            ),
+            Ok(subnet) => subnets.push(subnet.trunc()),
+            Err(_) => problems.at(
+                text.span,
+                format!("`{}` is not a subnet, such as \"192.168.7.0/24\"", text.value),
+            ),
+        }
+    }
+    subnets
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(&other.network()) || other.contains(&one.network())
+}
 
 fn metrics(text: &At<&str>, own: &[At<IpNet>], problems: &mut Problems<'_>) -> Option<SocketAddr> {
     let Ok(address) = text.value.parse::<SocketAddr>() else {

@@ -106,7 +106,11 @@ impl Interface {
 }
 
 fn guard_plan(name: &str, config: &NetworkConfig) -> GuardPlan {
-    GuardPlan { interface: name.to_owned(), overlay: config.overlay(), gateway_subnets: Vec::new() }
+    GuardPlan {
+        interface: name.to_owned(),
+        overlay: config.overlay(),
+        gateway_subnets: config.interface.gateway_subnets.clone(),
+    }
 }
 
 /// Opens the device of a network.

@@ -45,6 +45,23 @@ pub(crate) fn remove_leftovers(
     Interface::open(&name, config)?.remove()
 }
 
+/// Puts guard, rules and fallback routes in place without starting the network, so that nothing leaks
+/// between boot and the start of the daemon.
+pub(crate) fn guard(
+    config: &NetworkConfig,
+    state_directory: &std::path::Path,
+) -> Result<(), crate::cli::Failure> {
+    let name = interface::choose_name(config, state_directory)?;
+    let mut interface = Interface::open(&name, config)?;
+    interface.restore()?;
+    match interface.guard_state() {
+        (true, _) => Ok(()),
+        (false, reason) => Err(crate::cli::Failure::Runtime(
+            reason.unwrap_or_else(|| "the guard is not in place".to_owned()),
+        )),
+    }
+}
+
 /// What happens beside requests and signals.
 enum Event {
     Engine(EngineEvent),

@@ -59,15 +59,15 @@ impl Daemon {
         if new.interface.persistent != old.interface.persistent {
             kept.push("persistent");
         }
-        if new.interface.workers != old.interface.workers {
-            kept.push("workers");
+        if new.interface.max_clock_ahead != old.interface.max_clock_ahead {
+            kept.push("max_clock_ahead");
         }
         if new.offload != old.offload {
             kept.push("[offload]");
         }
         new.interface.name.clone_from(&old.interface.name);
         new.interface.persistent = old.interface.persistent;
-        new.interface.workers = old.interface.workers;
+        new.interface.max_clock_ahead = old.interface.max_clock_ahead;
         new.offload = old.offload;
         for key in kept {
             let notice = format!("`{key}` was changed in the configuration; it takes effect with a restart");

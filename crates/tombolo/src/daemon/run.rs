@@ -101,6 +101,12 @@ impl Daemon {
                 Some(notice) = notices.recv() => {
                     link = notice.link;
                     let concerns = notice.changes.is_none_or(|changes| changes.concern_plan() || changes.filters);
+                    if notice.changes.is_none_or(|changes| changes.concern_underlay())
+                        && let Ok(handle) = self.slot.handle()
+                    {
+                        // The address that a path left from may be gone, or no longer the best one.
+                        let _ = handle.forget_sources();
+                    }
                     if concerns && restore_at.is_none() {
                         restore_at = Some(after(SETTLE));
                     }

@@ -36,6 +36,8 @@ pub(crate) fn run(directories: Directories, network: &str, waiting: Waiting) -> 
     let config_file = directories.config_file(network);
     let config = config::load(&config_file)?;
     let ports = [config.interface.listen_port, config.interface.metrics.map_or(0, |address| address.port())];
+    // Sockets and files belong to the owner alone from the moment they exist.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     privileges::reduce(ports.iter().any(|port| (1..1024).contains(port)));
     DirBuilder::new()
         .recursive(true)
@@ -258,5 +260,6 @@ pub(super) fn options(config: &NetworkConfig, interface: &Interface) -> EngineOp
         listen_port: config.interface.listen_port,
         firewall_mark: config.interface.fwmark,
         link_up: true,
+        max_clock_ahead: config.interface.max_clock_ahead,
     }
 }

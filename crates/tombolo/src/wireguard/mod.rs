@@ -193,7 +193,13 @@ impl Running {
         let mut netlink = Netlink::open().map_err(|error| system(&error))?;
         let link = netlink.link_by_name(&name).map_err(|error| system(&error))?;
         let (up, mtu) = link.map_or((false, DEFAULT_MTU), |link| (link.up, link.mtu));
-        let options = EngineOptions { mtu: engine_mtu(mtu), listen_port: 0, firewall_mark: 0, link_up: up };
+        let options = EngineOptions {
+            mtu: engine_mtu(mtu),
+            listen_port: 0,
+            firewall_mark: 0,
+            link_up: up,
+            max_clock_ahead: None,
+        };
         let (sender, events) = mpsc::unbounded_channel();
         let engine = engine::start(options, &device, engine::UdpBinder { gso: true, gro: true }, sender)?;
         let notices = watching::start(watch).map_err(|error| system(&error))?;
