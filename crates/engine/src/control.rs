@@ -37,6 +37,10 @@ const HANDSHAKES_PER_TURN: usize = 32;
 /// so that a preempted thread sees some microseconds.
 const SUSPEND_THRESHOLD: Duration = Duration::from_millis(500);
 
+/// Jump of the wall clock against boot time that counts as the resumption of a copy. Clocks that are
+/// slewed move by half a millisecond a second.
+const CLOCK_JUMP_THRESHOLD: Duration = Duration::from_secs(2);
+
 /// What the control thread keeps of a peer besides the protocol state.
 struct PeerRecord {
     peer: Arc<Peer>,
@@ -64,6 +68,8 @@ pub(crate) struct Control<B, R> {
     timer: OwnedFd,
     timer_set_to: Option<Instant>,
     slept: Duration,
+    /// Wall clock less boot time at the last look.
+    wall_offset: Duration,
     reported_gone: bool,
 }
 
@@ -83,6 +89,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     pub(crate) fn new(parts: ControlParts<B, R>) -> std::io::Result<Self> {
         // Boot time, so that what fell due while the machine slept is due when it wakes.
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        let now = clock::now();
         let mut control = Self {
             shared: parts.shared,
             device: parts.device,
@@ -101,9 +108,10 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             timer,
             timer_set_to: None,
             slept: clock::slept(),
+            wall_offset: now.wall.0.saturating_sub(Duration::from_nanos(now.boot.as_nanos())),
             reported_gone: false,
         };
-        control.device.set_link_up(parts.link_up, clock::now(), &mut control.random);
+        control.device.set_link_up(parts.link_up, now, &mut control.random);
         Ok(control)
     }
 
@@ -193,11 +201,16 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     }
 
     /// A machine that slept, or a clone that was resumed, must not seal with old keys: the other
-    /// copy may have used the same nonces.
+    /// copy may have used the same nonces. A suspend shows in boot time, a resumed copy in the wall
+    /// clock once that is set right; new handshakes cost little where it was only a clock set by hand.
     fn watch_for_suspend(&mut self, now: Now) -> bool {
         let slept = clock::slept();
-        let suspended = slept > self.slept + SUSPEND_THRESHOLD;
+        let offset = now.wall.0.saturating_sub(Duration::from_nanos(now.boot.as_nanos()));
+        let suspended = slept > self.slept + SUSPEND_THRESHOLD
+            || offset.abs_diff(self.wall_offset) > CLOCK_JUMP_THRESHOLD;
         self.slept = slept;
+        // Taken over each time, so that a clock that is slewed never adds up to a jump.
+        self.wall_offset = offset;
         if suspended {
             self.device.expire_all(now, &mut self.random);
             (self.events)(EngineEvent::Resumed);

@@ -49,7 +49,7 @@ pub enum EngineEvent {
     SessionEstablished(PublicKey),
     /// The peer's TAI64N or endpoint changed: what is on disk should be written anew.
     PeerChanged(PublicKey),
-    /// The machine slept, or a clone of it was resumed; all keys were thrown away.
+    /// The machine slept, a clone of it was resumed, or its clock was set; all keys were thrown away.
     Resumed,
     /// The TUN device was deleted; packets no longer flow.
     TunGone,

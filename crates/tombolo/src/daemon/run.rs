@@ -263,7 +263,7 @@ impl Daemon {
             Event::Engine(EngineEvent::PeerChanged(_)) => self.save_wanted = true,
             Event::Engine(EngineEvent::Resumed) => {
                 tracing::info!(
-                    "the machine slept or was resumed from a snapshot; all session keys were thrown away"
+                    "the machine slept, was resumed from a snapshot, or its clock was set; all session keys were thrown away"
                 );
             }
             // A device that we have replaced already tells of its end, too.
