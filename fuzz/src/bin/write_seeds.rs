@@ -229,7 +229,7 @@ fn texts() -> std::io::Result<()> {
         "full",
         format!(
             "[interface]\nname = \"tombolo0\"\naddress = [\"10.86.0.1/16\", \"fd86::1/64\"]\nprivate_key = \"{key}\"\n\
-             listen_port = 8662\nmtu = 1420\nfwmark = 7\npersistent = true\nhosts = true\nworkers = 2\n\n\
+             listen_port = 8662\nmtu = 1420\nfwmark = 7\npersistent = true\nhosts = true\n\n\
              [offload]\ntso = false\nuso = true\ngso = true\ngro = false\n\n[[peer]]\nname = \"west\"\n\
              public_key = \"{key}\"\nallowed_ips = [\"10.86.0.2/32\"]\nendpoint = \"west.example.com:8662\"\n\
              persistent_keepalive = 25\n"
