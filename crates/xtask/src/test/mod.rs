@@ -71,8 +71,7 @@ pub(crate) fn run(long: bool) -> Result<bool> {
     steps.run("formatting", || plain(&["fmt", "--all", "--check"]));
     steps.run("lints", || plain(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
     steps.run("documentation", || {
-        let mut command =
-            cargo::cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
+        let mut command = cargo::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
         cargo::run(command.env("RUSTDOCFLAGS", "-D warnings")).map(|()| String::new())
     });
     steps.run("layers of crates", || layers::check(&metadata));
