@@ -26,8 +26,9 @@ const SETTLE: Duration = Duration::from_millis(50);
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Where the kernel does not tell of changed packet filters, they are looked at by the clock.
 const LOOK_INTERVAL: Duration = Duration::from_millis(900);
-/// A session younger than this carries data: roaming knows the endpoint better than a name server.
-const SESSION_LIFE: Duration = Duration::from_secs(180);
+/// A peer that was heard within this time is where it was heard from: roaming knows better than a name
+/// server. One that is silent for longer than data goes unanswered (requirement 7) may be elsewhere.
+const HEARD_LATELY: Duration = Duration::from_secs(10);
 const LONGEST_PROBE: Duration = Duration::from_secs(60);
 /// Pauses between attempts to resolve a name, in seconds; the last one repeats.
 const RESOLVE_PAUSES: [u64; 6] = [1, 2, 4, 8, 15, 30];
@@ -334,14 +335,15 @@ impl Daemon {
         resolving.error = None;
         let Some(status) = self.status() else { return };
         let Some(peer) = status.peers.iter().find(|peer| peer.public_key == key) else { return };
-        let age = peer.last_handshake.map(|time| unix_now().saturating_sub(time.0));
-        let live = peer.state == PeerState::Established && age.is_some_and(|age| age < SESSION_LIFE);
+        let live = peer.last_received_age.is_some_and(|age| age < HEARD_LATELY);
         if live || peer.endpoint == Some(address) {
             return;
         }
         tracing::debug!("the endpoint of {} is {address}", self.label(&key));
         let recent = self.saved.get(&key).and_then(SavedPeer::last_contact);
-        let initiate = peer.state == PeerState::Connecting || peers::is_recent(recent, unix_now().as_secs());
+        let initiate = peer.state == PeerState::Connecting
+            || peer.endpoint.is_some()
+            || peers::is_recent(recent, unix_now().as_secs());
         let change =
             PeerChange { update_only: true, endpoint: Some(address), initiate, ..PeerChange::new(key) };
         self.apply(Transaction { peers: vec![change], ..Transaction::default() });

@@ -117,7 +117,11 @@ impl Collected {
             "address" => {
                 for text in list(value) {
                     let network = network_of(text).ok_or_else(|| format!("`{text}` in `{key}` is not an address"))?;
-                    self.addresses.push(network);
+                    if self.addresses.iter().any(|known| known.addr() == network.addr()) {
+                        self.notes.push(format!("line {line}: the address {} stands twice; once is enough", network.addr()));
+                    } else {
+                        self.addresses.push(network);
+                    }
                 }
             }
             "listenport" => self.listen_port = Some(parse_number(key, value)?),
