@@ -8,7 +8,7 @@
 //! | [`Membership`] | an issuer, within its limits | [`MEMBERSHIP_MAX`] bytes |
 //!
 //! What was verified is a [`Verified`], and there is no other way to one. Whether a document is the newest, and
-//! whether now is its time, is not theirs to say.
+//! whether now is its time, is for [`crate::verifier`] to say.
 
 mod head;
 mod limits;

@@ -3,6 +3,8 @@
 //! - [`document`]: trust document, network document, membership and head, as COSE_Sign1 over deterministic
 //!   CBOR. A [`document::Verified`] can only be had by verifying.
 //! - [`token`]: what a new node is given to join with, as text, and the proof it makes with it.
+//! - [`verifier`]: what one node believes: the newest documents, who owns which address and name, what was
+//!   revoked, and what time it is.
 //!
 //! The crate knows nothing of sockets, files and clocks: bytes, times and the generator are arguments. The
 //! rules that it keeps are cited as "control rule 6".
@@ -50,6 +52,7 @@ mod signing;
 #[cfg(test)]
 mod test_support;
 pub mod token;
+pub mod verifier;
 
 pub use cbor::{CborError, FieldError, Problem};
 pub use endpoint::{EndpointError, HostEndpoint};
