@@ -13,6 +13,8 @@ use std::io::{IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::{Namespace, PATIENCE, root, wait_readable};
@@ -39,6 +41,19 @@ fn plan(address: &str) -> InterfacePlan {
     InterfacePlan::new(NAME, vec![address.parse().unwrap()], 1420, vec!["10.66.0.0/16".parse().unwrap()])
 }
 
+/// Opens the device that this process has closed. A program that another test is about to start holds a
+/// copy of the descriptor from its fork to its exec.
+fn reopen(options: &DeviceOptions) -> Device {
+    let mut tries = 0;
+    loop {
+        match Device::open(options) {
+            Err(DeviceError::Busy { .. }) if tries < 1000 => tries += 1,
+            other => return other.unwrap(),
+        }
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn a_persistent_interface_keeps_its_address_and_bound_sockets_over_a_restart() {
     if !root("a_persistent_interface_keeps_its_address") {
@@ -55,7 +70,7 @@ fn a_persistent_interface_keeps_its_address_and_bound_sockets_over_a_restart() {
         let link = netlink.link_by_name(NAME).unwrap().expect("the interface stays");
         assert!(link.up && link.tun.is_some_and(|mode| mode.persistent));
         // Nothing was there to be put right but what the missing reader changes by itself.
-        let device = Device::open(&persistent()).unwrap();
+        let device = reopen(&persistent());
         assert_eq!(device.index(), link.index);
         assert_eq!(device.offloads(), offloads, "the interface was up when they were probed");
         assert_eq!(plan("10.66.0.1/16").apply(&mut netlink).unwrap().changes, []);
@@ -112,12 +127,12 @@ fn a_persistent_interface_keeps_its_queue_mode() {
     let namespace = Namespace::new("mode");
     namespace.enter(|| {
         drop(Device::open(&persistent()).unwrap());
-        let device = Device::open(&DeviceOptions { queues: 4, ..persistent() }).unwrap();
+        let device = reopen(&DeviceOptions { queues: 4, ..persistent() });
         assert_eq!(device.queues().len(), 1, "made with one queue");
         device.set_persistent(false).unwrap();
         drop(device);
-        drop(Device::open(&DeviceOptions { queues: 4, ..persistent() }).unwrap());
-        let device = Device::open(&persistent()).unwrap();
+        drop(reopen(&DeviceOptions { queues: 4, ..persistent() }));
+        let device = reopen(&persistent());
         assert_eq!(device.queues().len(), 1, "asked for one queue");
         device.set_persistent(false).unwrap();
     });
