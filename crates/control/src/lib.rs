@@ -5,6 +5,7 @@
 //! - [`token`]: what a new node is given to join with, as text, and the proof it makes with it.
 //! - [`verifier`]: what one node believes: the newest documents, who owns which address and name, what was
 //!   revoked, and what time it is.
+//! - [`frame`] and [`pull`]: what travels in a tunnel beside IP packets.
 //!
 //! The crate knows nothing of sockets, files and clocks: bytes, times and the generator are arguments. The
 //! rules that it keeps are cited as "control rule 6".
@@ -46,8 +47,10 @@ mod cbor;
 mod cose;
 pub mod document;
 mod endpoint;
+pub mod frame;
 mod identity;
 mod name;
+pub mod pull;
 mod signing;
 #[cfg(test)]
 mod test_support;

@@ -19,6 +19,7 @@ use tombolo_noise::clock::UnixTime;
 use crate::document::{
     DocumentError, Head, Membership, NetworkDocument, TrustDocument, Validity, Verified, Version,
 };
+use crate::pull::Pull;
 use crate::{DocumentHash, Domain, Fingerprint, NetworkId, NodeId, NodeName};
 
 use alarm::Alarms;
@@ -140,8 +141,8 @@ pub struct Accepted {
 pub struct Wanted {
     /// The peer has a newer trust document, of this epoch.
     pub trust: Option<u64>,
-    /// The peer has a newer network document, of this hash and size in bytes.
-    pub network: Option<(DocumentHash, u32)>,
+    /// The peer has a newer network document.
+    pub network: Option<Pull>,
     /// The peer has an older document than we: it is to be told.
     pub peer_is_behind: bool,
 }
@@ -309,7 +310,7 @@ impl Verifier {
             std::cmp::Ordering::Equal => {}
             std::cmp::Ordering::Less => wanted.peer_is_behind = true,
         }
-        let pull = Some((head.network_hash, head.network_size));
+        let pull = Some(Pull::of(&head));
         match self.floor.map(|(version, hash)| (head.network_version.cmp(&version), hash)) {
             None | Some((std::cmp::Ordering::Greater, _)) => wanted.network = pull,
             Some((std::cmp::Ordering::Less, _)) => wanted.peer_is_behind = true,

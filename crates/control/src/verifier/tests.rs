@@ -134,8 +134,10 @@ fn heads_say_what_to_pull_with_hash_and_size_control_rules_2_and_11() {
     };
     let (first, second) = (later(0, |_| {}), later(9, |_| {}));
     assert_eq!(verifier.compare(&head(&first)), Ok(Wanted::default()));
-    let pull = (DocumentHash::of(&second), u32::try_from(second.len()).unwrap());
-    assert_eq!(verifier.compare(&head(&second)), Ok(Wanted { network: Some(pull), ..Wanted::default() }));
+    let wanted = verifier.compare(&head(&second)).unwrap();
+    let pull = wanted.network.unwrap();
+    assert_eq!((pull.hash(), pull.size() as usize), (DocumentHash::of(&second), second.len()));
+    assert_eq!(wanted, Wanted { network: Some(pull), ..Wanted::default() });
     verifier.install_network(&second).unwrap();
     assert_eq!(verifier.compare(&head(&first)), Ok(Wanted { peer_is_behind: true, ..Wanted::default() }));
     let newer_trust = verify_trust(&TrustDocument { epoch: 2, ..trust() });
