@@ -81,3 +81,17 @@ fn a_day_on_a_network_that_hardly_works() {
     let faults = Faults { loss: 700, duplication: 200, delay: millis(300), delay_spread: seconds(3) };
     simulate(9, faults, 1);
 }
+
+#[test]
+#[ignore = "virtual weeks: cargo xtask test --long"]
+fn two_weeks_on_networks_of_every_kind() {
+    for seed in 100..108 {
+        let faults = Faults {
+            loss: (seed % 4) * 150,
+            duplication: (seed % 3) * 100,
+            delay: millis(seed % 5 * 60),
+            delay_spread: millis(seed % 7 * 150),
+        };
+        simulate(seed, faults, 14);
+    }
+}

@@ -268,6 +268,15 @@ impl Collected {
             }
             names.push(name);
         }
+        // What wg-quick lets pass and we refuse, with our reason: a range, a key that stands twice.
+        if let Err(problems) = crate::config::parse(&toml) {
+            let whole = |problem: Problem| Problem {
+                line: 0,
+                column: 0,
+                message: format!("the converted configuration would be refused: {}", problem.message),
+            };
+            return Err(problems.into_iter().map(whole).collect());
+        }
         if self.listen_port.is_none() {
             self.notes.push(format!(
                 "there is no ListenPort: tombolo listens on {} (wg-quick would take a random port)",

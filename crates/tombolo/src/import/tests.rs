@@ -98,3 +98,15 @@ proptest! {
         let _ = convert(&text, "prod");
     }
 }
+
+#[test]
+fn what_tombolo_would_refuse_is_told_at_once() {
+    let text = "[Interface]\nPrivateKey = AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=\nAddress = fd86::1/64\nMTU = 13\n";
+    let problems = convert(text, "prod").unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert!(
+        problems[0].message.contains("`mtu` in [interface] must be from 1280"),
+        "{}",
+        problems[0].message
+    );
+}

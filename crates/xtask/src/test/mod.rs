@@ -115,7 +115,10 @@ fn tests(
     command.args(arguments).arg("--").args(harness);
     command.env(node::BINARIES, cargo::target_directory()?.join("debug"));
     if long {
-        command.arg("--include-ignored").env("TOMBOLO_TEST_LONG", "1");
+        command.arg("--include-ignored");
+        if std::env::var_os("PROPTEST_CASES").is_none() {
+            command.env("PROPTEST_CASES", "5000");
+        }
     }
     let skipped_before = skipped.load(Ordering::Relaxed);
     cargo::run_watched(&mut command, |line| {
