@@ -4,10 +4,12 @@
 //! them to libFuzzer; an ordinary test replays the committed seeds.
 #![forbid(unsafe_code)]
 
+mod control;
 mod handshake;
 mod packets;
 mod text;
 
+pub use control::{control_document, control_frame, control_seeds, token};
 pub use handshake::{handshake, sample_messages};
 pub use packets::{coalescer, ip_packet, super_packet, wire_message};
 pub use text::{config, import, uapi};
@@ -25,6 +27,9 @@ pub const TARGETS: &[Target] = &[
     ("uapi", uapi),
     ("config", config),
     ("import", import),
+    ("control_frame", control_frame),
+    ("control_document", control_document),
+    ("token", token),
 ];
 
 /// Runs `target` on each file named on the command line: what a target built without the fuzzer does, to look at a

@@ -18,6 +18,9 @@ fn main() -> std::io::Result<()> {
         reserved[2] = 1;
         write("wire_message", &format!("{name}_reserved"), &reserved)?;
     }
+    for (target, name, seed) in tombolo_fuzz::control_seeds() {
+        write(target, &name, &seed)?;
+    }
     ip_packets()?;
     super_packets()?;
     batches()?;
