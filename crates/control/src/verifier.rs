@@ -19,6 +19,7 @@ use tombolo_noise::clock::UnixTime;
 use crate::document::{
     DocumentError, Head, Membership, NetworkDocument, TrustDocument, Validity, Verified, Version,
 };
+use crate::frame::ShowRefusal;
 use crate::pull::Pull;
 use crate::{DocumentHash, Domain, Fingerprint, NetworkId, NodeId, NodeName};
 
@@ -70,6 +71,9 @@ pub enum InstallError {
     /// There is no trust document yet to verify it by.
     #[error("there is no trust document yet")]
     NoTrust,
+    /// Its issuer has expired: a key that leaks later signs nothing new with an old date.
+    #[error("its issuer has expired")]
+    IssuerExpired,
     /// It is older than what was held once.
     #[error("it is older than the one that is held")]
     Older,
@@ -123,6 +127,24 @@ pub enum Refusal {
         /// Who has it.
         holder: NodeId,
     },
+}
+
+impl Refusal {
+    /// What the peer is told: enough to mend it, and nothing that only members may know.
+    pub fn told(&self) -> ShowRefusal {
+        match self {
+            Self::NoTrust
+            | Self::NeedsNetwork(_)
+            // The peer may have the newer trust document.
+            | Self::Document(DocumentError::UnknownIssuer(_)) => ShowRefusal::Later,
+            Self::Document(_) | Self::AnotherKey | Self::OutsideOverlay(_) => ShowRefusal::Invalid,
+            Self::Revoked | Self::Superseded(_) => ShowRefusal::Revoked,
+            Self::NotYet(_) => ShowRefusal::NotYet,
+            Self::Expired => ShowRefusal::Expired,
+            Self::Stale => ShowRefusal::Stale,
+            Self::Owned { .. } | Self::Fork => ShowRefusal::Owned,
+        }
+    }
 }
 
 /// A membership was taken.
@@ -252,7 +274,7 @@ impl Verifier {
             same.then_some(&issuer.limits)
         };
         self.network = self.network.take().filter(|document| {
-            alive(document.signer()).is_some_and(|limits| limits.check_network(document.issued).is_ok())
+            alive(document.signer()).is_some_and(|limits| limits.check_network(document.expires).is_ok())
         });
         self.members.release_of_dead(|signer| alive(signer).is_some());
         self.members.retain(|membership| {
@@ -264,19 +286,26 @@ impl Verifier {
     ///
     /// # Errors
     /// Says why it is not taken.
-    pub fn install_network(&mut self, bytes: &[u8]) -> Result<Installed, InstallError> {
+    pub fn install_network(&mut self, bytes: &[u8], times: Times) -> Result<Installed, InstallError> {
         let trust = self.trust.as_ref().ok_or(InstallError::NoTrust)?;
         let document = NetworkDocument::verify(bytes, trust)?;
         let version = document.version;
+        // What was taken once comes back from the disk whatever the time is.
+        let taken_before = self.floor == Some((version, document.hash()));
+        let end =
+            trust.issuer(document.signer()).map(|issuer| issuer.limits.expires.0.saturating_add(CLOCK_SKEW));
+        if !taken_before && end.is_none_or(|end| times.confirmed.0 > end) {
+            return Err(InstallError::IssuerExpired);
+        }
         if let Some((floor, hash)) = self.floor {
             if version < floor {
                 return Err(InstallError::Older);
             }
-            if version == floor && document.hash() != hash {
+            if version == floor && !taken_before {
                 self.alarms.raise(Alarm::NetworkFork { version, held: hash, other: document.hash() });
                 return Err(InstallError::Fork);
             }
-            if version == floor && self.network.is_some() {
+            if taken_before && self.network.is_some() {
                 return Ok(Installed::Same);
             }
         }

@@ -34,7 +34,7 @@ pub struct Limits {
     pub roles: Roles,
     /// Longest time from a membership's not-before to its not-after.
     pub lifetime: Duration,
-    /// Nothing that it signs is issued, or ends, later than this.
+    /// Nothing that it signs holds longer than this, and nothing new by it is taken later.
     pub expires: UnixTime,
 }
 
@@ -66,8 +66,8 @@ pub enum LimitError {
     /// A life longer than it may give.
     #[error("the issuer may not give a life of {0:?}")]
     Lifetime(Duration),
-    /// Issued or ending after the issuer's own end.
-    #[error("issued or ending after the end of the issuer itself")]
+    /// It would hold longer than its issuer.
+    #[error("it would hold longer than its issuer")]
     Expiry,
     /// Issued under an epoch that the trust document held has not reached.
     #[error(
@@ -117,15 +117,16 @@ impl Limits {
         if membership.not_after > self.expires { Err(LimitError::Expiry) } else { Ok(()) }
     }
 
-    /// Whether a network document, or a head, may be signed at `issued`.
+    /// Whether a network document, or a head, may be signed that says to hold until `end`. So an issuer's last
+    /// document is stale when the issuer has expired.
     ///
     /// # Errors
     /// [`LimitError::NetworkDocument`] or [`LimitError::Expiry`].
-    pub fn check_network(&self, issued: UnixTime) -> Result<(), LimitError> {
+    pub fn check_network(&self, end: UnixTime) -> Result<(), LimitError> {
         if !self.roles.contains(Roles::AUTHORITY) {
             return Err(LimitError::NetworkDocument);
         }
-        if issued > self.expires { Err(LimitError::Expiry) } else { Ok(()) }
+        if end > self.expires { Err(LimitError::Expiry) } else { Ok(()) }
     }
 }
 

@@ -109,7 +109,7 @@ impl NetworkDocument {
 
     fn check_issuer(&self, key_id: crate::KeyId, trust: &TrustDocument) -> Result<(), DocumentError> {
         let issuer = trust.issuer(key_id).ok_or(DocumentError::UnknownIssuer(key_id))?;
-        issuer.limits.check_network(self.issued)?;
+        issuer.limits.check_network(self.expires)?;
         // An issuer that could name an epoch to come would outrank all its successors.
         if self.version.epoch > trust.epoch {
             return Err(LimitError::Epoch { epoch: self.version.epoch, held: trust.epoch }.into());

@@ -18,7 +18,7 @@ fn pins() -> Pins {
 fn verifier() -> Verifier {
     let mut verifier = Verifier::new(pins(), None);
     verifier.install_trust(&trust().sign(&root()).unwrap()).unwrap();
-    verifier.install_network(&network().sign(&issuer(), &trust()).unwrap()).unwrap();
+    verifier.install_network(&network().sign(&issuer(), &trust()).unwrap(), at(TODAY)).unwrap();
     verifier
 }
 
@@ -75,12 +75,12 @@ fn the_network_document_of_its_issue_is_had_first_control_rule_3() {
     verifier.install_trust(&trust().sign(&root()).unwrap()).unwrap();
     let needs = Err(Refusal::NeedsNetwork(nine.network_version));
     assert_eq!(show(&mut verifier, &nine, at(TODAY)).map(drop), needs, "with none");
-    verifier.install_network(&network().sign(&issuer(), &trust()).unwrap()).unwrap();
+    verifier.install_network(&network().sign(&issuer(), &trust()).unwrap(), at(TODAY)).unwrap();
     let mut newer = nine.clone();
     newer.network_version.counter += 5;
     let needs = Err(Refusal::NeedsNetwork(newer.network_version));
     assert_eq!(show(&mut verifier, &newer, at(TODAY)).map(drop), needs, "with an older one");
-    verifier.install_network(&later(5, |_| {})).unwrap();
+    verifier.install_network(&later(5, |_| {}), at(TODAY)).unwrap();
     assert!(show(&mut verifier, &newer, at(TODAY)).is_ok());
 }
 
@@ -88,9 +88,9 @@ fn the_network_document_of_its_issue_is_had_first_control_rule_3() {
 fn versions_never_go_back_control_rule_2() {
     let mut verifier = verifier();
     let (first, second) = (later(0, |_| {}), later(1, |_| {}));
-    assert_eq!(verifier.install_network(&first), Ok(Installed::Same));
-    assert_eq!(verifier.install_network(&second), Ok(Installed::Newer { dropped: vec![] }));
-    assert_eq!(verifier.install_network(&first), Err(InstallError::Older));
+    assert_eq!(verifier.install_network(&first, at(TODAY)), Ok(Installed::Same));
+    assert_eq!(verifier.install_network(&second, at(TODAY)), Ok(Installed::Newer { dropped: vec![] }));
+    assert_eq!(verifier.install_network(&first, at(TODAY)), Err(InstallError::Older));
     assert_eq!(verifier.network().unwrap().hash(), DocumentHash::of(&second));
     let next = TrustDocument { epoch: 2, ..trust() }.sign(&root()).unwrap();
     assert!(verifier.install_trust(&next).is_ok());
@@ -99,8 +99,8 @@ fn versions_never_go_back_control_rule_2() {
     // Nor across a restart that has lost the document.
     let mut restarted = Verifier::new(verifier.pins().clone(), verifier.floor());
     restarted.install_trust(&next).unwrap();
-    assert_eq!(restarted.install_network(&first), Err(InstallError::Older));
-    assert_eq!(restarted.install_network(&second), Ok(Installed::Newer { dropped: vec![] }));
+    assert_eq!(restarted.install_network(&first, at(TODAY)), Err(InstallError::Older));
+    assert_eq!(restarted.install_network(&second, at(TODAY)), Ok(Installed::Newer { dropped: vec![] }));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn the_same_version_with_another_hash_is_an_alarm_control_rule_2() {
     let mut verifier = verifier();
     let other = later(0, |document| document.refuse_when_stale = true);
     let held = verifier.network().unwrap().hash();
-    assert_eq!(verifier.install_network(&other), Err(InstallError::Fork));
+    assert_eq!(verifier.install_network(&other, at(TODAY)), Err(InstallError::Fork));
     let version = network().version;
     let alarm = Alarm::NetworkFork { version, held, other: DocumentHash::of(&other) };
     assert_eq!(alarms(&mut verifier), vec![alarm.clone()]);
@@ -138,7 +138,7 @@ fn heads_say_what_to_pull_with_hash_and_size_control_rules_2_and_11() {
     let pull = wanted.network.unwrap();
     assert_eq!((pull.hash(), pull.size() as usize), (DocumentHash::of(&second), second.len()));
     assert_eq!(wanted, Wanted { network: Some(pull), ..Wanted::default() });
-    verifier.install_network(&second).unwrap();
+    verifier.install_network(&second, at(TODAY)).unwrap();
     assert_eq!(verifier.compare(&head(&first)), Ok(Wanted { peer_is_behind: true, ..Wanted::default() }));
     let newer_trust = verify_trust(&TrustDocument { epoch: 2, ..trust() });
     let ahead = Head::of(&newer_trust, &NetworkDocument::verify(&second, &trust_held).unwrap());
@@ -160,12 +160,12 @@ fn a_dropped_issuer_is_dead_with_all_that_it_signed_control_rule_1() {
     assert_eq!(installed, Installed::Newer { dropped: vec![static_key(9)] });
     assert!(verifier.authorised(&static_key(9), at(TODAY)).is_none());
     assert!(verifier.network().is_none(), "its network document too");
-    let refused = verifier.install_network(&later(1, |_| {}));
+    let refused = verifier.install_network(&later(1, |_| {}), at(TODAY));
     assert!(matches!(refused, Err(InstallError::Document(DocumentError::UnknownIssuer(_)))));
     // The heir goes on in the new epoch, whatever counter the dead one has reached.
     let mut document = network();
     document.version = Version { epoch: 2, counter: 1 };
-    verifier.install_network(&document.sign(&heir, &replaced).unwrap()).unwrap();
+    verifier.install_network(&document.sign(&heir, &replaced).unwrap(), at(TODAY)).unwrap();
     let ten = Membership {
         addresses: membership(9).addresses,
         network_version: document.version,
@@ -173,6 +173,23 @@ fn a_dropped_issuer_is_dead_with_all_that_it_signed_control_rule_1() {
     };
     let bytes = ten.sign(&heir, &replaced).unwrap();
     assert!(verifier.accept_told(&bytes, at(TODAY)).is_ok(), "and the dead one holds no address");
+}
+
+#[test]
+fn an_expired_issuer_signs_nothing_new_control_rule_1() {
+    let mut verifier = verifier();
+    let end = limits().expires;
+    let after = UnixTime(end.0 + CLOCK_SKEW + Duration::from_secs(1));
+    let (late, backdated) = (Times { estimate: after, confirmed: after }, later(1, |_| {}));
+    assert_eq!(verifier.install_network(&backdated, late), Err(InstallError::IssuerExpired));
+    // By the clock alone nobody expires, and what is held comes back after a restart.
+    let mut restarted = Verifier::new(verifier.pins().clone(), verifier.floor());
+    restarted.install_trust(&trust().sign(&root()).unwrap()).unwrap();
+    assert!(restarted.install_network(&later(0, |_| {}), late).is_ok());
+    let step = Times { estimate: after, confirmed: day(TODAY) };
+    assert!(verifier.install_network(&backdated, step).is_ok());
+    let beyond = NetworkDocument { expires: UnixTime(end.0 + Duration::from_secs(1)), ..network() };
+    assert!(beyond.sign(&issuer(), &trust()).is_err(), "nor does anything hold longer");
 }
 
 #[test]
@@ -219,7 +236,7 @@ fn revocations_cut_by_node_key_and_serial_control_rules_6_and_17() {
         let bytes = later(1, |document| {
             document.revocations.insert(revocation.clone());
         });
-        let installed = verifier.install_network(&bytes).unwrap();
+        let installed = verifier.install_network(&bytes, at(TODAY)).unwrap();
         assert_eq!(installed, Installed::Newer { dropped: vec![static_key(9)] }, "{revocation:?}");
         assert_eq!(show(&mut verifier, &membership(9), at(TODAY)).map(drop), Err(Refusal::Revoked));
         assert!(verifier.authorised(&static_key(9), at(TODAY)).is_none());
@@ -261,7 +278,7 @@ fn ownership_passes_by_revocation_control_rule_4() {
         let bytes = later(1, |document| {
             document.revocations.insert(Revocation::Node(node(9)));
         });
-        verifier.install_network(&bytes).unwrap();
+        verifier.install_network(&bytes, at(TODAY)).unwrap();
         assert!(show(&mut verifier, &rival, at(TODAY)).is_ok());
     }
 }
@@ -318,7 +335,7 @@ fn an_address_given_up_stays_owned_until_it_is_released_control_rule_4() {
     let bytes = later(1, |document| {
         document.revocations.insert(Revocation::Serial(node(9), 1));
     });
-    assert_eq!(verifier.install_network(&bytes), Ok(Installed::Newer { dropped: vec![] }));
+    assert_eq!(verifier.install_network(&bytes, at(TODAY)), Ok(Installed::Newer { dropped: vec![] }));
     assert!(show(&mut verifier, &heir, at(TODAY)).is_ok());
 }
 
@@ -331,7 +348,7 @@ fn overlay_and_domain_are_pinned_at_the_join_control_rule_5() {
         document.cidrs = set(&["192.168.0.0/16"]);
         document.domain = "evil.internal".parse().unwrap();
     });
-    verifier.install_network(&bytes).unwrap();
+    verifier.install_network(&bytes, at(TODAY)).unwrap();
     let version = verifier.network().unwrap().version;
     assert_eq!(alarms(&mut verifier), [Alarm::OverlayChanged { version }]);
     assert_eq!(verifier.pins().overlay.as_ref().map(|overlay| &overlay.domain), Some(&network().domain));
@@ -386,9 +403,28 @@ fn stale_documents_can_refuse_new_peers_control_rule_2() {
     let stale = at(TODAY + 1);
     assert!(verifier.is_stale(stale) && !verifier.is_stale(at(TODAY)));
     assert!(show(&mut verifier, &membership(9), stale).is_ok(), "unless asked for, strangers are taken");
-    verifier.install_network(&later(1, |document| document.refuse_when_stale = true)).unwrap();
+    verifier.install_network(&later(1, |document| document.refuse_when_stale = true), at(TODAY)).unwrap();
     assert_eq!(show(&mut verifier, &membership(10), stale).map(drop), Err(Refusal::Stale));
     assert!(show(&mut verifier, &membership(9), stale).is_ok(), "known peers go on");
+}
+
+#[test]
+fn a_peer_is_told_what_it_can_mend_and_no_more() {
+    let owned = Refusal::Owned { owned: Owned::Key(static_key(9)), holder: node(9) };
+    for (refusal, told) in [
+        (Refusal::NoTrust, ShowRefusal::Later),
+        (Refusal::NeedsNetwork(network().version), ShowRefusal::Later),
+        (
+            Refusal::Document(DocumentError::UnknownIssuer(stranger().verifying_key().key_id())),
+            ShowRefusal::Later,
+        ),
+        (Refusal::Document(DocumentError::Signature), ShowRefusal::Invalid),
+        (Refusal::AnotherKey, ShowRefusal::Invalid),
+        (Refusal::NotYet(DAY), ShowRefusal::NotYet),
+        (owned, ShowRefusal::Owned),
+    ] {
+        assert_eq!(refusal.told(), told, "{refusal}");
+    }
 }
 
 #[test]
@@ -432,7 +468,7 @@ proptest! {
         for (kind, counter, who, address, serial) in steps {
             let floor = verifier.floor();
             if kind == 0 {
-                let _ = verifier.install_network(&later(counter, |_| {}));
+                let _ = verifier.install_network(&later(counter, |_| {}), at(TODAY));
             } else {
                 let addresses = set(&[&format!("10.86.0.{address}")]);
                 let _ = show(&mut verifier, &Membership { addresses, serial, ..membership(who) }, at(TODAY));
