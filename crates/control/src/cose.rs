@@ -5,7 +5,7 @@
 //! apart, put together again from its parts and compared, so that no other form passes.
 
 use ciborium::Value;
-use coset::{CborSerializable, CoseSign1, CoseSign1Builder, HeaderBuilder, TaggedCborSerializable, iana};
+use coset::{CoseSign1, CoseSign1Builder, HeaderBuilder, TaggedCborSerializable, iana};
 
 use crate::cbor::{self, CborError, Item};
 use crate::{KeyId, NetworkId, Signature, SigningKey, VerifyingKey};
@@ -74,34 +74,22 @@ impl Envelope {
     pub(crate) fn parse(bytes: &[u8], content_type: &'static str, limit: usize) -> Result<Self, CoseError> {
         let Value::Tag(TAG, content) = cbor::decode(bytes, limit)? else { return Err(CoseError::Form) };
         let Value::Array(parts) = *content else { return Err(CoseError::Form) };
-        let Ok(
-            [
-                Value::Bytes(protected),
-                Value::Map(unprotected),
-                Value::Bytes(payload),
-                Value::Bytes(signature),
-            ],
-        ) = <[Value; 4]>::try_from(parts)
+        let Ok([Value::Bytes(protected), Value::Map(_), Value::Bytes(payload), Value::Bytes(signature)]) =
+            <[Value; 4]>::try_from(parts)
         else {
             return Err(CoseError::Form);
         };
-        if !unprotected.is_empty() {
-            return Err(CoseError::Form);
-        }
         let signature: [u8; 64] = signature.try_into().map_err(|_| CoseError::Form)?;
         let (found, key_id) = read_header(&protected)?;
         if found != content_type {
             return Err(CoseError::ContentType);
         }
-        let expected = header(content_type, key_id);
-        if expected.clone().to_vec().ok().as_ref() != Some(&protected) {
-            return Err(CoseError::Form);
-        }
         let sign1 = CoseSign1Builder::new()
-            .protected(expected)
+            .protected(header(content_type, key_id))
             .payload(payload.clone())
             .signature(signature.to_vec())
             .build();
+        // Whatever else stood in a header is not in this one.
         if encode(sign1.clone()) != bytes {
             return Err(CoseError::Form);
         }

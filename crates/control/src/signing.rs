@@ -210,6 +210,12 @@ mod tests {
             carry = sum >> 8;
         }
         assert!(!key.verifying_key().verify(b"message", &Signature::from_bytes(signature)));
+        // R is the neutral element and s = H(R, A, M) · a: the equation holds, and only strictness refuses.
+        let low_order = bytes(
+            "0100000000000000000000000000000000000000000000000000000000000000\
+             d4c5323131ff9683cfb3d30197c786c9043f1052d6c2d5293f19d6f36b911104",
+        );
+        assert!(!key.verifying_key().verify(b"message", &Signature::from_bytes(low_order)));
     }
 
     #[test]
