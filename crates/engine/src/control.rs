@@ -27,19 +27,12 @@ use crate::options::{EngineEvent, SocketBinder};
 use crate::outbound::{flush_staged, send_keepalive};
 use crate::send_batch::SendBatch;
 use crate::shared::{HANDSHAKE_QUEUE_LEN, Peer, Shared, Snapshot, wait_readable};
+use crate::suspend::SuspendWatch;
 
 use probes::Probes;
 
 /// Handshake datagrams taken before commands and timers have their turn again.
 const HANDSHAKES_PER_TURN: usize = 32;
-
-/// Growth of the time slept that counts as a suspend. The two clocks are read one after the other,
-/// so that a preempted thread sees some microseconds.
-const SUSPEND_THRESHOLD: Duration = Duration::from_millis(500);
-
-/// Jump of the wall clock against boot time that counts as the resumption of a copy. Clocks that are
-/// slewed move by half a millisecond a second.
-const CLOCK_JUMP_THRESHOLD: Duration = Duration::from_secs(2);
 
 /// What the control thread keeps of a peer besides the protocol state.
 struct PeerRecord {
@@ -67,9 +60,7 @@ pub(crate) struct Control<B, R> {
     outcome: SendOutcome,
     timer: OwnedFd,
     timer_set_to: Option<Instant>,
-    slept: Duration,
-    /// Wall clock less boot time at the last look.
-    wall_offset: Duration,
+    suspend: SuspendWatch,
     reported_gone: bool,
 }
 
@@ -107,8 +98,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             outcome: SendOutcome::default(),
             timer,
             timer_set_to: None,
-            slept: clock::slept(),
-            wall_offset: now.wall.0.saturating_sub(Duration::from_nanos(now.boot.as_nanos())),
+            suspend: SuspendWatch::new(clock::slept(), now),
             reported_gone: false,
         };
         control.device.set_link_up(parts.link_up, now, &mut control.random);
@@ -201,16 +191,9 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     }
 
     /// A machine that slept, or a clone that was resumed, must not seal with old keys: the other
-    /// copy may have used the same nonces. A suspend shows in boot time, a resumed copy in the wall
-    /// clock once that is set right; new handshakes cost little where it was only a clock set by hand.
+    /// copy may have used the same nonces.
     fn watch_for_suspend(&mut self, now: Now) -> bool {
-        let slept = clock::slept();
-        let offset = now.wall.0.saturating_sub(Duration::from_nanos(now.boot.as_nanos()));
-        let suspended = slept > self.slept + SUSPEND_THRESHOLD
-            || offset.abs_diff(self.wall_offset) > CLOCK_JUMP_THRESHOLD;
-        self.slept = slept;
-        // Taken over each time, so that a clock that is slewed never adds up to a jump.
-        self.wall_offset = offset;
+        let suspended = self.suspend.observe(clock::slept(), now);
         if suspended {
             self.device.expire_all(now, &mut self.random);
             (self.events)(EngineEvent::Resumed);

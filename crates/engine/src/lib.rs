@@ -19,6 +19,7 @@ mod send_batch;
 mod shared;
 mod staging;
 mod status;
+mod suspend;
 mod transaction;
 
 pub use engine::{Engine, StartError};
