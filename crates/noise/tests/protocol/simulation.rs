@@ -85,13 +85,14 @@ fn a_day_on_a_network_that_hardly_works() {
 #[test]
 #[ignore = "virtual weeks: cargo xtask test --long"]
 fn two_weeks_on_networks_of_every_kind() {
-    for seed in 100..108 {
+    for seed in 100..108_u32 {
+        let number = u64::from(seed);
         let faults = Faults {
             loss: (seed % 4) * 150,
             duplication: (seed % 3) * 100,
-            delay: millis(seed % 5 * 60),
-            delay_spread: millis(seed % 7 * 150),
+            delay: millis(number % 5 * 60),
+            delay_spread: millis(number % 7 * 150),
         };
-        simulate(seed, faults, 14);
+        simulate(number, faults, 14);
     }
 }
