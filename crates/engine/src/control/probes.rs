@@ -77,7 +77,6 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         match self.send_probe(public_key, source, destination, now) {
             Ok((number, peer)) => {
                 self.probes.waiting.insert(number, Probe { peer, sent: now.boot, deadline, reply });
-                self.shared.probes.set_outstanding(self.probes.len());
             }
             Err(error) => {
                 let _ = reply.send(Err(error));
@@ -103,6 +102,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         let number = self.probes.next;
         let request = self.shared.probes.request(number, source, destination).ok_or(ProbeError::NotSent)?;
         self.probes.next += 1;
+        // Before it leaves: the answer may come while this thread is still in here.
+        self.shared.probes.set_outstanding(self.probes.len() + 1);
         record.peer.staging.push(&request, &self.shared.staging_budget, &self.shared.drops);
         let sockets = self.shared.sockets.load();
         if flush_staged(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot) == 0
@@ -110,8 +111,6 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         {
             self.shared.raise(event);
         }
-        // Workers look for the answer from now on.
-        self.shared.probes.set_outstanding(self.probes.len() + 1);
         Ok((number, id))
     }
 }

@@ -48,7 +48,7 @@ pub fn serve(path: &Path, calls: mpsc::Sender<Call>) -> io::Result<tokio::task::
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    // The run directory is closed to others, so nobody can connect between these two lines.
+    // The daemon's umask made it the owner's alone; from here on its group may connect as well.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     Ok(tokio::spawn(async move {

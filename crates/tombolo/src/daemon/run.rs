@@ -340,6 +340,7 @@ impl Daemon {
             return;
         }
         tracing::debug!("the endpoint of {} is {address}", self.label(&key));
+        // A peer that had an endpoint was asked for because it is silent: it is called at the new one.
         let recent = self.saved.get(&key).and_then(SavedPeer::last_contact);
         let initiate = peer.state == PeerState::Connecting
             || peer.endpoint.is_some()

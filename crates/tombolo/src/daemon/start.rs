@@ -36,14 +36,15 @@ pub(crate) fn run(directories: Directories, network: &str, waiting: Waiting) -> 
     let config_file = directories.config_file(network);
     let config = config::load(&config_file)?;
     let ports = [config.interface.listen_port, config.interface.metrics.map_or(0, |address| address.port())];
-    // Sockets and files belong to the owner alone from the moment they exist.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     privileges::reduce(ports.iter().any(|port| (1..1024).contains(port)));
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(&directories.run)
         .map_err(|error| Failure::runtime(format!("{} cannot be made", directories.run.display()), error))?;
+    // The directory lets the control socket's group in; what is made from here on is the owner's alone
+    // from the moment it exists.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let _network_lock = take(&directories, network)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
