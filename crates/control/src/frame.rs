@@ -11,9 +11,11 @@
 //! Unknown versions, types and fields are no mistakes of the sender: the first two are counted and dropped, the
 //! last are ignored.
 
+pub mod admin;
 mod body;
 mod candidates;
 mod refusal;
+mod renewal;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,9 +25,11 @@ use tombolo_noise::clock::UnixTime;
 use crate::cbor::{self, CborError, FieldError};
 use crate::token::JoinProof;
 use crate::{DocumentHash, NodeId, NodeName, VerifyingKey};
+use admin::{AdminAnswer, AdminRequest};
 
 pub use candidates::{CANDIDATES_MAX, is_possible_candidate};
-pub use refusal::{JoinRefusal, ShowRefusal};
+pub use refusal::{AdminRefusal, JoinRefusal, RenewRefusal, ShowRefusal};
+pub use renewal::{RenewAnswer, TICKET_LEN, Ticket};
 
 /// Greatest length of a frame in bytes.
 pub const FRAME_MAX: usize = 1024;
@@ -110,6 +114,24 @@ pub enum Frame {
     Challenge([u8; 16]),
     /// What a challenge contained.
     ChallengeAnswer([u8; 16]),
+    /// Asks for another membership: one's own, or that of a node that one presents (control rule 16).
+    Renew(Option<NodeId>),
+    /// The membership, or why there is none.
+    RenewAnswer(RenewAnswer),
+    /// Asks for a ticket to change the static key (control rule 17).
+    AskTicket,
+    /// The ticket.
+    Ticket(Ticket),
+    /// Shows the ticket over a session of the new key; answered as a renewal.
+    Rotate([u8; TICKET_LEN]),
+    /// Ends one's membership.
+    Leave,
+    /// It has ended, at this time of the authority's.
+    Left(UnixTime),
+    /// Asks the authority for something that only administrators may (control rule 22).
+    AdminRequest(AdminRequest),
+    /// What came of it.
+    AdminAnswer(AdminAnswer),
 }
 
 /// [`Frame::JoinRequest`]. The node's key is the session's and not named here.

@@ -9,9 +9,14 @@ use tombolo_control::document::{
     GroupLimit, Head, Issuer, Limits, Membership, NetworkDocument, Policy, Revocation, Roles, Route, Server,
     TrustDocument, Verified, Version,
 };
+use tombolo_control::frame::admin::{
+    AdminAnswer, AdminRequest, NetworkChange, NetworkInfo, NodeDetail, NodeInfo, NodeSelector, NodeSpec,
+    Operation, Page, Reply, RevokeTarget, TokenGrant, TokenInfo, TokenSpec,
+};
 use tombolo_control::frame::{
-    Block, Found, Frame, Introduce, JoinAnswer, JoinRefusal, JoinRequest, Keepalive, KeepaliveAnswer, LookUp,
-    LookUpAnswer, Order, PullBlock, Show, ShowRefusal, ShowRefused, Target, Versions,
+    AdminRefusal, Block, Found, Frame, Introduce, JoinAnswer, JoinRefusal, JoinRequest, Keepalive,
+    KeepaliveAnswer, LookUp, LookUpAnswer, Order, PullBlock, RenewAnswer, RenewRefusal, Show, ShowRefusal,
+    ShowRefused, Target, Ticket, Versions,
 };
 use tombolo_control::token::Token;
 use tombolo_control::{DocumentHash, NetworkId, NodeId, SigningKey};
@@ -176,6 +181,136 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ),
         ("challenge", Frame::Challenge([0xcc; 16])),
         ("challenge-answer", Frame::ChallengeAnswer([0xcc; 16])),
+    ]
+    .into_iter()
+    .chain(renewals())
+    .chain(administration())
+    .collect()
+}
+
+fn renewals() -> Vec<(&'static str, Frame)> {
+    let (node, time) = (NodeId::from_bytes([9; 16]), seconds(1_788_480_000));
+    let answer = |node, outcome| Frame::RenewAnswer(RenewAnswer { time, node, outcome });
+    vec![
+        ("renew", Frame::Renew(None)),
+        ("renew-presented", Frame::Renew(Some(node))),
+        ("renewed", answer(None, Ok(vec![4, 5, 6]))),
+        ("renew-refused", answer(Some(node), Err(RenewRefusal::NotPresented))),
+        ("ask-ticket", Frame::AskTicket),
+        ("ticket", Frame::Ticket(Ticket { ticket: [0x71; 32], expires: time })),
+        ("rotate", Frame::Rotate([0x71; 32])),
+        ("leave", Frame::Leave),
+        ("left", Frame::Left(time)),
+    ]
+}
+
+fn administration() -> Vec<(&'static str, Frame)> {
+    let (node, time, id) = (NodeId::from_bytes([9; 16]), seconds(1_788_480_000), 5);
+    let (token, day) = (seed(5).verifying_key(), Duration::from_secs(86_400));
+    let by_name = NodeSelector::Name(parse("db-1"));
+    let spec = TokenSpec {
+        lifetime: Some(day),
+        uses: Some(3),
+        name: Some(parse("db-1")),
+        groups: [parse("databases")].into(),
+        routes: [parse("192.168.7.0/24")].into(),
+        roles: Roles::GATEWAY,
+        ephemeral: Some(day),
+        admin: true,
+        ..TokenSpec::new(token)
+    };
+    let info = NodeInfo {
+        node,
+        name: parse("db-1"),
+        addresses: [parse("10.86.0.9"), parse("fd86::9")].into(),
+        roles: Roles::GATEWAY,
+        not_after: seconds(1_789_689_600),
+        last_seen: Some(time),
+        ephemeral: false,
+    };
+    let token_info = TokenInfo {
+        id: token.key_id(),
+        expires: time,
+        uses_left: 0,
+        first_spender: Some(node),
+        name: Some(parse("db-1")),
+        replaces: Some(node),
+        ephemeral: false,
+    };
+    let presented = NodeSpec {
+        key: static_key(9),
+        name: parse("phone"),
+        groups: [parse("staff")].into(),
+        presented_by: NodeSelector::Node(node),
+    };
+    let detail = NodeDetail {
+        info: info.clone(),
+        key: static_key(9),
+        serial: 1,
+        groups: [parse("databases")].into(),
+        routes: [parse("192.168.7.0/24")].into(),
+        joined: time,
+        token: Some(token.key_id()),
+        presented_by: Some(node),
+    };
+    let network_info = NetworkInfo {
+        network: trust().network,
+        root: seed(1).verifying_key().fingerprint(),
+        version: network().version,
+        expires: time,
+        cidrs: network().cidrs,
+        domain: network().domain,
+        nodes: 2,
+        revocations: 3,
+        admin_groups: [parse("staff")].into(),
+        lifetime: day,
+        grace: day,
+        refuse_when_stale: true,
+        recovering_until: Some(time),
+    };
+    let grant = TokenGrant {
+        network: trust().network,
+        server_key: static_key(0xc8),
+        root: seed(1).verifying_key().fingerprint(),
+        endpoints: vec![parse("vpn.example.net:8662")],
+        expires: time,
+    };
+    let request = |operation| Frame::AdminRequest(AdminRequest { id, operation });
+    let set = |change| Frame::AdminRequest(AdminRequest { id, operation: Operation::NetworkSet(change) });
+    let answer = |reply| Frame::AdminAnswer(AdminAnswer { id, reply });
+    let route = network().routes.into_iter().next().expect("a route");
+    let server = network().servers.into_iter().next().expect("a server");
+    let refused = Reply::Refused { reason: AdminRefusal::NotFound, detail: "no node is called db-2".into() };
+    vec![
+        ("token-new", request(Operation::TokenNew(TokenSpec::new(token)))),
+        ("token-list", request(Operation::TokenList(Some(token.key_id())))),
+        ("token-revoke", request(Operation::TokenRevoke(token.key_id()))),
+        ("node-list", request(Operation::NodeList(Some(parse("db-1"))))),
+        ("node-show", request(Operation::NodeShow(by_name.clone()))),
+        ("node-add", request(Operation::NodeAdd(presented))),
+        ("node-replace", request(Operation::NodeReplace(by_name.clone(), spec))),
+        ("node-revoke", request(Operation::NodeRevoke(RevokeTarget::Node(NodeSelector::Node(node))))),
+        ("node-revoke-key", request(Operation::NodeRevoke(RevokeTarget::Key(static_key(9))))),
+        ("node-revoke-serial", request(Operation::NodeRevoke(RevokeTarget::Serial(node, 3)))),
+        ("node-rename", request(Operation::NodeRename(by_name, parse("db-2")))),
+        ("network-show", request(Operation::NetworkShow)),
+        ("network-set-group", set(NetworkChange::AddGroup(parse("staff")))),
+        ("network-set-no-group", set(NetworkChange::RemoveGroup(parse("staff")))),
+        ("network-set-admin-group", set(NetworkChange::AddAdminGroup(parse("staff")))),
+        ("network-set-no-admin-group", set(NetworkChange::RemoveAdminGroup(parse("staff")))),
+        ("network-set-route", set(NetworkChange::AddRoute(route))),
+        ("network-set-no-route", set(NetworkChange::RemoveRoute(parse("192.168.7.0/24")))),
+        ("network-set-server", set(NetworkChange::AddServer(server))),
+        ("network-set-no-server", set(NetworkChange::RemoveServer(node))),
+        ("network-set-refuse", set(NetworkChange::RefuseWhenStale(true))),
+        ("network-set-lifetimes", set(NetworkChange::Lifetimes { membership: day, grace: day })),
+        ("done", answer(Reply::Done)),
+        ("granted", answer(Reply::Granted(grant))),
+        ("tokens", answer(Reply::Tokens(Page { items: vec![token_info], more: true }))),
+        ("nodes", answer(Reply::Nodes(Page { items: vec![info], more: false }))),
+        ("node", answer(Reply::Node(Box::new(detail)))),
+        ("network", answer(Reply::Network(Box::new(network_info)))),
+        ("refused", answer(refused)),
     ]
 }
 

@@ -7,7 +7,7 @@ use ciborium::Value;
 use super::{
     Block, CANDIDATES_MAX, FRAME_MAX, Found, Frame, FrameError, Introduce, JoinAnswer, JoinRequest,
     Keepalive, KeepaliveAnswer, LookUp, LookUpAnswer, Order, PullBlock, Show, ShowRefused, Target, Versions,
-    is_possible_candidate,
+    admin, is_possible_candidate, renewal,
 };
 use crate::cbor::{self, FieldError, Fields, Item, MapBuilder, Problem};
 use crate::token::JoinProof;
@@ -36,7 +36,10 @@ const RELAYS_MAX: usize = 4;
 
 /// Reads a body. What is left of the fields is unknown, and ignored (control rule 6).
 pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
-    if !(kind::JOIN_REQUEST..=kind::CHALLENGE_ANSWER).contains(&kind) {
+    let known = matches!(kind, kind::JOIN_REQUEST..=kind::CHALLENGE_ANSWER)
+        || matches!(kind, renewal::kind::RENEW..=renewal::kind::LEFT)
+        || matches!(kind, admin::kind::TOKEN_NEW..=admin::kind::REFUSED);
+    if !known {
         return Err(FrameError::Type(kind));
     }
     let mut fields = Fields::from_value(cbor::decode(body, FRAME_MAX)?, "body")?;
@@ -98,7 +101,8 @@ pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
         }),
         kind::CHALLENGE => Frame::Challenge(fields.required(1, "nonce")?),
         kind::CHALLENGE_ANSWER => Frame::ChallengeAnswer(fields.required(1, "nonce")?),
-        other => return Err(FrameError::Type(other)),
+        renewal::kind::RENEW..=renewal::kind::LEFT => return renewal::read(kind, fields),
+        other => return admin::read(other, fields),
     };
     Ok(frame)
 }
@@ -170,6 +174,15 @@ pub(super) fn write(frame: &Frame) -> (u8, Value) {
         }
         Frame::Challenge(nonce) => (kind::CHALLENGE, map.put(1, nonce)),
         Frame::ChallengeAnswer(nonce) => (kind::CHALLENGE_ANSWER, map.put(1, nonce)),
+        Frame::Renew(node) => (renewal::kind::RENEW, map.put_some(1, node.as_ref())),
+        Frame::RenewAnswer(answer) => (renewal::kind::RENEW_ANSWER, renewal::write_answer(map, answer)),
+        Frame::AskTicket => (renewal::kind::ASK_TICKET, map),
+        Frame::Ticket(ticket) => (renewal::kind::TICKET, map.put(1, &ticket.ticket).put(2, &ticket.expires)),
+        Frame::Rotate(ticket) => (renewal::kind::ROTATE, map.put(1, ticket)),
+        Frame::Leave => (renewal::kind::LEAVE, map),
+        Frame::Left(time) => (renewal::kind::LEFT, map.put(1, time)),
+        Frame::AdminRequest(request) => admin::write_request(map, request),
+        Frame::AdminAnswer(answer) => admin::write_answer(map, answer),
     };
     (kind, map.build())
 }

@@ -60,6 +60,48 @@ refusal_codes! {
         Full = 5,
         /// Not now; to be tried again.
         Busy = 6,
+        /// The session's key is revoked: another is to be made.
+        Revoked = 7,
+    }
+}
+
+refusal_codes! {
+    /// Why there is no other membership.
+    RenewRefusal {
+        /// The session's key is no member's.
+        NotAMember = 1,
+        /// The node, or its key, is revoked.
+        Revoked = 2,
+        /// No such ticket, or not any more: another is to be asked for over the old key.
+        UnknownTicket = 3,
+        /// The asker does not present this node.
+        NotPresented = 4,
+        /// Not now; to be tried again.
+        Busy = 5,
+    }
+}
+
+refusal_codes! {
+    /// Why an administrator's request is not carried out. The text beside it says more.
+    AdminRefusal {
+        /// The asker is in no admin group.
+        NotAllowed = 1,
+        /// No such node, token, group, route or server.
+        NotFound = 2,
+        /// The name is another node's.
+        NameTaken = 3,
+        /// There is no address left.
+        Full = 4,
+        /// It is there already.
+        Exists = 5,
+        /// The issuer's limits, set by the root key, do not allow it.
+        Limit = 6,
+        /// What is asked for contradicts itself, or what is.
+        Invalid = 7,
+        /// Not now; to be tried again.
+        Busy = 8,
+        /// The register could not be written.
+        Store = 9,
     }
 }
 

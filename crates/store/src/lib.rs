@@ -1,0 +1,2 @@
+//! Where an authority keeps its register.
+#![forbid(unsafe_code)]
