@@ -6,13 +6,14 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base64ct::{Base64, Encoding};
 use rand_core::CryptoRng;
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::crypto::{self, SharedSecret};
+use crate::crypto::{self, AgreementKey, SharedSecret};
 
 /// Length in bytes of every key.
 pub const KEY_LEN: usize = 32;
@@ -82,11 +83,11 @@ impl PublicKey {
     /// Whether every Diffie-Hellman with this key is zero. Such a key may stand in a configuration, but
     /// there is never a handshake with it (requirement 24).
     ///
-    /// Costs one X25519.
+    /// Costs two X25519.
     pub fn is_low_order(&self) -> bool {
         // Every clamped scalar is a multiple of 8, the order of the small subgroup, and none is a
         // multiple of the large prime: so one scalar speaks for all.
-        crypto::diffie_hellman(&[0; KEY_LEN], &self.0).is_none()
+        AgreementKey::new(&[0; KEY_LEN]).agree(&self.0).is_none()
     }
 }
 
@@ -190,7 +191,12 @@ impl PrivateKey {
 
     /// The public key that belongs to it.
     pub fn public(&self) -> PublicKey {
-        PublicKey(crypto::public_key(&self.0))
+        PublicKey(self.agreement().public())
+    }
+
+    /// The key made ready for Diffie-Hellman: to be kept where there will be more than one.
+    pub(crate) fn agreement(&self) -> AgreementKey {
+        AgreementKey::new(&self.0)
     }
 
     /// Whether all bytes are zero, which in the UAPI means "no private key".
@@ -224,6 +230,7 @@ impl PresharedKey {
 #[derive(Clone)]
 pub struct StaticIdentity {
     private: PrivateKey,
+    agreement: Arc<AgreementKey>,
     public: PublicKey,
     /// Key of the mac1 of messages to us (§5.4.4). Whoever knows our public key knows it.
     mac1_key: [u8; KEY_LEN],
@@ -234,9 +241,11 @@ pub struct StaticIdentity {
 impl StaticIdentity {
     /// Computes the public key and the keys for macs and cookies: one X25519, two hashes.
     pub fn new(private: PrivateKey) -> Self {
-        let public = private.public();
+        let agreement = private.agreement();
+        let public = PublicKey(agreement.public());
         Self {
             private,
+            agreement: Arc::new(agreement),
             public,
             mac1_key: crypto::hash(&[LABEL_MAC1, &public.0]),
             cookie_key: crypto::hash(&[LABEL_COOKIE, &public.0]),
@@ -251,6 +260,11 @@ impl StaticIdentity {
     /// Our public key.
     pub fn public_key(&self) -> &PublicKey {
         &self.public
+    }
+
+    /// Our private key, ready for Diffie-Hellman.
+    pub(crate) fn agreement(&self) -> &AgreementKey {
+        &self.agreement
     }
 
     pub(crate) fn mac1_key(&self) -> &[u8; KEY_LEN] {
@@ -284,7 +298,7 @@ impl RemoteStatic {
     pub fn new(identity: &StaticIdentity, public: PublicKey) -> Self {
         Self {
             public,
-            static_static: crypto::diffie_hellman(identity.private.as_bytes(), &public.0).map(Box::new),
+            static_static: identity.agreement.agree(&public.0).map(Box::new),
             mac1_key: crypto::hash(&[LABEL_MAC1, &public.0]),
             cookie_key: crypto::hash(&[LABEL_COOKIE, &public.0]),
         }

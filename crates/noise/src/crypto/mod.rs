@@ -12,7 +12,7 @@ use blake2::{Blake2s256, Blake2sMac};
 use hmac::SimpleHmac;
 use zeroize::Zeroizing;
 
-pub(crate) use diffie_hellman::{SharedSecret, diffie_hellman, public_key};
+pub(crate) use diffie_hellman::{AgreementKey, SharedSecret};
 #[cfg(test)]
 use handshake_aead::NotAuthentic;
 pub(crate) use handshake_aead::{open, open_extended, seal, seal_extended};

@@ -5,6 +5,7 @@ use blake2::digest::consts::{U16, U20, U28, U32};
 use blake2::digest::typenum::{IsLessOrEqual, True};
 use blake2::digest::{FixedOutput, KeyInit, Update};
 use blake2::{Blake2s, Blake2sMac};
+use proptest::prelude::*;
 
 use super::*;
 use crate::test_support::{bytes, hex};
@@ -111,7 +112,7 @@ fn x25519_gives_the_values_of_rfc_7748() {
             "95cbde9476e8907d7aade45cb4b873f88b595a68799fa152e6f8f7647aac7957",
         ),
     ] {
-        let shared = diffie_hellman(&bytes(&hex(scalar)), &bytes(&hex(coordinate))).unwrap();
+        let shared = AgreementKey::new(&bytes(&hex(scalar))).agree(&bytes(&hex(coordinate))).unwrap();
         assert_eq!(shared.as_bytes()[..], hex(output));
     }
 
@@ -120,7 +121,7 @@ fn x25519_gives_the_values_of_rfc_7748() {
     scalar[0] = 9;
     let mut coordinate = scalar;
     for round in 1..=1000 {
-        let output = *diffie_hellman(&scalar, &coordinate).unwrap().as_bytes();
+        let output = *AgreementKey::new(&scalar).agree(&coordinate).unwrap().as_bytes();
         (scalar, coordinate) = (output, scalar);
         match round {
             1 => assert_eq!(
@@ -136,14 +137,29 @@ fn x25519_gives_the_values_of_rfc_7748() {
     }
 
     // Section 6.1.
-    let alice = bytes(&hex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"));
-    let bob = bytes(&hex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"));
-    let (alice_public, bob_public) = (public_key(&alice), public_key(&bob));
+    let alice =
+        AgreementKey::new(&bytes(&hex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a")));
+    let bob =
+        AgreementKey::new(&bytes(&hex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb")));
+    let (alice_public, bob_public) = (alice.public(), bob.public());
     assert_eq!(alice_public[..], hex("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"));
     assert_eq!(bob_public[..], hex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"));
     let shared = hex("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742");
-    assert_eq!(diffie_hellman(&alice, &bob_public).unwrap().as_bytes()[..], shared);
-    assert_eq!(diffie_hellman(&bob, &alice_public).unwrap().as_bytes()[..], shared);
+    assert_eq!(alice.agree(&bob_public).unwrap().as_bytes()[..], shared);
+    assert_eq!(bob.agree(&alice_public).unwrap().as_bytes()[..], shared);
+}
+
+proptest! {
+    /// The oracle is another implementation altogether. Every 32 bytes are a private and a public key, also
+    /// unclamped and not reduced (RFC 7748 §5).
+    #[test]
+    fn x25519_agrees_with_dalek(private in any::<[u8; 32]>(), public in any::<[u8; 32]>()) {
+        let secret = x25519_dalek::StaticSecret::from(private);
+        let key = AgreementKey::new(&private);
+        prop_assert_eq!(key.public(), x25519_dalek::PublicKey::from(&secret).to_bytes());
+        let expected = secret.diffie_hellman(&x25519_dalek::PublicKey::from(public));
+        prop_assert_eq!(key.agree(&public).map(|shared| *shared.as_bytes()), Some(*expected.as_bytes()));
+    }
 }
 
 /// RFC 8439, section 2.8.2, and the draft's appendix A.3.1 seal the same text.

@@ -8,6 +8,7 @@ use tombolo_packet::message::{INITIATION_LEN, Initiation, Response, TAG_LEN};
 
 use super::symmetric::Symmetric;
 use super::{CONSTRUCTION, IDENTIFIER, Role, SessionSecrets, pattern};
+use crate::crypto::AgreementKey;
 use crate::keys::{PresharedKey, PrivateKey, RemoteStatic, StaticIdentity};
 use crate::tai64n::Tai64n;
 
@@ -20,7 +21,7 @@ pub struct Initiator {
 
 struct Secrets {
     symmetric: Symmetric,
-    ephemeral: PrivateKey,
+    ephemeral: AgreementKey,
 }
 
 /// Begins a handshake with `remote`: gives the state that awaits the response, and the initiation with both
@@ -38,23 +39,15 @@ pub fn create_initiation(
 ) -> Option<(Initiator, [u8; INITIATION_LEN])> {
     let mut secrets = Box::new(Secrets {
         symmetric: Symmetric::new(CONSTRUCTION, IDENTIFIER, remote.public_key().as_bytes()),
-        ephemeral: PrivateKey::generate(rng),
+        ephemeral: PrivateKey::generate(rng).agreement(),
     });
     let Secrets { symmetric, ephemeral } = &mut *secrets;
-    let ephemeral_public = ephemeral.public();
     let mut encrypted_timestamp = [0; Tai64n::LEN + TAG_LEN];
     encrypted_timestamp[..Tai64n::LEN].copy_from_slice(timestamp.as_bytes());
-    let encrypted_static = pattern::write_first(
-        symmetric,
-        identity,
-        remote,
-        ephemeral,
-        &ephemeral_public,
-        &mut encrypted_timestamp,
-    )
-    .ok()?;
+    let encrypted_static =
+        pattern::write_first(symmetric, identity, remote, ephemeral, &mut encrypted_timestamp).ok()?;
     let message =
-        Initiation::write(sender_index, ephemeral_public.as_bytes(), &encrypted_static, &encrypted_timestamp);
+        Initiation::write(sender_index, &ephemeral.public(), &encrypted_static, &encrypted_timestamp);
     Some((Initiator { secrets, local_index: sender_index }, message))
 }
 

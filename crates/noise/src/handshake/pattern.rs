@@ -6,12 +6,12 @@
 use tombolo_packet::DropReason;
 
 use super::symmetric::Symmetric;
-use crate::crypto::{self, SharedSecret};
-use crate::keys::{PrivateKey, PublicKey, RemoteStatic, StaticIdentity};
+use crate::crypto::{AgreementKey, SharedSecret};
+use crate::keys::{PublicKey, RemoteStatic, StaticIdentity};
 
 /// `DH`, refused when it is zero (requirement 24).
-fn diffie_hellman(private: &PrivateKey, public: &[u8; 32]) -> Result<SharedSecret, DropReason> {
-    crypto::diffie_hellman(private.as_bytes(), public).ok_or(DropReason::HandshakeFailed)
+fn diffie_hellman(private: &AgreementKey, public: &[u8; 32]) -> Result<SharedSecret, DropReason> {
+    private.agree(public).ok_or(DropReason::HandshakeFailed)
 }
 
 /// The static-static secret, which there is none of with a low-order key (requirement 24).
@@ -20,16 +20,15 @@ fn static_static(remote: &RemoteStatic) -> Result<&SharedSecret, DropReason> {
 }
 
 /// Writes the first message: returns the encrypted static key, seals `payload` in place (its last 16
-/// bytes take the tag). `ephemeral_public` belongs to `ephemeral`.
+/// bytes take the tag).
 pub(super) fn write_first(
     symmetric: &mut Symmetric,
     identity: &StaticIdentity,
     remote: &RemoteStatic,
-    ephemeral: &PrivateKey,
-    ephemeral_public: &PublicKey,
+    ephemeral: &AgreementKey,
     payload: &mut [u8],
 ) -> Result<[u8; 48], DropReason> {
-    symmetric.mix_ephemeral(ephemeral_public.as_bytes());
+    symmetric.mix_ephemeral(&ephemeral.public());
     let key = symmetric.mix_key(&diffie_hellman(ephemeral, remote.public_key().as_bytes())?);
     let mut encrypted_static = [0; 48];
     encrypted_static[..32].copy_from_slice(identity.public_key().as_bytes());
@@ -47,7 +46,7 @@ pub(super) fn read_first_static(
     encrypted_static: &[u8; 48],
 ) -> Result<PublicKey, DropReason> {
     symmetric.mix_ephemeral(ephemeral);
-    let key = symmetric.mix_key(&diffie_hellman(identity.private_key(), ephemeral)?);
+    let key = symmetric.mix_key(&diffie_hellman(identity.agreement(), ephemeral)?);
     let mut remote = [0; 32];
     symmetric.open_and_hash(&key, encrypted_static, &mut remote)?;
     Ok(PublicKey::from_bytes(remote))
@@ -66,8 +65,7 @@ pub(super) fn read_first_payload(
 
 /// The keys that the second message is about.
 pub(super) struct ResponderKeys<'a> {
-    pub(super) ephemeral: &'a PrivateKey,
-    pub(super) ephemeral_public: &'a PublicKey,
+    pub(super) ephemeral: &'a AgreementKey,
     pub(super) remote_ephemeral: &'a [u8; 32],
     pub(super) remote_static: &'a PublicKey,
     pub(super) preshared_key: &'a [u8; 32],
@@ -79,7 +77,7 @@ pub(super) fn write_second(
     keys: &ResponderKeys<'_>,
     payload: &mut [u8],
 ) -> Result<(), DropReason> {
-    symmetric.mix_ephemeral(keys.ephemeral_public.as_bytes());
+    symmetric.mix_ephemeral(&keys.ephemeral.public());
     symmetric.mix_key(&diffie_hellman(keys.ephemeral, keys.remote_ephemeral)?);
     symmetric.mix_key(&diffie_hellman(keys.ephemeral, keys.remote_static.as_bytes())?);
     let key = symmetric.mix_preshared_key(keys.preshared_key);
@@ -91,7 +89,7 @@ pub(super) fn write_second(
 pub(super) fn read_second(
     symmetric: &mut Symmetric,
     identity: &StaticIdentity,
-    ephemeral: &PrivateKey,
+    ephemeral: &AgreementKey,
     remote_ephemeral: &[u8; 32],
     preshared_key: &[u8; 32],
     encrypted_payload: &[u8],
@@ -99,7 +97,7 @@ pub(super) fn read_second(
 ) -> Result<(), DropReason> {
     symmetric.mix_ephemeral(remote_ephemeral);
     symmetric.mix_key(&diffie_hellman(ephemeral, remote_ephemeral)?);
-    symmetric.mix_key(&diffie_hellman(identity.private_key(), remote_ephemeral)?);
+    symmetric.mix_key(&diffie_hellman(identity.agreement(), remote_ephemeral)?);
     let key = symmetric.mix_preshared_key(preshared_key);
     symmetric.open_and_hash(&key, encrypted_payload, payload)
 }

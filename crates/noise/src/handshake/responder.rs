@@ -107,11 +107,9 @@ impl Responder {
         sender_index: u32,
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Result<([u8; RESPONSE_LEN], SessionSecrets), DropReason> {
-        let ephemeral = PrivateKey::generate(rng);
-        let ephemeral_public = ephemeral.public();
+        let ephemeral = PrivateKey::generate(rng).agreement();
         let keys = pattern::ResponderKeys {
             ephemeral: &ephemeral,
-            ephemeral_public: &ephemeral_public,
             remote_ephemeral: &self.remote_ephemeral,
             remote_static: &self.remote_static,
             preshared_key: preshared_key.as_bytes(),
@@ -119,7 +117,7 @@ impl Responder {
         let mut encrypted_nothing = [0; TAG_LEN];
         pattern::write_second(&mut self.symmetric, &keys, &mut encrypted_nothing)?;
         let message =
-            Response::write(sender_index, self.remote_index, ephemeral_public.as_bytes(), &encrypted_nothing);
+            Response::write(sender_index, self.remote_index, &ephemeral.public(), &encrypted_nothing);
         let (receiving, sending) = self.symmetric.split();
         let secrets = SessionSecrets {
             sending: *sending,

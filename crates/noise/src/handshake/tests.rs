@@ -74,18 +74,11 @@ fn the_core_gives_the_published_vector_of_noise_ikpsk2() {
     let mut theirs = ours.clone();
 
     let (payload, message) = (hex(vector::MESSAGES[0].0), hex(vector::MESSAGES[0].1));
-    let ephemeral = private(vector::INITIATOR_EPHEMERAL);
+    let ephemeral = private(vector::INITIATOR_EPHEMERAL).agreement();
     let mut sealed = [&payload[..], &[0; 16]].concat();
-    let encrypted_static = pattern::write_first(
-        &mut ours,
-        &initiator,
-        &to_responder,
-        &ephemeral,
-        &ephemeral.public(),
-        &mut sealed,
-    )
-    .unwrap();
-    assert_eq!([&ephemeral.public().as_bytes()[..], &encrypted_static[..], &sealed[..]].concat(), message);
+    let encrypted_static =
+        pattern::write_first(&mut ours, &initiator, &to_responder, &ephemeral, &mut sealed).unwrap();
+    assert_eq!([&ephemeral.public()[..], &encrypted_static[..], &sealed[..]].concat(), message);
 
     let remote_ephemeral = bytes(&message[..32]);
     let claimed =
@@ -99,17 +92,16 @@ fn the_core_gives_the_published_vector_of_noise_ikpsk2() {
     let mut half_way = theirs.clone();
     half_way.mix_hash(&message[..32]);
     assert_eq!(half_way.hash()[..], hex(vector::HASH_AFTER_RESPONDER_EPHEMERAL));
-    let responder_ephemeral = private(vector::RESPONDER_EPHEMERAL);
+    let responder_ephemeral = private(vector::RESPONDER_EPHEMERAL).agreement();
     let keys = pattern::ResponderKeys {
         ephemeral: &responder_ephemeral,
-        ephemeral_public: &responder_ephemeral.public(),
         remote_ephemeral: &remote_ephemeral,
         remote_static: initiator.public_key(),
         preshared_key: &preshared_key,
     };
     let mut sealed = [&payload[..], &[0; 16]].concat();
     pattern::write_second(&mut theirs, &keys, &mut sealed).unwrap();
-    assert_eq!([&responder_ephemeral.public().as_bytes()[..], &sealed[..]].concat(), message);
+    assert_eq!([&responder_ephemeral.public()[..], &sealed[..]].concat(), message);
 
     let mut opened = vec![0; payload.len()];
     let remote_ephemeral = bytes(&message[..32]);
@@ -310,20 +302,19 @@ fn a_static_key_without_its_private_half_is_refused() {
     let rng = &mut seeded_rng(9);
     let (ours, theirs) = pair(rng);
     let forger = StaticIdentity::new(PrivateKey::generate(rng));
-    let ephemeral = PrivateKey::generate(rng);
+    let ephemeral = PrivateKey::generate(rng).agreement();
     let mut symmetric = Symmetric::new(CONSTRUCTION, IDENTIFIER, theirs.identity.public_key().as_bytes());
-    symmetric.mix_ephemeral(ephemeral.public().as_bytes());
+    symmetric.mix_ephemeral(&ephemeral.public());
     let theirs_public = theirs.identity.public_key().as_bytes();
-    let key = symmetric.mix_key(&crypto::diffie_hellman(ephemeral.as_bytes(), theirs_public).unwrap());
+    let key = symmetric.mix_key(&ephemeral.agree(theirs_public).unwrap());
     let mut encrypted_static = [0; 48];
     encrypted_static[..32].copy_from_slice(ours.identity.public_key().as_bytes());
     symmetric.seal_and_hash(&key, &mut encrypted_static);
-    let forged_secret = crypto::diffie_hellman(forger.private_key().as_bytes(), theirs_public).unwrap();
+    let forged_secret = forger.agreement().agree(theirs_public).unwrap();
     let key = symmetric.mix_key(&forged_secret);
     let mut encrypted_timestamp = [0; 28];
     symmetric.seal_and_hash(&key, &mut encrypted_timestamp);
-    let message =
-        Initiation::write(1, ephemeral.public().as_bytes(), &encrypted_static, &encrypted_timestamp);
+    let message = Initiation::write(1, &ephemeral.public(), &encrypted_static, &encrypted_timestamp);
     let received =
         consume_initiation_static(&theirs.identity, &Initiation::parse(&message).unwrap()).unwrap();
     assert_eq!(received.remote_static(), ours.identity.public_key());
@@ -372,19 +363,18 @@ fn low_order_peers_are_never_answered_requirement_24() {
     let rng = &mut seeded_rng(11);
     let (_, theirs) = pair(rng);
     for key in low_order_keys() {
-        let ephemeral = PrivateKey::generate(rng);
+        let ephemeral = PrivateKey::generate(rng).agreement();
         let theirs_public = theirs.identity.public_key().as_bytes();
         let mut symmetric = Symmetric::new(CONSTRUCTION, IDENTIFIER, theirs_public);
-        symmetric.mix_ephemeral(ephemeral.public().as_bytes());
-        let first = symmetric.mix_key(&crypto::diffie_hellman(ephemeral.as_bytes(), theirs_public).unwrap());
+        symmetric.mix_ephemeral(&ephemeral.public());
+        let first = symmetric.mix_key(&ephemeral.agree(theirs_public).unwrap());
         let mut encrypted_static = [0; 48];
         encrypted_static[..32].copy_from_slice(key.as_bytes());
         symmetric.seal_and_hash(&first, &mut encrypted_static);
         let second = symmetric.mix_zero();
         let mut encrypted_timestamp = [0; 28];
         symmetric.seal_and_hash(&second, &mut encrypted_timestamp);
-        let message =
-            Initiation::write(1, ephemeral.public().as_bytes(), &encrypted_static, &encrypted_timestamp);
+        let message = Initiation::write(1, &ephemeral.public(), &encrypted_static, &encrypted_timestamp);
         let received =
             consume_initiation_static(&theirs.identity, &Initiation::parse(&message).unwrap()).unwrap();
         assert_eq!(*received.remote_static(), key);
