@@ -63,21 +63,40 @@ pub fn packet_thread_time() -> Duration {
         .sum()
 }
 
+/// Processor time of the threads of a process that carry this name, to the nanosecond
+/// (`/proc/PID/task/TID/schedstat`).
+///
+/// # Errors
+/// When there is no such process, or no such thread in it.
+pub fn thread_time(pid: u32, name: &str) -> Result<Duration> {
+    let folder = format!("/proc/{pid}/task");
+    let mut total = None;
+    for entry in fs::read_dir(&folder).with_context(|| format!("reading {folder}"))?.flatten() {
+        let read = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        if read("comm").trim() != name {
+            continue;
+        }
+        let nanoseconds = read("schedstat").split_whitespace().next().and_then(|text| text.parse().ok());
+        total = Some(total.unwrap_or_default() + Duration::from_nanos(nanoseconds.unwrap_or(0)));
+    }
+    total.with_context(|| format!("no thread {name} in {pid}"))
+}
+
 /// Number of processors.
 pub fn processors() -> f64 {
     std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64)
 }
 
-/// Resident memory of a process in MiB: `VmRSS` for now, `VmHWM` for the most it ever was.
+/// Resident memory of a process in MB (10^6 bytes): `VmRSS` for now, `VmHWM` for the most it ever was.
 ///
 /// # Errors
 /// When there is no such process.
-pub fn resident_mib(pid: u32, field: &str) -> Result<f64> {
+pub fn resident_megabytes(pid: u32, field: &str) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     text.lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok())
-        .map(|kib: f64| kib / 1024.0)
+        .map(|kib: f64| kib * 1024.0 / 1e6)
         .with_context(|| format!("no {field} in {path}"))
 }
 
@@ -90,9 +109,13 @@ mod tests {
         let own = std::process::id();
         assert!(process_time(own).unwrap() <= own_time().unwrap());
         assert!(own_time().unwrap() <= machine_time().unwrap());
-        let (now, most) = (resident_mib(own, "VmRSS").unwrap(), resident_mib(own, "VmHWM").unwrap());
+        let (now, most) =
+            (resident_megabytes(own, "VmRSS").unwrap(), resident_megabytes(own, "VmHWM").unwrap());
         assert!(now > 0.0 && most > 0.0);
-        assert!(resident_mib(own, "VmNothing").is_err());
+        assert!(resident_megabytes(own, "VmNothing").is_err());
         assert!(process_time(u32::MAX).is_err());
+        let thread = fs::read_to_string("/proc/thread-self/comm").unwrap();
+        assert!(thread_time(own, thread.trim()).unwrap() > Duration::ZERO);
+        assert!(thread_time(own, "no such thread").is_err());
     }
 }

@@ -9,16 +9,30 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tombolo_tests::Scene;
 use tombolo_tests::command::{is_installed, run, run_within};
-use tombolo_tests::node::{BINARIES, executable};
+use tombolo_tests::node::{BINARIES, Node, executable};
 use tombolo_tests::process::Process;
 use tombolo_tests::wait::{wait_for, wait_until};
 use tombolo_tests::wireguard_go::{KeyPair, socket_of, unique};
 
-use crate::Result;
 use crate::wire::{Host, Wire};
+use crate::{Result, accounting};
 
 /// The overlay's MTU: what all of them use on a wire of 1500.
 const MTU: u32 = 1420;
+/// The wire without a VPN.
+pub const PLAIN: &str = "plain";
+/// Our packet path without cryptography.
+pub const FORWARDER: &str = "forwarder";
+/// `tombolo-wireguard`, driven by `wg` as the others are.
+pub const OURS: &str = "tombolo";
+/// `tombolo up` with a configuration file.
+pub const DAEMON: &str = "tombolo-daemon";
+/// The userspace WireGuards that ours is held against.
+pub const BORINGTUN: &str = "boringtun";
+/// See [`BORINGTUN`].
+pub const GOTATUN: &str = "gotatun";
+/// Who takes part in a quick run.
+pub const QUICK: [&str; 3] = [PLAIN, FORWARDER, OURS];
 const PORT: u16 = 51820;
 const START_LIMIT: Duration = Duration::from_secs(20);
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -26,7 +40,7 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
 
 /// Programs of others that cargo installs: name, package and version, executable.
 const INSTALLED: [(&str, &str, &str); 2] =
-    [("boringtun", "boringtun-cli@0.7.1", "boringtun-cli"), ("gotatun", "gotatun-cli@0.10.2", "gotatun")];
+    [(BORINGTUN, "boringtun-cli@0.7.1", "boringtun-cli"), (GOTATUN, "gotatun-cli@0.10.2", "gotatun")];
 
 /// One of those that are compared.
 #[derive(Clone, Debug)]
@@ -36,12 +50,27 @@ pub struct Contender {
     kind: Kind,
 }
 
+/// A contender on a wire of its own. All of them run at the same time and are loaded in turn.
+#[derive(Debug)]
+pub struct Entrant {
+    /// Its name.
+    pub name: String,
+    /// What runs.
+    pub running: Running,
+    /// The hosts on which it runs.
+    pub wire: Wire,
+    /// Where its files are.
+    pub scene: Scene,
+}
+
 #[derive(Clone, Debug)]
 enum Kind {
     /// No VPN: the wire itself.
     Plain,
     /// Our packet path without cryptography.
     Forwarder,
+    /// The whole daemon, `tombolo up`, with a configuration file.
+    Daemon,
     /// A program that behaves as `wireguard-go` does.
     WireGuard(Source),
 }
@@ -60,14 +89,39 @@ pub struct Running {
     pub daemons: Vec<Process>,
     /// Where west is reached.
     pub destination: Ipv4Addr,
+    /// The public keys of east and west in base64, where they have any.
+    pub public_keys: Option<[String; 2]>,
+    /// The interfaces of east and west, where `wg` knows them.
+    pub interfaces: Option<[String; 2]>,
+}
+
+impl Running {
+    fn new(daemons: Vec<Process>, destination: Ipv4Addr) -> Self {
+        Self { daemons, destination, public_keys: None, interfaces: None }
+    }
+
+    /// The numbers of the daemons.
+    pub fn pids(&self) -> Vec<u32> {
+        self.daemons.iter().map(Process::id).collect()
+    }
+
+    /// The largest of a memory field over both daemons, in MB: see [`accounting::resident_megabytes`].
+    ///
+    /// # Errors
+    /// When a daemon has ended.
+    pub fn megabytes(&self, field: &str) -> Result<f64> {
+        let each = self.daemons.iter().map(|daemon| accounting::resident_megabytes(daemon.id(), field));
+        Ok(each.collect::<Result<Vec<f64>>>()?.into_iter().fold(0.0, f64::max))
+    }
 }
 
 fn all() -> Vec<Contender> {
     let contender = |name: &str, kind| Contender { name: name.into(), kind };
     let mut all = vec![
-        contender("plain", Kind::Plain),
-        contender("forwarder", Kind::Forwarder),
-        contender("tombolo", Kind::WireGuard(Source::Ours)),
+        contender(PLAIN, Kind::Plain),
+        contender(FORWARDER, Kind::Forwarder),
+        contender(OURS, Kind::WireGuard(Source::Ours)),
+        contender(DAEMON, Kind::Daemon),
     ];
     for (name, package, executable) in INSTALLED {
         all.push(contender(name, Kind::WireGuard(Source::Cargo { package, executable })));
@@ -118,13 +172,13 @@ pub fn list(also: &[String]) -> Result {
     Ok(())
 }
 
-/// Our own program: in the folder that the environment names, or else beside this one.
-fn own_program() -> Result<PathBuf> {
-    let beside = std::env::current_exe()?.with_file_name("tombolo-wireguard");
+/// A program of ours: in the folder that the environment names, or else beside this one.
+fn own_program(name: &str) -> Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name(name);
     if std::env::var_os(BINARIES).is_none() && beside.exists() {
         return Ok(beside);
     }
-    executable("tombolo-wireguard")
+    executable(name)
 }
 
 /// Where cargo installs the programs of others: beside our own build.
@@ -138,7 +192,8 @@ impl Contender {
     fn program(&self) -> Result<Option<PathBuf>> {
         Ok(match &self.kind {
             Kind::Plain | Kind::Forwarder => None,
-            Kind::WireGuard(Source::Ours) => Some(own_program()?),
+            Kind::Daemon => Some(own_program("tombolo")?),
+            Kind::WireGuard(Source::Ours) => Some(own_program("tombolo-wireguard")?),
             Kind::WireGuard(Source::Path(path)) => Some(path.clone()),
             Kind::WireGuard(Source::Cargo { executable, .. }) => {
                 Some(install_root()?.join("bin").join(executable))
@@ -178,19 +233,27 @@ impl Contender {
         text.lines().next().unwrap_or_default().trim().to_owned()
     }
 
-    /// Starts it on both hosts, and waits until west answers through it.
+    /// Starts it on a wire, and waits until west answers through it.
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn start(&self, scene: &Scene, wire: &Wire) -> Result<Running> {
+    pub fn enter(&self, wire: Wire) -> Result<Entrant> {
+        let scene = Scene::new()?;
+        let running = self.start(&scene, &wire)?;
+        Ok(Entrant { name: self.name.clone(), running, wire, scene })
+    }
+
+    fn start(&self, scene: &Scene, wire: &Wire) -> Result<Running> {
         let running = match &self.kind {
-            Kind::Plain => Running { daemons: Vec::new(), destination: wire.west.outer },
-            Kind::Forwarder => {
-                Running { daemons: start_forwarders(scene, wire)?, destination: wire.west.inner }
+            Kind::Plain => Running::new(Vec::new(), wire.west.outer),
+            Kind::Forwarder => Running::new(start_forwarders(scene, wire)?, wire.west.inner),
+            Kind::Daemon => {
+                let program = self.program()?.context("a daemon without a program")?;
+                start_daemons(scene, wire, &program)?
             }
             Kind::WireGuard(_) => {
                 let program = self.program()?.context("a WireGuard without a program")?;
-                Running { daemons: start_wireguard(scene, wire, &program)?, destination: wire.west.inner }
+                start_wireguard(scene, wire, &program)?
             }
         };
         wait_for(&format!("an answer through {}", self.name), START_LIMIT, || {
@@ -205,7 +268,7 @@ impl Contender {
     }
 }
 
-fn start_wireguard(scene: &Scene, wire: &Wire, program: &Path) -> Result<Vec<Process>> {
+fn start_wireguard(scene: &Scene, wire: &Wire, program: &Path) -> Result<Running> {
     let keys = [KeyPair::generate()?, KeyPair::generate()?];
     let interfaces = [unique("e"), unique("w")];
     let mut daemons = Vec::new();
@@ -230,7 +293,25 @@ fn start_wireguard(scene: &Scene, wire: &Wire, program: &Path) -> Result<Vec<Pro
         run(wg.args(["endpoint", &format!("{}:{PORT}", other.outer)]))?;
         address(host, &interfaces[index])?;
     }
-    Ok(daemons)
+    Ok(Running {
+        public_keys: Some(keys.map(|keys| keys.public)),
+        interfaces: Some(interfaces),
+        ..Running::new(daemons, wire.west.inner)
+    })
+}
+
+fn start_daemons(scene: &Scene, wire: &Wire, program: &Path) -> Result<Running> {
+    let mut east = Node::with_binary(scene, "east", &wire.east.namespace, 1, program)?;
+    let mut west = Node::with_binary(scene, "west", &wire.west.namespace, 2, program)?;
+    east.configure("", &[west.entry(Some(wire.west.outer.to_string()))])?;
+    west.configure("", &[east.entry(Some(wire.east.outer.to_string()))])?;
+    east.start(scene)?;
+    west.start(scene)?;
+    let daemons = [&mut east, &mut west].into_iter().filter_map(|node| node.process.take()).collect();
+    Ok(Running {
+        public_keys: Some([east.keys.public, west.keys.public]),
+        ..Running::new(daemons, west.address)
+    })
 }
 
 fn start_forwarders(scene: &Scene, wire: &Wire) -> Result<Vec<Process>> {

@@ -1,6 +1,6 @@
 //! The packet path without cryptography: super-packets from a TUN device to a UDP socket and back,
-//! with the same buffers and offloads as the engine. What it reaches is what the machine leaves for a
-//! tunnel; what the engine is below it, cryptography and bookkeeping cost.
+//! with the buffers, the gathering and the offloads of the engine. What it reaches is what the machine
+//! leaves for a tunnel; what the engine is below it, cryptography and bookkeeping cost.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -14,14 +14,20 @@ use tombolo_packet::message::{TAG_LEN, TRANSPORT_HEADER_LEN};
 use tombolo_packet::{CoalesceOptions, Coalescer, SuperPacket};
 use tombolo_tun::{Device, DeviceOptions, Fault, MAX_PACKET, Queue, TunQueue};
 use tombolo_udp::{
-    BindOptions, Family, MAX_DATAGRAM, RECEIVE_SLOT, SendOutcome, Socket, Transmit, UdpSocket,
+    BindOptions, Family, MAX_DATAGRAM, RECEIVE_SLOT, Received, SendOutcome, Socket, Transmit, UdpSocket,
 };
 
 use crate::Result;
 
 /// Bytes that a WireGuard message adds to a packet: the same go over the wire here, as zeros.
 const OVERHEAD: usize = TRANSPORT_HEADER_LEN + TAG_LEN;
-const RECEIVE_SLOTS: usize = 16;
+/// These are the engine's own bounds: of a send batch, of reads in it, and of reads that are opened
+/// together.
+const SEND_ARENA: usize = 2 * 65_536;
+const MAX_TRAINS: usize = 64;
+const MAX_SEGMENTS: usize = 64;
+const READS_PER_BATCH: usize = 32;
+const RECEIVE_SLOTS: usize = 8;
 
 /// Forwards until the device is gone.
 ///
@@ -50,30 +56,99 @@ fn wait_readable(descriptor: BorrowedFd<'_>) -> Result {
 }
 
 fn outbound(queue: &TunQueue, socket: &UdpSocket, remote: SocketAddr) -> Result {
-    let mut packet = vec![0; MAX_PACKET + 64];
-    let mut messages = vec![0; 2 * MAX_DATAGRAM];
+    let mut packet = vec![0; MAX_PACKET];
+    let mut gathered = Gathered::new();
     let mut outcome = SendOutcome::default();
     loop {
-        let (header, len) = match queue.read(&mut packet) {
-            Ok(Some(read)) => read,
-            Ok(None) => {
-                wait_readable(queue.fd())?;
-                continue;
+        let mut empty = false;
+        for _ in 0..READS_PER_BATCH {
+            let (header, len) = match queue.read(&mut packet) {
+                Ok(Some(read)) => read,
+                Ok(None) => {
+                    empty = true;
+                    break;
+                }
+                Err(error) if Fault::of(&error) == Fault::Gone => return Ok(()),
+                Err(_) => continue,
+            };
+            let Ok(packets) = SuperPacket::parse(header, &mut packet[..len]) else { continue };
+            for index in 0..packets.segments() {
+                let len = packets.segment_len(index) + OVERHEAD;
+                if gathered.room(len).is_none() {
+                    gathered.send(socket, remote, &mut outcome);
+                }
+                let Some(message) = gathered.room(len) else { break };
+                packets.write_segment(index, &mut message[TRANSPORT_HEADER_LEN..]);
+                gathered.commit(len);
             }
-            Err(error) if Fault::of(&error) == Fault::Gone => return Ok(()),
-            Err(_) => continue,
-        };
-        let Ok(packets) = SuperPacket::parse(header, &mut packet[..len]) else { continue };
-        let stride = packets.segment_len(0) + OVERHEAD;
-        let mut end = 0;
-        for index in 0..packets.segments() {
-            let room = packets.segment_len(index) + OVERHEAD;
-            let Some(message) = messages.get_mut(end..end + room) else { break };
-            packets.write_segment(index, &mut message[TRANSPORT_HEADER_LEN..]);
-            end += room;
         }
-        let segment_size = u16::try_from(stride).ok().and_then(NonZeroU16::new);
-        socket.send(&[Transmit { segment_size, ..Transmit::new(remote, &messages[..end]) }], &mut outcome);
+        gathered.send(socket, remote, &mut outcome);
+        if empty {
+            wait_readable(queue.fd())?;
+        }
+    }
+}
+
+/// Messages that leave together, as the engine gathers them: those of equal length that follow each
+/// other are one super-datagram, which a shorter one ends.
+struct Gathered {
+    arena: Vec<u8>,
+    used: usize,
+    trains: Vec<Train>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Train {
+    start: usize,
+    end: usize,
+    stride: usize,
+    closed: bool,
+}
+
+impl Gathered {
+    fn new() -> Self {
+        Self { arena: vec![0; SEND_ARENA], used: 0, trains: Vec::with_capacity(MAX_TRAINS) }
+    }
+
+    fn room(&mut self, len: usize) -> Option<&mut [u8]> {
+        if self.trains.len() == MAX_TRAINS {
+            return None;
+        }
+        self.arena.get_mut(self.used..self.used + len)
+    }
+
+    fn commit(&mut self, len: usize) {
+        let (start, end) = (self.used, self.used + len);
+        self.used = end;
+        match self.trains.last_mut() {
+            Some(last)
+                if !last.closed
+                    && len <= last.stride
+                    && start - last.start < MAX_SEGMENTS * last.stride
+                    && end - last.start <= MAX_DATAGRAM =>
+            {
+                last.end = end;
+                last.closed = len < last.stride;
+            }
+            _ => self.trains.push(Train { start, end, stride: len, closed: false }),
+        }
+    }
+
+    fn send(&mut self, socket: &UdpSocket, remote: SocketAddr, outcome: &mut SendOutcome) {
+        if self.trains.is_empty() {
+            return;
+        }
+        let transmits: Vec<Transmit<'_>> = self
+            .trains
+            .iter()
+            .map(|train| Transmit {
+                segment_size: u16::try_from(train.stride).ok().and_then(NonZeroU16::new),
+                ..Transmit::new(remote, &self.arena[train.start..train.end])
+            })
+            .collect();
+        socket.send(&transmits, outcome);
+        self.trains.clear();
+        self.used = 0;
     }
 }
 
@@ -83,13 +158,14 @@ fn inbound(queue: &TunQueue, socket: &UdpSocket) -> Result {
         CoalesceOptions { tcp: offloads.write_tcp, udp: offloads.write_udp, ..CoalesceOptions::default() };
     let mut coalescer = Coalescer::new(options);
     let mut arena = vec![0; RECEIVE_SLOTS * RECEIVE_SLOT];
-    let mut reads = Vec::new();
+    let mut reads: Vec<Received> = Vec::new();
     let mut gone = false;
     while !gone {
-        if socket.receive(&mut arena, &mut reads)? == 0 {
+        // A read that did not fill the arena emptied the socket.
+        if reads.len() < RECEIVE_SLOTS {
             wait_readable(socket.fd())?;
-            continue;
         }
+        socket.receive(&mut arena, &mut reads)?;
         for read in &reads {
             let mut start = read.offset;
             let end = read.offset + read.len;
@@ -108,4 +184,38 @@ fn inbound(queue: &TunQueue, socket: &UdpSocket) -> Result {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trains(lengths: &[usize]) -> Vec<(usize, usize)> {
+        let mut gathered = Gathered::new();
+        for &len in lengths {
+            assert!(gathered.room(len).is_some());
+            gathered.commit(len);
+        }
+        gathered.trains.iter().map(|train| (train.end - train.start, train.stride)).collect()
+    }
+
+    #[test]
+    fn equal_lengths_leave_as_one_and_a_shorter_one_is_the_last() {
+        assert_eq!(trains(&[100, 100, 60, 60, 100]), [(260, 100), (60, 60), (100, 100)]);
+        assert_eq!(trains(&[60, 100]), [(60, 60), (100, 100)]);
+        let many = vec![96; MAX_SEGMENTS + 1];
+        assert_eq!(trains(&many), [(96 * MAX_SEGMENTS, 96), (96, 96)]);
+        assert_eq!(trains(&[1452; 46]), [(45 * 1452, 1452), (1452, 1452)]);
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_super_datagrams_and_bytes() {
+        let mut gathered = Gathered::new();
+        for len in (1..=MAX_TRAINS).map(|index| 64 + index) {
+            assert!(gathered.room(len).is_some());
+            gathered.commit(len);
+        }
+        assert!(gathered.room(1).is_none());
+        assert!(Gathered::new().room(SEND_ARENA + 1).is_none());
+    }
 }

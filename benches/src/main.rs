@@ -6,18 +6,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use signal_hook::{consts, flag};
-use tombolo_benches::comparison::{self, Plan};
-use tombolo_benches::{Result, contender, forwarder, micro};
+use tombolo_benches::suite::{self, Part, Plan};
+use tombolo_benches::{Result, contender, forwarder};
 
-/// Whole tunnels beside each other, or the steps of the data path one by one. Needs root.
+/// Whole tunnels beside each other, and the steps of the data path one by one. Needs root.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
     #[command(subcommand)]
     role: Option<Role>,
-    /// Measure the steps of the data path instead of whole tunnels.
-    #[arg(long)]
-    micro: bool,
     /// Show what can be compared, and end.
     #[arg(long)]
     list: bool,
@@ -27,19 +24,23 @@ struct Arguments {
     /// A further userspace WireGuard, started as `PROGRAM -f INTERFACE`.
     #[arg(long, value_name = "NAME=PROGRAM")]
     also: Vec<String>,
-    /// How often each contender is measured.
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-    /// Length of each TCP transfer.
-    #[arg(long, default_value_t = 8)]
-    seconds: u32,
+    /// Measure these parts alone, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// One round of short samples, for development: ours, the forwarder and the plain wire, unless
+    /// contenders are named.
+    #[arg(long)]
+    quick: bool,
+    /// How often each contender is measured [default: 3, quick: 1].
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Length of each TCP transfer [default: 5, quick: 1].
+    #[arg(long)]
+    seconds: Option<u32>,
     /// Whom the ratios refer to.
     #[arg(long, default_value = "boringtun")]
     base: String,
-    /// Take UDP segmentation from the wire between the namespaces, as with a network card that has none.
-    #[arg(long)]
-    no_udp_segmentation: bool,
-    /// Share of the processors that others may take during a run; else it is repeated. 1: measure at
+    /// Share of the processors that others may take during a sample; else it is taken again. 1: measure at
     /// once, whatever else runs.
     #[arg(long, default_value_t = 0.06)]
     max_foreign: f64,
@@ -49,6 +50,9 @@ struct Arguments {
     /// Write the tables to this file too.
     #[arg(long)]
     markdown: Option<PathBuf>,
+    /// Put the tables between the marks in this document.
+    #[arg(long)]
+    into: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,17 +93,21 @@ fn run(arguments: Arguments) -> Result {
     }
     anyhow::ensure!(rustix::process::geteuid().is_root(), "network namespaces need root");
     tombolo_tests::namespace::remove_stale();
-    if arguments.micro {
-        return micro::run(arguments.json.as_deref());
+    let quick = arguments.quick;
+    let mut names = arguments.contenders;
+    if quick && names.is_empty() {
+        names = contender::QUICK.map(str::to_owned).to_vec();
     }
-    comparison::run(&Plan {
-        contenders: contender::find(&arguments.contenders, &arguments.also)?,
-        rounds: arguments.rounds,
-        seconds: arguments.seconds,
+    suite::run(&Plan {
+        contenders: contender::find(&names, &arguments.also)?,
+        rounds: arguments.rounds.unwrap_or(if quick { 1 } else { 3 }),
+        seconds: arguments.seconds.unwrap_or(if quick { 1 } else { 5 }),
+        only: arguments.only,
+        quick,
         base: arguments.base,
-        udp_segmentation: !arguments.no_udp_segmentation,
         max_foreign: arguments.max_foreign,
         json: arguments.json,
         markdown: arguments.markdown,
+        into: arguments.into,
     })
 }

@@ -1,177 +1,240 @@
-//! The tables: medians, ratios within the same round, and spread.
+//! The report in Markdown: what is wanted and what was reached, then medians with their spread, and
+//! ratios within the same round.
 
 use std::fmt::Write as _;
 
-use crate::comparison::{Outcome, Results};
-use crate::measurement::Measurement;
-use crate::statistics::{median, spread};
+use serde_json::Value;
 
-/// A column: its heading, its value in a measurement, and how many decimals to show.
-struct Metric {
-    heading: &'static str,
-    value: fn(&Measurement) -> f64,
-    decimals: usize,
+use crate::Result;
+use crate::results::{Results, Sample};
+use crate::statistics::{median, spread};
+use crate::wanted;
+
+/// A column: its heading, the figure, and how many decimals to show.
+struct Column(&'static str, &'static str, usize);
+
+struct Table {
+    title: &'static str,
+    columns: &'static [Column],
+    /// Whether how many times the base each subject reaches means something.
+    ratios: bool,
 }
 
-const METRICS: [Metric; 13] = [
-    Metric { heading: "TCP Gbit/s", value: |m| m.tcp.gigabits_per_second, decimals: 2 },
-    Metric { heading: "reverse", value: |m| m.tcp_reverse.gigabits_per_second, decimals: 2 },
-    Metric { heading: "four", value: |m| m.tcp_four.gigabits_per_second, decimals: 2 },
-    Metric { heading: "daemons' CPU s/GB", value: |m| m.tcp.daemon_seconds_per_gigabyte, decimals: 2 },
-    Metric { heading: "machine's CPU s/GB", value: |m| m.tcp.machine_seconds_per_gigabyte, decimals: 2 },
-    Metric {
-        heading: "UDP64 kpps at ≤1 % loss",
-        value: |m| m.small_packets.carried_per_second / 1e3,
-        decimals: 0,
+const TABLES: &[Table] = &[
+    Table {
+        title: "Throughput and processor time",
+        columns: &[
+            Column("TCP ×1 Gbit/s", "tcp_gbps", 2),
+            Column("reverse", "reverse_gbps", 2),
+            Column("×4", "four_gbps", 2),
+            Column("daemons' CPU s/GB, ×1", "tcp_cpu", 2),
+            Column("×4", "four_cpu", 2),
+            Column("machine's CPU s/GB, ×1", "tcp_machine_cpu", 2),
+            Column("AEAD s/GB", "aead_cpu", 2),
+        ],
+        ratios: true,
     },
-    Metric { heading: "UDP64 flood kpps", value: |m| m.small_packets.flood_per_second / 1e3, decimals: 0 },
-    Metric { heading: "flood loss %", value: |m| m.small_packets.flood_loss * 100.0, decimals: 0 },
-    Metric { heading: "round trips/s", value: |m| m.round_trips.per_second, decimals: 0 },
-    Metric { heading: "median µs", value: |m| m.round_trips.median_microseconds, decimals: 0 },
-    Metric { heading: "p99 µs", value: |m| m.round_trips.p99_microseconds, decimals: 0 },
-    Metric { heading: "idle MiB", value: |m| m.idle_mebibytes, decimals: 1 },
-    Metric { heading: "peak MiB", value: |m| m.peak_mebibytes, decimals: 1 },
+    Table {
+        title: "Throughput and processor time without UDP segmentation in the device",
+        columns: &[
+            Column("TCP ×1 Gbit/s", "soft_tcp_gbps", 2),
+            Column("×4", "soft_four_gbps", 2),
+            Column("daemons' CPU s/GB, ×1", "soft_tcp_cpu", 2),
+            Column("×4", "soft_four_cpu", 2),
+            Column("machine's CPU s/GB, ×1", "soft_tcp_machine_cpu", 2),
+        ],
+        ratios: true,
+    },
+    Table {
+        title: "Latency: one byte there and back over TCP, alone and beside a bulk TCP stream",
+        columns: &[
+            Column("p50 µs", "rtt_p50", 0),
+            Column("p99 µs", "rtt_p99", 0),
+            Column("round trips", "rtt_count", 0),
+            Column("loaded p50 µs", "loaded_p50", 0),
+            Column("loaded p99 µs", "loaded_p99", 0),
+            Column("loaded round trips", "loaded_count", 0),
+            Column("p99 loaded / unloaded", "loaded_ratio", 2),
+            Column("bulk stream Gbit/s", "loaded_gbps", 2),
+        ],
+        ratios: true,
+    },
+    Table {
+        title: "Small packets: UDP datagrams of 64 bytes",
+        columns: &[
+            Column("kpps at ≤1 % loss", "udp_kpps", 0),
+            Column("flood kpps", "flood_kpps", 0),
+            Column("flood loss %", "flood_loss", 0),
+        ],
+        ratios: true,
+    },
+    Table {
+        title: "Memory: resident, the larger of both daemons, one peer",
+        columns: &[Column("idle MB", "idle_mb", 1), Column("at most MB", "peak_mb", 1)],
+        ratios: false,
+    },
 ];
 
-/// One outcome on one line, for whoever watches.
-pub fn line(outcome: &Outcome) -> String {
-    let mut line = format!("{:14}", outcome.contender);
-    match (&outcome.measurement, &outcome.error) {
-        (Some(measurement), _) => {
-            for metric in METRICS {
-                let _ =
-                    write!(line, "{} {:.*}  ", metric.heading, metric.decimals, (metric.value)(measurement));
-            }
-            if !outcome.undisturbed {
-                let share = measurement.foreign_share * 100.0;
-                let _ = write!(line, "[left out: others took {share:.0} % of the processors]");
-            }
-        }
-        (None, error) => {
-            let _ = write!(line, "FAILED: {}", error.as_deref().unwrap_or("interrupted"));
-        }
+/// One sample on one line, for whoever watches.
+pub fn line(sample: &Sample) -> String {
+    let mut line = format!("{}: {:14}", sample.load, sample.subject);
+    if let Some(error) = &sample.error {
+        let _ = write!(line, " FAILED: {error}");
+    }
+    for (figure, value) in &sample.figures {
+        let _ = write!(line, " {figure} {value:.2}");
+    }
+    if sample.error.is_none() && !sample.undisturbed {
+        let _ =
+            write!(line, " [left out: others took {:.0} % of the processors]", sample.foreign_share * 100.0);
     }
     line
 }
 
-/// The tables of all that counts, in Markdown; the ratios are to `base`.
-pub fn tables(results: &Results, base: &str) -> String {
-    let mut medians = vec![row("median (runs)", METRICS.iter().map(|metric| metric.heading.to_owned()))];
-    let mut ratios = vec![row(&format!("× {base}"), METRICS.iter().map(|metric| metric.heading.to_owned()))];
-    let mut spreads = vec![row("spread", METRICS.iter().map(|metric| metric.heading.to_owned()))];
-    for (name, version) in &results.contenders {
-        let runs: Vec<&Measurement> =
-            results.rounds.iter().filter_map(|round| counted(round, name)).collect();
-        if runs.is_empty() {
-            continue;
-        }
-        let values = |metric: &Metric| runs.iter().map(|run| (metric.value)(run)).collect::<Vec<f64>>();
-        let title = if version.is_empty() { name.clone() } else { format!("{name}, {version}") };
-        medians.push(row(
-            &format!("{title} ({})", runs.len()),
-            METRICS.iter().map(|metric| format!("{:.*}", metric.decimals, median(&values(metric)))),
-        ));
-        spreads.push(row(
-            name,
-            METRICS.iter().map(|metric| format!("{:.0} %", spread(&values(metric)) * 100.0)),
-        ));
-        ratios.push(row(
-            name,
-            METRICS.iter().map(|metric| {
-                let in_round: Vec<f64> = results
-                    .rounds
-                    .iter()
-                    .filter_map(|round| Some((counted(round, name)?, counted(round, base)?)))
-                    .map(|(own, base)| (metric.value)(own) / (metric.value)(base))
-                    .filter(|ratio| ratio.is_finite())
-                    .collect();
-                if in_round.is_empty() { "–".into() } else { format!("{:.2}", median(&in_round)) }
-            }),
-        ));
-    }
-    let heading = format!(
-        "Linux {}, {} processors, {} s for each TCP transfer, UDP segmentation on the wire {}",
-        results.kernel,
-        results.processors,
-        results.seconds,
-        if results.udp_segmentation { "on" } else { "off" },
+/// The results as JSON, with what is wanted beside what was reached.
+///
+/// # Errors
+/// Never for what [`Results`] can hold.
+pub fn with_summary(results: &Results) -> Result<Value> {
+    let mut value = serde_json::to_value(results)?;
+    value["wanted"] = serde_json::to_value(wanted::judge(results))?;
+    Ok(value)
+}
+
+/// Everything in Markdown; the ratios are to `base`.
+pub fn report(results: &Results, base: &str) -> String {
+    let mut text = format!(
+        "\nLinux {}, {} processors, {} rounds, {} s for each TCP transfer. Each cell: the median of the rounds, and how far they lie \
+         apart.\n",
+        results.kernel, results.processors, results.rounds, results.seconds
     );
-    let mut text = format!("\n{heading}\n\n");
-    for table in [&medians, &ratios, &spreads] {
-        for (index, row) in table.iter().enumerate() {
-            let _ = writeln!(text, "| {} |", row.join(" | "));
-            if index == 0 {
-                let _ = writeln!(text, "|{}|", ["---"].repeat(row.len()).join("|"));
-            }
+    let judged = wanted::judge(results);
+    if !judged.is_empty() {
+        text += "\n### Wanted and reached\n\n";
+        let rows = judged.iter().map(wanted::Judged::row);
+        write_rows(&mut text, wanted::HEADINGS.map(str::to_owned).to_vec(), rows);
+    }
+    for table in TABLES {
+        write_table(&mut text, results, table, base);
+    }
+    if !results.steps.is_empty() {
+        text += "\n### Steps of the data path, alone\n\n";
+        let rows = results.steps.iter().map(|step| {
+            let times = [step.minimum_nanoseconds, step.median_nanoseconds].map(|time| format!("{time:.1}"));
+            [step.name.to_owned(), step.variant.to_owned()].into_iter().chain(times).collect()
+        });
+        let headings = ["step", "variant", "ns, minimum", "ns, median"].map(str::to_owned).to_vec();
+        write_rows(&mut text, headings, rows);
+    }
+    let failures: Vec<&Sample> = results.samples.iter().filter(|sample| !sample.undisturbed).collect();
+    if !failures.is_empty() {
+        text += "\n### Left out\n\n";
+        for sample in failures {
+            let _ = writeln!(text, "- round {}, {}", sample.round + 1, line(sample).replace('\n', " "));
         }
-        text.push('\n');
     }
     text
 }
 
-fn row(title: &str, cells: impl Iterator<Item = String>) -> Vec<String> {
-    std::iter::once(title.to_owned()).chain(cells).collect()
+fn write_table(text: &mut String, results: &Results, table: &Table, base: &str) {
+    let columns: Vec<&Column> = table
+        .columns
+        .iter()
+        .filter(|Column(_, figure, _)| {
+            results.samples.iter().any(|sample| sample.figures.contains_key(*figure))
+        })
+        .collect();
+    if columns.is_empty() {
+        return;
+    }
+    let cell = |values: Vec<f64>, decimals: usize| match values.len() {
+        0 => "–".to_owned(),
+        1 => format!("{:.decimals$}", values[0]),
+        _ => format!("{:.decimals$} (±{:.0} %)", median(&values), spread(&values) * 50.0),
+    };
+    let rows = |value: &dyn Fn(&str, &Column) -> Vec<f64>| -> Vec<Vec<String>> {
+        subjects(results)
+            .into_iter()
+            .map(|(subject, title)| {
+                let cells = columns.iter().map(|column| cell(value(&subject, column), column.2));
+                std::iter::once(title).chain(cells).collect::<Vec<String>>()
+            })
+            .filter(|row| row[1..].iter().any(|cell| cell != "–"))
+            .collect()
+    };
+    let headings = |first: &str| {
+        std::iter::once(first.to_owned()).chain(columns.iter().map(|column| column.0.to_owned())).collect()
+    };
+    let _ = write!(text, "\n### {}\n\n", table.title);
+    write_rows(
+        text,
+        headings("median"),
+        rows(&|subject, column| results.values(subject, column.1)).into_iter(),
+    );
+    if table.ratios && columns.iter().any(|column| results.median(base, column.1).is_some()) {
+        text.push('\n');
+        let ratios = rows(&|subject, column| results.ratios(subject, base, column.1));
+        write_rows(text, headings(&format!("× {base}")), ratios.into_iter());
+    }
 }
 
-fn counted<'a>(round: &'a [Outcome], name: &str) -> Option<&'a Measurement> {
-    round.iter().find(|outcome| outcome.contender == name && outcome.undisturbed)?.measurement.as_ref()
+/// Names and titles: the contenders in their order, then whoever else has figures.
+fn subjects(results: &Results) -> Vec<(String, String)> {
+    let mut subjects: Vec<(String, String)> = results
+        .contenders
+        .iter()
+        .map(|(name, version)| {
+            let title = if version.is_empty() { name.clone() } else { format!("{name} ({version})") };
+            (name.clone(), title)
+        })
+        .collect();
+    for sample in &results.samples {
+        if subjects.iter().all(|(name, _)| *name != sample.subject) {
+            subjects.push((sample.subject.clone(), sample.subject.clone()));
+        }
+    }
+    subjects
+}
+
+fn write_rows(text: &mut String, headings: Vec<String>, rows: impl Iterator<Item = Vec<String>>) {
+    let rule = vec!["---".to_owned(); headings.len()];
+    for row in [headings, rule].into_iter().chain(rows) {
+        let _ = writeln!(text, "| {} |", row.join(" | "));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::round_trip::RoundTrips;
-    use crate::load::small_packets::SmallPackets;
-    use crate::load::transfer::Throughput;
-
-    fn outcome(contender: &str, gigabits_per_second: f64, undisturbed: bool) -> Outcome {
-        let transfer = Throughput {
-            gigabits_per_second,
-            daemon_seconds_per_gigabyte: 1.0,
-            machine_seconds_per_gigabyte: 2.0,
-            retransmissions: 0,
-        };
-        let measurement = Measurement {
-            tcp: transfer,
-            tcp_reverse: transfer,
-            tcp_four: transfer,
-            small_packets: SmallPackets { carried_per_second: 1e5, flood_per_second: 2e5, flood_loss: 0.0 },
-            round_trips: RoundTrips { per_second: 1e4, median_microseconds: 90.0, p99_microseconds: 200.0 },
-            idle_mebibytes: 4.0,
-            peak_mebibytes: 8.0,
-            foreign_share: 0.0,
-        };
-        Outcome { contender: contender.into(), measurement: Some(measurement), error: None, undisturbed }
-    }
+    use crate::results::tests::sample;
 
     #[test]
-    fn ratios_are_taken_within_rounds_and_disturbed_runs_do_not_count() {
-        let failed = Outcome {
-            contender: "b".into(),
-            measurement: None,
-            error: Some("no".into()),
-            undisturbed: false,
-        };
+    fn medians_with_spread_ratios_and_what_was_left_out_are_shown() {
+        let mut disturbed = sample(2, "b", "tcp_gbps", 100.0);
+        disturbed.undisturbed = false;
         let results = Results {
-            kernel: "6.18".into(),
-            processors: 2.0,
-            seconds: 8,
-            udp_segmentation: true,
+            rounds: 3,
             contenders: vec![("a".into(), String::new()), ("b".into(), "b 1.0".into())],
-            rounds: vec![
-                vec![outcome("a", 1.0, true), outcome("b", 3.0, true)],
-                vec![outcome("a", 2.0, true), outcome("b", 100.0, false)],
-                vec![outcome("a", 4.0, true), failed],
+            samples: vec![
+                sample(0, "a", "tcp_gbps", 1.0),
+                sample(1, "a", "tcp_gbps", 2.0),
+                sample(2, "a", "tcp_gbps", 4.0),
+                sample(0, "b", "tcp_gbps", 3.0),
+                disturbed,
             ],
+            ..Results::default()
         };
-        let text = tables(&results, "a");
-        let line = |start: &str| text.lines().find(|line| line.starts_with(start)).map(str::to_owned);
-        assert!(line("| a (3) | 2.00 |").is_some(), "{text}");
-        assert!(line("| b, b 1.0 (1) | 3.00 |").is_some(), "{text}");
-        assert!(line("| b | 3.00 |").is_some(), "{text}");
-        assert!(line("| a | 150 % |").is_some(), "{text}");
-        let widths: Vec<usize> =
-            text.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
-        assert!(widths.iter().all(|&width| width == METRICS.len() + 2), "{text}");
+        let text = report(&results, "a");
+        for line in [
+            "| median | TCP ×1 Gbit/s |",
+            "| a | 2.00 (±75 %) |",
+            "| b (b 1.0) | 3.00 |",
+            "| b (b 1.0) | 3.00 |",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert!(text.contains("- round 3, load: b"), "{text}");
+        assert!(!text.contains("Small packets"), "{text}");
+        assert!(with_summary(&results).unwrap()["samples"].is_array());
     }
 }

@@ -34,11 +34,24 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Lays the wire, with or without UDP segmentation in its devices.
+    /// Lays the wire, a veth pair.
     ///
     /// # Errors
-    /// Without root, or without the programs `ip` and `ethtool`.
-    pub fn lay(udp_segmentation: bool) -> Result<Self> {
+    /// Without root, or without the program `ip`.
+    pub fn lay() -> Result<Self> {
+        let wire = Self::hosts()?;
+        wire.east.namespace.join("wire", &wire.west.namespace, "wire")?;
+        for host in [&wire.east, &wire.west] {
+            host.namespace.ip(&format!("address add {}/24 dev wire", host.outer))?;
+        }
+        Ok(wire)
+    }
+
+    /// The hosts, with nothing between them yet.
+    ///
+    /// # Errors
+    /// Without root, or without the program `ip`.
+    pub fn hosts() -> Result<Self> {
         let host = |name, last| -> Result<Host> {
             Ok(Host {
                 namespace: Namespace::create(name)?,
@@ -46,16 +59,19 @@ impl Wire {
                 inner: Ipv4Addr::new(10, 77, 0, last),
             })
         };
-        let wire = Self { east: host("east", 1)?, west: host("west", 2)? };
-        wire.east.namespace.join("wire", &wire.west.namespace, "wire")?;
-        for host in [&wire.east, &wire.west] {
-            host.namespace.ip(&format!("address add {}/24 dev wire", host.outer))?;
-            if !udp_segmentation {
-                let mut ethtool = host.namespace.command("ethtool");
-                run(ethtool.args(["-K", "wire", "tx-udp-segmentation", "off"]))?;
-            }
+        Ok(Self { east: host("east", 1)?, west: host("west", 2)? })
+    }
+
+    /// Gives the devices of the wire UDP segmentation, or takes it.
+    ///
+    /// # Errors
+    /// Without the program `ethtool`.
+    pub fn set_udp_segmentation(&self, on: bool) -> Result {
+        for host in [&self.east, &self.west] {
+            let mut ethtool = host.namespace.command("ethtool");
+            run(ethtool.args(["-K", "wire", "tx-udp-segmentation", if on { "on" } else { "off" }]))?;
         }
-        Ok(wire)
+        Ok(())
     }
 
     /// Both hosts, each with the other one.

@@ -1,24 +1,22 @@
 //! One byte there and one byte back, over TCP: how long a small question waits for its answer.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use serde::Serialize;
 use tombolo_tests::wait::now;
 
 use crate::Result;
 use crate::statistics::percentile;
 use crate::wire::Wire;
 
-const PORT: u16 = 7001;
 const LIMIT: Duration = Duration::from_secs(10);
 /// Round trips at the beginning that do not count: one of so many.
 const WARM_UP: usize = 20;
 
 /// What came of the questions.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct RoundTrips {
     /// Questions answered each second, one at a time.
     pub per_second: f64,
@@ -26,6 +24,8 @@ pub struct RoundTrips {
     pub median_microseconds: f64,
     /// What 99 of 100 stay below, in microseconds.
     pub p99_microseconds: f64,
+    /// Questions answered.
+    pub count: usize,
 }
 
 /// Asks west from east for so long.
@@ -33,8 +33,8 @@ pub struct RoundTrips {
 /// # Errors
 /// When the connection is not made, or stands still for ten seconds.
 pub fn run(wire: &Wire, destination: Ipv4Addr, duration: Duration) -> Result<RoundTrips> {
-    let address = SocketAddr::from((destination, PORT));
-    let listener = wire.west.namespace.enter(|| Ok(TcpListener::bind(address)?))?;
+    let listener = wire.west.namespace.enter(|| Ok(TcpListener::bind((destination, 0))?))?;
+    let address = listener.local_addr()?;
     let mut samples = std::thread::scope(|scope| -> Result<Vec<f64>> {
         let answering = scope.spawn(move || answer(&listener));
         let samples = wire.east.namespace.enter(|| {
@@ -51,6 +51,7 @@ pub fn run(wire: &Wire, destination: Ipv4Addr, duration: Duration) -> Result<Rou
         per_second: samples.len() as f64 / total,
         median_microseconds: percentile(&samples, 50) * 1e6,
         p99_microseconds: percentile(&samples, 99) * 1e6,
+        count: samples.len(),
     })
 }
 

@@ -8,30 +8,28 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde::Serialize;
 use tombolo_tests::interrupt;
-use tombolo_tests::wait::now;
 use tombolo_udp::{BindOptions, Family, RECEIVE_SLOT, SendOutcome, Socket, Transmit, UdpSocket};
 
+use super::pace::paced;
 use crate::Result;
 use crate::wire::Wire;
 
 const SIZE: u16 = 64;
-const FIRST_RATE: f64 = 15_000.0;
+const FIRST_RATE: f64 = 25_000.0;
 const HIGHEST_RATE: f64 = 2_000_000.0;
 const FACTOR: f64 = 1.15;
 const STEP: Duration = Duration::from_millis(350);
-const FLOOD: Duration = Duration::from_secs(2);
-/// Datagrams are sent in bursts this far apart, as a busy application does.
-const BURST_INTERVAL: Duration = Duration::from_micros(500);
+const FLOOD: Duration = Duration::from_millis(1500);
 const LARGEST_BURST: usize = 1024;
+const FLOOD_BURST: usize = 64;
 /// Loss up to which a rate counts as carried.
 const TOLERATED_LOSS: f64 = 0.01;
 /// Steps in a row that fail before the search ends.
 const PATIENCE: u32 = 3;
 
 /// What came of the datagrams.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct SmallPackets {
     /// Datagrams a second at the highest rate of which at most 1 % was lost.
     pub carried_per_second: f64,
@@ -105,34 +103,22 @@ fn send(
     duration: Duration,
     rate: Option<f64>,
 ) -> Result<Step> {
-    let contents = vec![0x42; usize::from(SIZE) * LARGEST_BURST];
+    let largest = if rate.is_some() { LARGEST_BURST } else { FLOOD_BURST };
+    let contents = vec![0x42; usize::from(SIZE) * largest];
     let segment_size = Some(NonZeroU16::new(SIZE).context("datagrams have a size")?);
     let mut outcome = SendOutcome::default();
     let before = received.load(Ordering::Relaxed);
-    let start = now();
-    let mut sent = 0;
-    loop {
-        let elapsed = start.elapsed();
-        if elapsed >= duration {
-            break;
-        }
-        let due = match rate {
-            Some(rate) => ((elapsed.as_secs_f64() * rate) as u64).saturating_sub(sent),
-            None => 64,
-        };
-        let burst = usize::try_from(due)?.min(LARGEST_BURST);
-        if burst > 0 {
-            let contents = &contents[..burst * usize::from(SIZE)];
-            source.send(&[Transmit { segment_size, ..Transmit::new(target, contents) }], &mut outcome);
-            sent += outcome.datagrams;
-        }
-        if rate.is_some() {
-            thread::sleep(BURST_INTERVAL);
-        }
-    }
-    let duration = start.elapsed();
+    let sent = paced(rate, largest, duration, &AtomicBool::new(false), |burst| {
+        let contents = &contents[..burst * usize::from(SIZE)];
+        source.send(&[Transmit { segment_size, ..Transmit::new(target, contents) }], &mut outcome);
+        outcome.datagrams
+    });
     settle(received);
-    Ok(Step { sent, received: received.load(Ordering::Relaxed) - before, duration })
+    Ok(Step {
+        sent: sent.datagrams,
+        received: received.load(Ordering::Relaxed) - before,
+        duration: sent.duration,
+    })
 }
 
 /// Waits until nothing has come for a while.

@@ -4,7 +4,6 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use serde::Serialize;
 use tombolo_tests::Scene;
 use tombolo_tests::command::output;
 use tombolo_tests::process::Process;
@@ -13,10 +12,12 @@ use crate::wire::Wire;
 use crate::{Result, accounting};
 
 /// What came of one transfer.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct Throughput {
     /// Payload received, in Gbit/s.
     pub gigabits_per_second: f64,
+    /// Payload received, in GB.
+    pub gigabytes: f64,
     /// Processor seconds of both daemons for each GB of payload.
     pub daemon_seconds_per_gigabyte: f64,
     /// Processor seconds of the whole machine for each GB of payload.
@@ -68,6 +69,7 @@ pub fn run(
     server.wait(Duration::from_secs(10))?;
     Ok(Throughput {
         gigabits_per_second: received["bits_per_second"].as_f64().unwrap_or(0.0) / 1e9,
+        gigabytes: bytes / 1e9,
         daemon_seconds_per_gigabyte: seconds_per_gigabyte(after.0, before.0),
         machine_seconds_per_gigabyte: seconds_per_gigabyte(after.1, before.1),
         retransmissions: report["end"]["sum_sent"]["retransmits"].as_u64().unwrap_or(0),

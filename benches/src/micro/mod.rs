@@ -8,8 +8,6 @@ mod socket;
 mod tables;
 mod timing;
 
-use std::path::Path;
-
 use serde::Serialize;
 use tombolo_tests::interrupt;
 
@@ -21,7 +19,7 @@ const PACKET: usize = 1420;
 const BATCH: usize = 44;
 
 /// The cost of one step.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Step {
     /// What is done.
     pub name: &'static str,
@@ -37,27 +35,22 @@ pub struct Step {
 /// What takes each step as soon as it is measured.
 type Report<'a> = dyn FnMut(Step) + 'a;
 
-/// Measures all steps, prints a table, and writes the figures to `json` if asked to.
+/// Measures all steps, and shows each on standard error as soon as it is known.
 ///
 /// # Errors
-/// When a device or socket cannot be made, on an interruption, or when the file cannot be written.
-pub fn run(json: Option<&Path>) -> Result {
-    let mut steps: Vec<Step> = Vec::new();
-    println!("| step | variant | ns, minimum | ns, median |\n|---|---|---|---|");
+/// When a device or socket cannot be made, or on an interruption.
+pub fn measure(steps: &mut Vec<Step>) -> Result {
     let parts: [fn(&mut Report<'_>) -> Result; 5] =
         [crypto::measure, tables::measure, handshake::measure, device::measure, socket::measure];
     for part in parts {
         part(&mut |step| {
-            println!(
-                "| {} | {} | {:.1} | {:.1} |",
-                step.name, step.variant, step.minimum_nanoseconds, step.median_nanoseconds
+            let Step { name, variant, minimum_nanoseconds, median_nanoseconds } = &step;
+            eprintln!(
+                "{name}, {variant}: {minimum_nanoseconds:.1} ns at least, {median_nanoseconds:.1} in the median"
             );
             steps.push(step);
         })?;
         interrupt::check()?;
-    }
-    if let Some(path) = json {
-        std::fs::write(path, serde_json::to_vec_pretty(&steps)?)?;
     }
     Ok(())
 }

@@ -77,7 +77,8 @@ struct Pair {
 
 impl Pair {
     fn set_up(variant: &Variant) -> Result<Self> {
-        let wire = Wire::lay(variant.udp_segmentation)?;
+        let wire = Wire::lay()?;
+        wire.set_udp_segmentation(variant.udp_segmentation)?;
         let options = BindOptions { gso: variant.gso, gro: variant.gro, ..BindOptions::default() };
         let bind = || Ok(UdpSocket::bind(Family::V4, 0, &options)?);
         let (from, to) = (wire.east.namespace.enter(bind)?, wire.west.namespace.enter(bind)?);

@@ -1,0 +1,84 @@
+//! TCP streams that run as fast as they can beside something else.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use tombolo_tests::wait::now;
+
+use crate::Result;
+use crate::wire::Wire;
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// What a stream gets to find its speed.
+const SETTLING: Duration = Duration::from_millis(400);
+const BLOCK: usize = 128 << 10;
+
+/// Sends over so many connections from east to west while `job` runs. Gives what `job` gave, and the
+/// Gbit/s that arrived meanwhile.
+///
+/// # Errors
+/// When a connection is not made, or with the error of `job`.
+pub fn beside<T>(
+    wire: &Wire,
+    destination: Ipv4Addr,
+    streams: usize,
+    job: impl FnOnce() -> Result<T>,
+) -> Result<(T, f64)> {
+    let listener = wire.west.namespace.enter(|| Ok(TcpListener::bind((destination, 0))?))?;
+    let address = listener.local_addr()?;
+    let pairs = (0..streams).map(|_| connect(wire, &listener, address)).collect::<Result<Vec<_>>>()?;
+    let received = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for (sender, receiver) in &pairs {
+            scope.spawn(|| send(sender));
+            scope.spawn(|| receive(receiver, &received));
+        }
+        thread::sleep(SETTLING);
+        let (start, before) = (now(), received.load(Ordering::Relaxed));
+        let result = job();
+        let bytes = received.load(Ordering::Relaxed) - before;
+        let gigabits_per_second = bytes as f64 * 8e-9 / start.elapsed().as_secs_f64();
+        for stream in pairs.iter().flat_map(|(sender, receiver)| [sender, receiver]) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        Ok((result?, gigabits_per_second))
+    })
+}
+
+/// The Gbit/s that arrive while nothing else runs.
+///
+/// # Errors
+/// As [`beside`].
+pub fn alone(wire: &Wire, destination: Ipv4Addr, streams: usize, duration: Duration) -> Result<f64> {
+    let pause = || {
+        thread::sleep(duration);
+        Ok(())
+    };
+    Ok(beside(wire, destination, streams, pause)?.1)
+}
+
+fn connect(wire: &Wire, listener: &TcpListener, address: SocketAddr) -> Result<(TcpStream, TcpStream)> {
+    let sender = wire
+        .east
+        .namespace
+        .enter(|| TcpStream::connect_timeout(&address, LIMIT).context("connecting a bulk stream"))?;
+    let (receiver, _) = listener.accept()?;
+    Ok((sender, receiver))
+}
+
+/// Until the stream is shut down.
+fn send(mut stream: &TcpStream) {
+    let block = vec![0x5a; BLOCK];
+    while stream.write_all(&block).is_ok() {}
+}
+
+fn receive(mut stream: &TcpStream, received: &AtomicU64) {
+    let mut block = vec![0; 2 * BLOCK];
+    while let Ok(count @ 1..) = stream.read(&mut block) {
+        received.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
