@@ -152,11 +152,11 @@ fn write_table(text: &mut String, results: &Results, table: &Table, base: &str) 
         1 => format!("{:.decimals$}", values[0]),
         _ => format!("{:.decimals$} (±{:.0} %)", median(&values), spread(&values) * 50.0),
     };
-    let rows = |value: &dyn Fn(&str, &Column) -> Vec<f64>| -> Vec<Vec<String>> {
+    let rows = |decimals: Option<usize>, value: &dyn Fn(&str, &Column) -> Vec<f64>| -> Vec<Vec<String>> {
         subjects(results)
             .into_iter()
             .map(|(subject, title)| {
-                let cells = columns.iter().map(|column| cell(value(&subject, column), column.2));
+                let cells = columns.iter().map(|column| cell(value(&subject, column), decimals.unwrap_or(column.2)));
                 std::iter::once(title).chain(cells).collect::<Vec<String>>()
             })
             .filter(|row| row[1..].iter().any(|cell| cell != "–"))
@@ -169,11 +169,11 @@ fn write_table(text: &mut String, results: &Results, table: &Table, base: &str) 
     write_rows(
         text,
         headings("median"),
-        rows(&|subject, column| results.values(subject, column.1)).into_iter(),
+        rows(None, &|subject, column| results.values(subject, column.1)).into_iter(),
     );
     if table.ratios && columns.iter().any(|column| results.median(base, column.1).is_some()) {
         text.push('\n');
-        let ratios = rows(&|subject, column| results.ratios(subject, base, column.1));
+        let ratios = rows(Some(2), &|subject, column| results.ratios(subject, base, column.1));
         write_rows(text, headings(&format!("× {base}")), ratios.into_iter());
     }
 }

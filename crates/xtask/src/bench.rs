@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the comparison in `benches/`, with the binary that ships.
+//! `cargo xtask bench`: the comparison in `benches/`, with the binaries that ship.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use crate::{cargo, dist, packages};
 
-/// Builds what ships and what measures, and runs the comparison.
+/// Builds what ships and what measures, and runs the comparison. Its tables and figures are kept in the
+/// target folder, unless other places are named.
 ///
 /// # Errors
 /// When something cannot be built.
@@ -16,6 +17,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
     let mut command = cargo::cargo(&["run", "--release", "--package", "tombolo-benches", "--"]);
     if let Some(folder) = binaries.first().and_then(|path| path.parent()) {
         command.env(tombolo_tests::node::BINARIES, folder);
+    }
+    let folder = cargo::target_directory()?.join("bench");
+    std::fs::create_dir_all(&folder)?;
+    for (option, file) in [("--json", "figures.json"), ("--markdown", "figures.md")] {
+        if !arguments.iter().any(|argument| argument.starts_with(option)) {
+            command.arg(option).arg(folder.join(file));
+        }
     }
     Ok(command.args(arguments).status()?.success())
 }
