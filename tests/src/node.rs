@@ -64,6 +64,8 @@ pub struct Node {
     pub interface: String,
     /// The running daemon.
     pub process: Option<Process>,
+    /// Further variables of its commands' environment.
+    pub environment: Vec<(&'static str, String)>,
     directory: PathBuf,
     log_name: String,
     binary: PathBuf,
@@ -118,6 +120,7 @@ impl Node {
             address6: Ipv6Addr::new(0xfd62, 0x626f, 0x6c6f, 0, 0, 0, 0, u16::from(number)),
             interface,
             process: None,
+            environment: Vec::new(),
             directory,
             log_name: format!("tombolo-{name}"),
             binary: binary.to_owned(),
@@ -199,7 +202,8 @@ impl Node {
             .args([subcommand, "-n", "demo"])
             .env("TOMBOLO_CONFIG_DIR", self.directory.join("config"))
             .env("TOMBOLO_STATE_DIR", self.directory.join("state"))
-            .env("TOMBOLO_RUN_DIR", self.directory.join("run"));
+            .env("TOMBOLO_RUN_DIR", self.directory.join("run"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

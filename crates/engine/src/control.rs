@@ -17,7 +17,7 @@ use rustix::time::{
 };
 use tombolo_noise::clock::{Instant, Now};
 use tombolo_noise::{Device, Output};
-use tombolo_packet::{DropReason, PeerId};
+use tombolo_packet::{DropReason, PeerId, Steering};
 use tombolo_route::AllowedIps;
 use tombolo_udp::{SendOutcome, Transmit};
 
@@ -54,6 +54,7 @@ pub(crate) struct Control<B, R> {
     peers: BTreeMap<PeerId, PeerRecord>,
     next_order: u64,
     firewall_mark: u32,
+    steering: Steering,
     link_up: bool,
     probes: Probes,
     batch: SendBatch,
@@ -73,6 +74,7 @@ pub(crate) struct ControlParts<B, R> {
     pub(crate) events: Box<dyn Fn(EngineEvent) + Send + Sync>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) firewall_mark: u32,
+    pub(crate) steering: Steering,
     pub(crate) link_up: bool,
 }
 
@@ -92,6 +94,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             peers: BTreeMap::new(),
             next_order: 0,
             firewall_mark: parts.firewall_mark,
+            steering: parts.steering,
             link_up: parts.link_up,
             probes: Probes::default(),
             batch: SendBatch::small(),

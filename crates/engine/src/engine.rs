@@ -1,20 +1,24 @@
 //! Starting and stopping the threads.
 
 use std::io;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use rand_core::CryptoRng;
 use tombolo_noise::Device;
-use tombolo_tun::Queue;
+use tombolo_packet::Steering;
+use tombolo_tun::{Offloads, Queue};
 
+use crate::busy_poll::BusyPoll;
 use crate::control::{Control, ControlParts};
 use crate::handle::EngineHandle;
-use crate::inbound;
-use crate::options::{EngineEvent, EngineOptions, SocketBinder, Sockets};
-use crate::outbound;
-use crate::shared::Shared;
+use crate::inbound::Inbound;
+use crate::options::{EngineEvent, EngineOptions, SocketBinder, Sockets, queues_for};
+use crate::outbound::Outbound;
+use crate::shared::{Shared, Waker};
+use crate::worker::Worker;
 
 /// Why an engine could not start.
 #[derive(Debug, thiserror::Error)]
@@ -40,24 +44,40 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the threads. `events` is called on the control thread and must not block.
+    /// Starts the threads, on at most as many of `queues` as [`queues_for`](crate::queues_for) gives for the
+    /// workers that the options want. `events` is called on the control thread and must not block.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn start(
         options: EngineOptions,
-        queue: Arc<dyn Queue>,
+        queues: Vec<Arc<dyn Queue>>,
         mut binder: impl SocketBinder,
         mut random: impl CryptoRng + Send + 'static,
         events: impl Fn(EngineEvent) + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
+        let threads = layout(options.workers, queues.len());
+        let lanes =
+            threads.iter().map(|thread| thread.lane + 1).max().and_then(|lanes| u16::try_from(lanes).ok());
+        let steering =
+            Steering::new(random.next_u32(), lanes.and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN));
         let port = options.listen_port;
-        let sockets =
-            binder.bind(port, options.firewall_mark).map_err(|source| StartError::Bind { port, source })?;
+        let sockets = binder
+            .bind(port, options.firewall_mark, steering)
+            .map_err(|source| StartError::Bind { port, source })?;
         let mut device = Device::new();
         device.set_max_timestamp_ahead(options.max_clock_ahead);
+        if steering.sockets() > 1 {
+            device.set_steering(steering);
+        }
         let magic = random.next_u64();
-        let shared = Shared::new(device.index_table(), sockets, queue.offloads(), options.mtu, magic)
+        let wakers: Vec<Arc<Waker>> = threads
+            .iter()
+            .map(|_| Waker::new().map(Arc::new))
+            .collect::<io::Result<_>>()
+            .map_err(StartError::Worker)?;
+        let offloads = queues.first().map_or(Offloads::NONE, |queue| queue.offloads());
+        let shared = Shared::new(device.index_table(), sockets, offloads, options.mtu, magic, wakers.clone())
             .map_err(StartError::Worker)?;
         let shared = Arc::new(shared);
         let (commands, receiver) = mpsc::channel();
@@ -69,14 +89,27 @@ impl Engine {
             events: Box::new(events),
             commands: receiver,
             firewall_mark: options.firewall_mark,
+            steering,
             link_up: options.link_up,
         })
         .map_err(StartError::Worker)?;
         let handle = EngineHandle { commands, shared: Arc::clone(&shared) };
-        let mut engine = Self { handle, threads: Vec::with_capacity(3) };
-        let (out_shared, out_queue) = (Arc::clone(&shared), Arc::clone(&queue));
-        engine.spawn("tombolo-out", move || outbound::run(&out_shared, out_queue.as_ref()))?;
-        engine.spawn("tombolo-in", move || inbound::run(&shared, queue.as_ref()))?;
+        let mut engine = Self { handle, threads: Vec::with_capacity(threads.len() + 1) };
+        for (thread, waker) in threads.into_iter().zip(wakers) {
+            let Some(queue) = queues.get(thread.lane).map(Arc::clone) else { continue };
+            let shared = Arc::clone(&shared);
+            let poll = BusyPoll::new(options.busy_poll);
+            engine.spawn(&thread.name(), move || {
+                let worker = Worker {
+                    shared: &shared,
+                    waker,
+                    outbound: thread.out.then(|| Outbound::new(&shared, queue.as_ref(), thread.lane)),
+                    inbound: thread.inward.then(|| Inbound::new(&shared, queue.as_ref(), thread.lane)),
+                    poll,
+                };
+                worker.run();
+            })?;
+        }
         engine.spawn("tombolo-control", move || control.run())?;
         Ok(engine)
     }
@@ -106,6 +139,63 @@ impl Drop for Engine {
             let _ = thread.join();
         }
         // Handles outlive the engine; the port must not.
-        self.handle.shared.sockets.store(Arc::new(Sockets { v4: None, v6: None, port: 0 }));
+        self.handle.shared.sockets.store(Arc::new(Sockets::default()));
+    }
+}
+
+/// What one data thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Thread {
+    lane: usize,
+    out: bool,
+    inward: bool,
+}
+
+impl Thread {
+    /// At most 15 bytes, for the kernel to keep.
+    fn name(self) -> String {
+        let kind = match (self.out, self.inward) {
+            (true, true) => "data",
+            (true, false) => "out",
+            (false, _) => "in",
+        };
+        if self.lane == 0 { format!("tombolo-{kind}") } else { format!("tombolo-{kind}{}", self.lane) }
+    }
+}
+
+/// The data threads for so many workers on so many queues; see [`queues_for`].
+fn layout(workers: usize, queues: usize) -> Vec<Thread> {
+    let lanes = queues_for(workers).min(queues.max(1));
+    let pairs = (workers.max(1) / 2).min(lanes);
+    let pair = |lane| [Thread { lane, out: true, inward: false }, Thread { lane, out: false, inward: true }];
+    let alone = |lane| Thread { lane, out: true, inward: true };
+    (0..pairs).flat_map(pair).chain((pairs..lanes).map(alone)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(workers: usize, queues: usize) -> Vec<String> {
+        layout(workers, queues).into_iter().map(Thread::name).collect()
+    }
+
+    #[test]
+    fn one_thread_alternates_two_share_and_more_have_lanes() {
+        assert_eq!(names(0, 1), ["tombolo-data"]);
+        assert_eq!(names(1, 4), ["tombolo-data"]);
+        assert_eq!(names(2, 4), ["tombolo-out", "tombolo-in"]);
+        assert_eq!(names(3, 4), ["tombolo-out", "tombolo-in", "tombolo-data1"]);
+        assert_eq!(names(4, 4), ["tombolo-out", "tombolo-in", "tombolo-out1", "tombolo-in1"]);
+        assert_eq!(names(1000, 1000).len(), crate::MAX_WORKERS);
+        assert!(names(1000, 1000).iter().all(|name| name.len() <= 15));
+    }
+
+    #[test]
+    fn an_interface_with_fewer_queues_has_fewer_lanes() {
+        assert_eq!(names(4, 1), ["tombolo-out", "tombolo-in"]);
+        assert_eq!(names(3, 1), ["tombolo-out", "tombolo-in"]);
+        assert_eq!(names(8, 2).len(), 4);
+        assert_eq!(names(2, 0), ["tombolo-out", "tombolo-in"]);
     }
 }

@@ -2,20 +2,23 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use arc_swap::Cache;
+use arc_swap::{ArcSwap, Cache};
 use tombolo_noise::clock::Instant;
 use tombolo_noise::{IndexEntry, Received as Batch};
 use tombolo_packet::coalesce::{CoalesceOptions, Coalescer};
 use tombolo_packet::ip::{IpPacket, ecn_decapsulate};
 use tombolo_packet::message::{MessageType, Transport};
 use tombolo_packet::{DropReason, Endpoint, GsoType, VnetHeader};
-use tombolo_tun::{Fault, Queue};
+use tombolo_tun::{Fault, Queue, gso_max_size_for};
 use tombolo_udp::{RECEIVE_SLOT, Received};
 
 use crate::clock;
-use crate::shared::{HandshakeDatagram, Shared, Snapshot, wait_readable};
+use crate::options::Sockets;
+use crate::shared::{HandshakeDatagram, Shared, Snapshot};
+use crate::worker::{End, Turn};
 
 /// Reads in one batch.
 const ARENA_SLOTS: usize = 8;
@@ -23,54 +26,70 @@ const ARENA_SLOTS: usize = 8;
 /// Bytes that one batch of reads may fill.
 const ARENA_LEN: usize = ARENA_SLOTS * RECEIVE_SLOT;
 
-/// Batches of one socket before the other one has its turn.
-const READS_PER_TURN: usize = 16;
-
 /// Messages opened before the replay windows are brought up to date.
 const MAX_OPENED: usize = 512;
 
-/// Runs until the engine stops.
-pub(crate) fn run(shared: &Arc<Shared>, queue: &dyn Queue) {
-    let mut worker = Inbound::new(shared, queue);
-    let mut snapshots = Cache::new(&shared.snapshot);
-    let mut sockets = Cache::new(&shared.sockets);
-    let mut arena = vec![0; ARENA_LEN];
-    let mut received = Vec::new();
-    while !shared.stopping() {
-        shared.inbound.prepare();
-        if shared.stopping() {
-            break;
+/// The inward half of a data thread.
+pub(crate) struct Inbound<'a> {
+    lane: usize,
+    snapshots: Cache<&'a ArcSwap<Snapshot>, Arc<Snapshot>>,
+    sockets: Cache<&'a ArcSwap<Sockets>, Arc<Sockets>>,
+    /// Which of the IPv4 and the IPv6 socket may have something.
+    readable: [bool; 2],
+    arena: Vec<u8>,
+    received: Vec<Received>,
+    opener: Opener<'a>,
+}
+
+impl<'a> Inbound<'a> {
+    /// Receives from the sockets of `lane` and writes to `queue`.
+    pub(crate) fn new(shared: &'a Shared, queue: &'a dyn Queue, lane: usize) -> Self {
+        Self {
+            lane,
+            snapshots: Cache::new(&shared.snapshot),
+            sockets: Cache::new(&shared.sockets),
+            readable: [true; 2],
+            arena: vec![0; ARENA_LEN],
+            received: Vec::with_capacity(ARENA_SLOTS),
+            opener: Opener::new(shared, queue),
         }
-        let current = Arc::clone(sockets.load());
-        let pair = [current.v4.as_ref(), current.v6.as_ref()];
-        let readable =
-            match wait_readable(&shared.inbound, pair.map(|socket| socket.map(|socket| socket.fd()))) {
-                Ok(readable) => readable,
-                Err(error) => return shared.report_failure(format!("waiting for UDP failed: {error}")),
+    }
+
+    /// The sockets of this moment, IPv4 first: readable when a turn would find something.
+    pub(crate) fn descriptors(&mut self) -> [Option<BorrowedFd<'_>>; 2] {
+        let sockets = self.sockets.load().lane(self.lane);
+        [&sockets.v4, &sockets.v6].map(|socket| socket.as_ref().map(|socket| socket.fd()))
+    }
+
+    /// Says which of [`Inbound::descriptors`] are readable.
+    pub(crate) fn set_readable(&mut self, readable: [bool; 2]) {
+        self.readable = readable;
+    }
+
+    /// Receives and delivers some of what waits: one batch of each family, so that neither waits for the
+    /// other.
+    pub(crate) fn turn(&mut self) -> Result<Turn, End> {
+        let sockets = self.sockets.load().lane(self.lane);
+        let snapshot = self.snapshots.load();
+        for (socket, readable) in [&sockets.v4, &sockets.v6].into_iter().zip(&mut self.readable) {
+            let Some(socket) = socket.as_ref().filter(|_| *readable) else {
+                *readable = false;
+                continue;
             };
-        shared.inbound.finish();
-        for socket in pair.into_iter().zip(readable).filter(|pair| pair.1).filter_map(|pair| pair.0) {
-            // A read that does not fill the arena emptied the socket; a fuller one lets the other
-            // family have its turn all the same.
-            for _ in 0..READS_PER_TURN {
-                match socket.receive(&mut arena, &mut received) {
-                    Ok(0) => break,
-                    Ok(reads) => {
-                        worker.batch(&mut arena, &received, snapshots.load());
-                        if reads < ARENA_SLOTS {
-                            break;
-                        }
-                    }
-                    Err(error) if recoverable(&error) => {}
-                    Err(error) => {
-                        return shared.report_failure(format!("receiving from UDP failed: {error}"));
-                    }
+            match socket.receive(&mut self.arena, &mut self.received) {
+                Ok(reads) => {
+                    // A read that does not fill the arena emptied the socket.
+                    *readable = reads == ARENA_SLOTS;
+                    self.opener.batch(&mut self.arena, &self.received, snapshot);
                 }
+                Err(error) if recoverable(&error) => {}
+                Err(error) => return Err(End::failed("receiving from UDP", &error)),
             }
         }
-        if worker.tun_gone {
-            return shared.report_tun_gone();
+        if self.opener.tun_gone {
+            return Err(End::TunGone);
         }
+        Ok(if self.readable.contains(&true) { Turn::More } else { Turn::Empty })
     }
 }
 
@@ -97,6 +116,13 @@ fn coalesce_options(queue: &dyn Queue) -> CoalesceOptions {
     CoalesceOptions { tcp: offloads.write_tcp, udp: offloads.write_udp, ..CoalesceOptions::default() }
 }
 
+/// The longest super-packet in bytes that goes to the TUN. What the kernel then forwards out of the TUN
+/// again, to another peer, it splits where it is as long as the interface's limit (`gso_features_check`), at
+/// the price of one read for each segment.
+fn longest_write(mtu: usize) -> usize {
+    gso_max_size_for(u32::try_from(mtu).unwrap_or(u32::MAX)) as usize - 1
+}
+
 /// One message that authenticated.
 struct Opened {
     session: usize,
@@ -107,9 +133,11 @@ struct Opened {
     source: usize,
 }
 
-struct Inbound<'a> {
+/// Where messages are opened, checked and gathered for the TUN.
+struct Opener<'a> {
     shared: &'a Shared,
     queue: &'a dyn Queue,
+    mtu: usize,
     options: CoalesceOptions,
     coalescer: Coalescer,
     sessions: Vec<Arc<IndexEntry>>,
@@ -119,11 +147,12 @@ struct Inbound<'a> {
     tun_gone: bool,
 }
 
-impl<'a> Inbound<'a> {
+impl<'a> Opener<'a> {
     fn new(shared: &'a Shared, queue: &'a dyn Queue) -> Self {
         Self {
             shared,
             queue,
+            mtu: 0,
             options: coalesce_options(queue),
             coalescer: Coalescer::new(coalesce_options(queue)),
             sessions: Vec::new(),
@@ -136,6 +165,7 @@ impl<'a> Inbound<'a> {
 
     fn batch(&mut self, arena: &mut [u8], received: &[Received], snapshot: &Snapshot) {
         let now = clock::boot();
+        self.follow_mtu();
         for (source, read) in received.iter().enumerate() {
             let mut offset = read.offset;
             let end = read.offset + read.len;
@@ -151,6 +181,15 @@ impl<'a> Inbound<'a> {
             }
         }
         self.deliver(arena, received, snapshot, now);
+    }
+
+    fn follow_mtu(&mut self) {
+        let mtu = self.shared.mtu();
+        if mtu != self.mtu {
+            self.mtu = mtu;
+            self.options.max_len = longest_write(mtu);
+            self.coalescer.set_options(self.options);
+        }
     }
 
     fn open(

@@ -1,12 +1,13 @@
 //! Worker threads that carry packets between TUN and UDP through noise and route.
 //!
-//! [`Engine::start`] takes a TUN queue, something that binds UDP sockets, and a random number
-//! generator, and runs three kinds of blocking threads: *out* (TUN to UDP), *in* (UDP to TUN) and
-//! *control* (handshakes, timers, configuration). Workers hold immutable snapshots and shared
+//! [`Engine::start`] takes TUN queues, something that binds UDP sockets, and a random number
+//! generator, and runs blocking threads: for each queue one *out* (TUN to UDP) and one *in* (UDP to TUN),
+//! or a *data* thread that is both, and one *control* (handshakes, timers, configuration). Workers hold immutable snapshots and shared
 //! [`tombolo_noise::Link`]s; the control thread alone owns the protocol state. The engine knows
 //! nothing of files, names, netlink or tokio.
 #![forbid(unsafe_code)]
 
+mod busy_poll;
 mod clock;
 mod control;
 mod engine;
@@ -21,9 +22,10 @@ mod staging;
 mod status;
 mod suspend;
 mod transaction;
+mod worker;
 
 pub use engine::{Engine, StartError};
 pub use handle::{EngineHandle, ProbeError, Stopped};
-pub use options::{EngineEvent, EngineOptions, SocketBinder, Sockets};
+pub use options::{EngineEvent, EngineOptions, MAX_WORKERS, SocketBinder, Sockets, queues_for};
 pub use status::{EngineStatus, OffloadStatus, PeerState, PeerStatus};
 pub use transaction::{AllowedIpChange, ApplyError, PeerChange, Transaction};

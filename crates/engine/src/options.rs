@@ -5,23 +5,39 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tombolo_noise::PublicKey;
+use tombolo_packet::Steering;
 use tombolo_udp::Socket;
 
-/// The sockets of one port, at most one per address family.
-#[derive(Clone)]
+/// The sockets of one port, for each lane at most one per address family.
+#[derive(Clone, Default)]
 pub struct Sockets {
     /// The IPv4 socket.
     pub v4: Option<Arc<dyn Socket>>,
     /// The IPv6 socket.
     pub v6: Option<Arc<dyn Socket>>,
-    /// The port that both are bound to.
+    /// The port that all are bound to.
     pub port: u16,
+    /// Those of the further lanes.
+    pub more: Vec<Sockets>,
+}
+
+impl Sockets {
+    /// Those of a lane; where there are fewer, those of the first one.
+    pub(crate) fn lane(&self, lane: usize) -> &Sockets {
+        lane.checked_sub(1).and_then(|further| self.more.get(further)).unwrap_or(self)
+    }
+
+    /// All sockets, of all lanes.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<dyn Socket>> {
+        std::iter::once(self).chain(&self.more).flat_map(|lane| [&lane.v4, &lane.v6]).flatten()
+    }
 }
 
 /// Binds sockets, at start and whenever the port changes.
 pub trait SocketBinder: Send + 'static {
-    /// Binds both families to `port` (0: any), with `mark` as firewall mark (0: none).
-    fn bind(&mut self, port: u16, mark: u32) -> io::Result<Sockets>;
+    /// Binds both families to `port` (0: any), with `mark` as firewall mark (0: none), once for each lane.
+    /// `steering` says how many lanes there are, and to which one a datagram had best come.
+    fn bind(&mut self, port: u16, mark: u32, steering: Steering) -> io::Result<Sockets>;
 }
 
 /// Settings of an engine.
@@ -37,6 +53,20 @@ pub struct EngineOptions {
     pub link_up: bool,
     /// How far ahead of our clock a peer's timestamp may be; `None`: any distance (requirement 11).
     pub max_clock_ahead: Option<Duration>,
+    /// Data threads, at least one: see [`queues_for`].
+    pub workers: usize,
+    /// How long an idle data thread looks for more before it sleeps, while that pays; zero: not at all.
+    pub busy_poll: Duration,
+}
+
+/// The most data threads that make sense: each further pair has a TUN queue and sockets of its own.
+pub const MAX_WORKERS: usize = 64;
+
+/// The TUN queues that so many data threads use. One thread alternates between out and in; two share
+/// the work, one out, one in; of more, each pair has a queue and sockets of its own, a *lane*, and the last one
+/// of an odd number alternates in its lane.
+pub fn queues_for(workers: usize) -> usize {
+    workers.clamp(1, MAX_WORKERS).div_ceil(2)
 }
 
 /// Something that the owner of the engine may have to act on.

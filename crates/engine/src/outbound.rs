@@ -1,8 +1,9 @@
 //! TUN to UDP: read, find the peer, reserve nonces, split, seal, send.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use arc_swap::Cache;
+use arc_swap::{ArcSwap, Cache};
 use tombolo_noise::clock::Instant;
 use tombolo_noise::{Keypair, padded_len};
 use tombolo_packet::ip::{IpPacket, ecn_encapsulate};
@@ -14,81 +15,81 @@ use tombolo_tun::{Fault, MAX_PACKET, Queue};
 use crate::clock;
 use crate::options::Sockets;
 use crate::send_batch::{SendBatch, may_send};
-use crate::shared::{Peer, Shared, Snapshot, wait_readable};
+use crate::shared::{Peer, Shared, Snapshot};
+use crate::worker::{End, Turn};
 
 /// Reads that share one look at the clock and the snapshot. Never waited for: an empty queue ends a batch.
 const READS_PER_BATCH: usize = 32;
 
-/// Runs until the engine stops or the TUN is gone.
-pub(crate) fn run(shared: &Arc<Shared>, queue: &dyn Queue) {
-    let mut worker = Outbound { shared, batch: SendBatch::new(), segment: vec![0; MAX_PACKET] };
-    let mut snapshots = Cache::new(&shared.snapshot);
-    let mut sockets = Cache::new(&shared.sockets);
-    let mut buffer = vec![0; MAX_PACKET];
-    while !shared.stopping() {
-        match worker.drain(queue, snapshots.load(), sockets.load(), &mut buffer) {
-            Drained::More => continue,
-            Drained::Empty => {}
-            Drained::Gone => return shared.report_tun_gone(),
-        }
-        shared.outbound.prepare();
-        if shared.stopping() {
-            break;
-        }
-        if let Err(error) = wait_readable(&shared.outbound, [Some(queue.fd())]) {
-            return shared.report_failure(format!("waiting for the TUN failed: {error}"));
-        }
-        shared.outbound.finish();
-    }
+/// The outward half of a data thread.
+pub(crate) struct Outbound<'a> {
+    queue: &'a dyn Queue,
+    lane: usize,
+    snapshots: Cache<&'a ArcSwap<Snapshot>, Arc<Snapshot>>,
+    sockets: Cache<&'a ArcSwap<Sockets>, Arc<Sockets>>,
+    buffer: Vec<u8>,
+    sealer: Sealer<'a>,
 }
 
-enum Drained {
-    More,
-    Empty,
-    Gone,
-}
-
-struct Outbound<'a> {
+/// Where packets are sealed and gathered.
+struct Sealer<'a> {
     shared: &'a Shared,
     batch: SendBatch,
     /// One packet on its way into a staging queue.
     segment: Vec<u8>,
 }
 
-impl Outbound<'_> {
-    fn drain(
-        &mut self,
-        queue: &dyn Queue,
-        snapshot: &Snapshot,
-        sockets: &Sockets,
-        buffer: &mut [u8],
-    ) -> Drained {
+impl<'a> Outbound<'a> {
+    /// Reads from `queue` and sends from the sockets of `lane`.
+    pub(crate) fn new(shared: &'a Shared, queue: &'a dyn Queue, lane: usize) -> Self {
+        Self {
+            queue,
+            lane,
+            snapshots: Cache::new(&shared.snapshot),
+            sockets: Cache::new(&shared.sockets),
+            buffer: vec![0; MAX_PACKET],
+            sealer: Sealer { shared, batch: SendBatch::new(), segment: vec![0; MAX_PACKET] },
+        }
+    }
+
+    /// Readable when a turn would find something.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.queue.fd()
+    }
+
+    /// Reads and sends some of what waits.
+    pub(crate) fn turn(&mut self) -> Result<Turn, End> {
         let now = clock::boot();
-        let mut drained = Drained::More;
+        let (snapshot, sockets) = (self.snapshots.load(), self.sockets.load().lane(self.lane));
+        let (buffer, sealer) = (&mut self.buffer, &mut self.sealer);
+        let mut turn = Turn::More;
         for _ in 0..READS_PER_BATCH {
-            match queue.read(buffer) {
+            match self.queue.read(buffer) {
                 Ok(Some((header, len))) => {
-                    if let Err(reason) = self.packet(header, &mut buffer[..len], snapshot, sockets, now) {
-                        self.shared.drops.count(reason);
+                    if let Err(reason) = sealer.packet(header, &mut buffer[..len], snapshot, sockets, now) {
+                        sealer.shared.drops.count(reason);
                     }
                 }
                 Ok(None) => {
-                    drained = Drained::Empty;
+                    turn = Turn::Empty;
                     break;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                    self.shared.drops.count(DropReason::MalformedPacket);
+                    sealer.shared.drops.count(DropReason::MalformedPacket);
                 }
-                Err(error) => {
-                    drained = if Fault::of(&error) == Fault::Gone { Drained::Gone } else { Drained::Empty };
+                Err(error) if Fault::of(&error) == Fault::Gone => return Err(End::TunGone),
+                Err(_) => {
+                    turn = Turn::Empty;
                     break;
                 }
             }
         }
-        self.batch.flush(sockets, self.shared);
-        drained
+        sealer.batch.flush(sockets, sealer.shared);
+        Ok(turn)
     }
+}
 
+impl Sealer<'_> {
     fn packet(
         &mut self,
         header: VnetHeader,

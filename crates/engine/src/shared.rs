@@ -125,8 +125,8 @@ pub(crate) struct Shared {
     offloads: Offloads,
     stop: AtomicBool,
     control: Waker,
-    pub(crate) outbound: Waker,
-    pub(crate) inbound: Waker,
+    /// Of the data threads.
+    workers: Vec<Arc<Waker>>,
 }
 
 impl Shared {
@@ -136,6 +136,7 @@ impl Shared {
         offloads: Offloads,
         mtu: u16,
         magic: u64,
+        workers: Vec<Arc<Waker>>,
     ) -> io::Result<Self> {
         Ok(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
@@ -154,8 +155,7 @@ impl Shared {
             offloads,
             stop: AtomicBool::new(false),
             control: Waker::new()?,
-            outbound: Waker::new()?,
-            inbound: Waker::new()?,
+            workers,
         })
     }
 
@@ -184,7 +184,13 @@ impl Shared {
     /// Asks all threads to end.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
-        for waker in [&self.control, &self.outbound, &self.inbound] {
+        self.control.wake();
+        self.wake_workers();
+    }
+
+    /// Makes every data thread look at what it waits for anew.
+    pub(crate) fn wake_workers(&self) {
+        for waker in &self.workers {
             waker.wake();
         }
     }

@@ -11,6 +11,7 @@ mod endpoint;
 pub mod ip;
 pub mod message;
 pub mod split;
+mod steering;
 #[cfg(test)]
 mod test_packets;
 mod vnet;
@@ -20,4 +21,5 @@ pub use drop_reason::{DropCounters, DropReason};
 pub use endpoint::{Endpoint, LocalAddress, PeerId};
 pub use ip::{Fragment, IpPacket, IpVersion};
 pub use split::SuperPacket;
+pub use steering::Steering;
 pub use vnet::{GsoType, VnetHeader};

@@ -19,5 +19,6 @@ pub mod random;
 pub mod report;
 pub mod resolver;
 pub mod state;
+pub mod threads;
 pub mod uapi;
 pub mod wireguard;

@@ -2,13 +2,14 @@
 //! [`MemoryHost`] plays the machine behind the device.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use tombolo_packet::VnetHeader;
+use tombolo_packet::{IpPacket, VnetHeader};
 
 use crate::{Offloads, Queue};
 
@@ -17,25 +18,37 @@ use crate::{Offloads, Queue};
 /// # Errors
 /// Those of eventfd(2).
 pub fn pair(offloads: Offloads) -> io::Result<(MemoryQueue, MemoryHost)> {
-    let shared = Arc::new(Shared {
-        state: Mutex::new(State::default()),
-        written: Condvar::new(),
-        readable: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
-        offloads,
-    });
-    Ok((MemoryQueue(Arc::clone(&shared)), MemoryHost(shared)))
+    let (mut queues, host) = queues(offloads, 1)?;
+    let queue = queues.pop().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok((queue, host))
+}
+
+/// Makes several queues of one device and the host at their other end. The host puts each flow into the
+/// queue that its addresses, protocol and ports lead to.
+///
+/// # Errors
+/// Those of eventfd(2).
+pub fn queues(offloads: Offloads, count: usize) -> io::Result<(Vec<MemoryQueue>, MemoryHost)> {
+    let readable = (0..count.max(1))
+        .map(|_| Ok(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
+        .collect::<io::Result<Vec<OwnedFd>>>()?;
+    let state = State { to_queues: readable.iter().map(|_| VecDeque::new()).collect(), ..State::default() };
+    let shared = Arc::new(Shared { state: Mutex::new(state), written: Condvar::new(), readable, offloads });
+    let queue = |number| MemoryQueue { shared: Arc::clone(&shared), number };
+    Ok(((0..shared.readable.len()).map(queue).collect(), MemoryHost(Arc::clone(&shared))))
 }
 
 struct Shared {
     state: Mutex<State>,
     written: Condvar,
-    readable: OwnedFd,
+    /// One for each queue.
+    readable: Vec<OwnedFd>,
     offloads: Offloads,
 }
 
 #[derive(Default)]
 struct State {
-    to_queue: VecDeque<(VnetHeader, Vec<u8>)>,
+    to_queues: Vec<VecDeque<(VnetHeader, Vec<u8>)>>,
     to_host: VecDeque<(VnetHeader, Vec<u8>)>,
     write_errors: VecDeque<i32>,
     gone: bool,
@@ -47,8 +60,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self) -> io::Result<()> {
-        match rustix::io::write(&self.readable, &1_u64.to_ne_bytes()) {
+    fn wake(&self, number: usize) -> io::Result<()> {
+        match rustix::io::write(&self.readable[number], &1_u64.to_ne_bytes()) {
             // A full counter is readable all the same.
             Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
             Err(error) => Err(error.into()),
@@ -57,21 +70,24 @@ impl Shared {
 }
 
 /// The engine's end.
-pub struct MemoryQueue(Arc<Shared>);
+pub struct MemoryQueue {
+    shared: Arc<Shared>,
+    number: usize,
+}
 
 impl Queue for MemoryQueue {
     fn offloads(&self) -> Offloads {
-        self.0.offloads
+        self.shared.offloads
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>> {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         if state.gone {
             return Err(io::Error::from_raw_os_error(libc::EBADFD));
         }
-        let Some((header, packet)) = state.to_queue.pop_front() else {
+        let Some((header, packet)) = state.to_queues[self.number].pop_front() else {
             let mut counter = [0; 8];
-            match rustix::io::read(&self.0.readable, &mut counter) {
+            match rustix::io::read(&self.shared.readable[self.number], &mut counter) {
                 Ok(_) | Err(rustix::io::Errno::AGAIN) => return Ok(None),
                 Err(error) => return Err(error.into()),
             }
@@ -84,8 +100,8 @@ impl Queue for MemoryQueue {
     }
 
     fn write(&self, header: VnetHeader, slices: &[IoSlice<'_>]) -> io::Result<()> {
-        crate::queue::check_header(self.0.offloads, &header)?;
-        let mut state = self.0.state();
+        crate::queue::check_header(self.shared.offloads, &header)?;
+        let mut state = self.shared.state();
         if state.gone {
             return Err(io::Error::from_raw_os_error(libc::EBADFD));
         }
@@ -94,12 +110,12 @@ impl Queue for MemoryQueue {
         }
         let packet = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         state.to_host.push_back((header, packet));
-        self.0.written.notify_all();
+        self.shared.written.notify_all();
         Ok(())
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.0.readable.as_fd()
+        self.shared.readable[self.number].as_fd()
     }
 }
 
@@ -112,8 +128,9 @@ impl MemoryHost {
     /// # Errors
     /// Those of write(2) on an eventfd; none is expected.
     pub fn send(&self, header: VnetHeader, packet: &[u8]) -> io::Result<()> {
-        self.0.state().to_queue.push_back((header, packet.to_vec()));
-        self.0.wake()
+        let number = flow_of(packet) % self.0.readable.len();
+        self.0.state().to_queues[number].push_back((header, packet.to_vec()));
+        self.0.wake(number)
     }
 
     /// The next packet that was written to the queue, if there is one.
@@ -144,8 +161,18 @@ impl MemoryHost {
     /// Those of write(2) on an eventfd; none is expected.
     pub fn delete(&self) -> io::Result<()> {
         self.0.state().gone = true;
-        self.0.wake()
+        (0..self.0.readable.len()).try_for_each(|number| self.0.wake(number))
     }
+}
+
+/// A number of the flow that a packet is of.
+fn flow_of(packet: &[u8]) -> usize {
+    let Ok(packet) = IpPacket::parse(packet) else { return 0 };
+    let mut hasher = DefaultHasher::new();
+    let ports = packet.payload().get(..4);
+    (packet.source(), packet.destination(), packet.protocol(), ports).hash(&mut hasher);
+    // Any of its bits will do.
+    hasher.finish() as usize
 }
 
 #[cfg(test)]

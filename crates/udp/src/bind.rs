@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::net::{SocketFlags, SocketType, getsockname, socket_with, sockopt};
+use tombolo_packet::Steering;
 
 use crate::kernel::Release;
 use crate::send::SendState;
@@ -31,8 +32,6 @@ pub struct BindOptions {
     /// Whether IPv4 datagrams carry the don't-fragment bit, and what exceeds the path MTU is refused
     /// rather than fragmented.
     pub dont_fragment: bool,
-    /// Whether several sockets of this user may share the port, one for each worker.
-    pub reuse_port: bool,
 }
 
 impl Default for BindOptions {
@@ -45,7 +44,6 @@ impl Default for BindOptions {
             gso: true,
             gro: true,
             dont_fragment: false,
-            reuse_port: false,
         }
     }
 }
@@ -65,6 +63,10 @@ impl SocketPair {
     /// The port of both.
     pub fn port(&self) -> u16 {
         self.v4.port
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = &UdpSocket> {
+        [Some(&self.v4), self.v6.as_ref()].into_iter().flatten()
     }
 }
 
@@ -89,6 +91,48 @@ pub fn bind_pair(port: u16, options: &BindOptions) -> Result<SocketPair, BindErr
     }
 }
 
+/// Binds one pair of sockets for each of `steering`'s to one port; port 0 picks a free one. The kernel
+/// steers transport messages to them by receiver index, and all else by its flow.
+///
+/// The first pair is bound as if it were alone, and only then lets the others in: so the port is refused
+/// to whoever comes later in the same way, another daemon like this one above all.
+///
+/// # Errors
+/// As [`bind_pair`].
+pub fn bind_pairs(
+    port: u16,
+    options: &BindOptions,
+    steering: Steering,
+) -> Result<Vec<SocketPair>, BindError> {
+    let first = bind_pair(port, options)?;
+    let port = first.port();
+    let mut pairs = vec![first];
+    if steering.sockets() == 1 {
+        return Ok(pairs);
+    }
+    let failed = |step| move |source: io::Error| BindError::System { port, step, source };
+    for socket in pairs[0].sockets() {
+        share(socket.descriptor.as_fd()).map_err(failed("share the port"))?;
+    }
+    for _ in 1..steering.sockets() {
+        let v4 = UdpSocket::bind_shared(Family::V4, port, options, true)?;
+        let v6 = match pairs[0].v6 {
+            Some(_) => Some(UdpSocket::bind_shared(Family::V6, port, options, true)?),
+            None => None,
+        };
+        pairs.push(SocketPair { v4, v6, v6_error: None });
+    }
+    for socket in pairs[0].sockets() {
+        // Without it the flow decides for all, and a peer's datagrams stay together until it moves.
+        let _ = sys::attach_steering(socket.descriptor.as_fd(), steering);
+    }
+    Ok(pairs)
+}
+
+fn share(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+}
+
 fn lacks_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL | libc::EPROTONOSUPPORT))
 }
@@ -100,6 +144,15 @@ impl UdpSocket {
     /// [`BindError`]. Offloads, buffer sizes and the reports of address and traffic class are not
     /// among them: a socket without these still works.
     pub fn bind(family: Family, port: u16, options: &BindOptions) -> Result<Self, BindError> {
+        Self::bind_shared(family, port, options, false)
+    }
+
+    fn bind_shared(
+        family: Family,
+        port: u16,
+        options: &BindOptions,
+        shared: bool,
+    ) -> Result<Self, BindError> {
         let failed = |step| move |source: io::Error| BindError::System { port, step, source };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let descriptor = socket_with(family.raw(), SocketType::DGRAM, flags, None)
@@ -113,8 +166,8 @@ impl UdpSocket {
             }
         };
         let socket = descriptor.as_fd();
-        if options.reuse_port {
-            set(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).map_err(failed("share the port"))?;
+        if shared {
+            share(socket).map_err(failed("share the port"))?;
         }
         if options.mark != 0 {
             set(socket, libc::SOL_SOCKET, libc::SO_MARK, options.mark.cast_signed())

@@ -17,12 +17,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::event::{EventfdFlags, eventfd};
-use tombolo_packet::LocalAddress;
+use tombolo_packet::{LocalAddress, Steering};
 
 use crate::{
     Capabilities, FallbackCounters, MAX_DATAGRAM, RECEIVE_SLOT, Received, SendError, SendFailure,
@@ -43,6 +44,8 @@ pub struct Faults {
     pub duplication_per_mille: u16,
     /// Delivered ahead of up to 8 that were sent before it and not yet received.
     pub reordering_per_mille: u16,
+    /// Given to any of the sockets that share the port, instead of the one that it is steered to.
+    pub astray_per_mille: u16,
 }
 
 /// A network in memory. Clones are the same network.
@@ -51,7 +54,7 @@ pub struct MemoryNetwork(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    hosts: HashMap<SocketAddr, Arc<Inbox>>,
+    hosts: HashMap<SocketAddr, Weak<Port>>,
     faults: Faults,
     random: u64,
     lost: u64,
@@ -85,19 +88,40 @@ impl MemoryNetwork {
     /// # Panics
     /// When the system has no descriptor left for the socket's event.
     pub fn socket(&self, addresses: &[IpAddr], port: u16) -> MemorySocket {
-        let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
-            .expect("a process that tests has descriptors left");
-        let socket = MemorySocket {
-            network: self.clone(),
-            inbox: Arc::new(Inbox { queue: Mutex::default(), event }),
-            place: Mutex::new(Place { addresses: Vec::new(), port }),
-            gso: AtomicBool::new(true),
-            gro: AtomicBool::new(true),
-            stale_sources: AtomicU64::new(0),
-            send_errors: AtomicU64::new(0),
+        let mut sockets = self.sockets(addresses, port, Steering::new(0, NonZeroU16::MIN));
+        sockets.pop().expect("one was asked for")
+    }
+
+    /// Sockets that share a port, to which transport messages are steered as
+    /// [`bind_pairs`](crate::bind_pairs) has it, and all else as chance has it.
+    ///
+    /// # Panics
+    /// When the system has no descriptor left for the sockets' events.
+    pub fn sockets(&self, addresses: &[IpAddr], port: u16, steering: Steering) -> Vec<MemorySocket> {
+        let inbox = || Inbox {
+            queue: Mutex::default(),
+            event: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+                .expect("a process that tests has descriptors left"),
         };
-        socket.move_to(addresses, port);
-        socket
+        let inboxes = (0..steering.sockets()).map(|_| Arc::new(inbox())).collect();
+        let shared = Arc::new(Port { inboxes, steering, place: Mutex::new(Place::default()) });
+        let sockets: Vec<MemorySocket> = shared
+            .inboxes
+            .iter()
+            .map(|inbox| MemorySocket {
+                network: self.clone(),
+                inbox: Arc::clone(inbox),
+                shared: Arc::clone(&shared),
+                gso: AtomicBool::new(true),
+                gro: AtomicBool::new(true),
+                stale_sources: AtomicU64::new(0),
+                send_errors: AtomicU64::new(0),
+            })
+            .collect();
+        if let Some(first) = sockets.first() {
+            first.move_to(addresses, port);
+        }
+        sockets
     }
 
     /// What the network does to datagrams from now on.
@@ -111,10 +135,18 @@ impl MemoryNetwork {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Place {
     addresses: Vec<IpAddr>,
     port: u16,
+}
+
+/// What the sockets of one port have in common.
+#[derive(Debug)]
+struct Port {
+    inboxes: Vec<Arc<Inbox>>,
+    steering: Steering,
+    place: Mutex<Place>,
 }
 
 /// A socket on a [`MemoryNetwork`], of both address families.
@@ -122,7 +154,7 @@ struct Place {
 pub struct MemorySocket {
     network: MemoryNetwork,
     inbox: Arc<Inbox>,
-    place: Mutex<Place>,
+    shared: Arc<Port>,
     gso: AtomicBool,
     gro: AtomicBool,
     stale_sources: AtomicU64,
@@ -130,14 +162,15 @@ pub struct MemorySocket {
 }
 
 impl MemorySocket {
-    /// The host gets other addresses, as a laptop does on another network. What waits stays.
+    /// The host gets other addresses, as a laptop does on another network, for all sockets that share the
+    /// port. What waits stays.
     pub fn move_to(&self, addresses: &[IpAddr], port: u16) {
         let mut state = lock(&self.network.0);
-        state.hosts.retain(|_, inbox| !Arc::ptr_eq(inbox, &self.inbox));
+        state.hosts.retain(|_, host| !std::ptr::eq(host.as_ptr(), &raw const *self.shared));
         for &address in addresses {
-            state.hosts.insert(SocketAddr::new(address, port), Arc::clone(&self.inbox));
+            state.hosts.insert(SocketAddr::new(address, port), Arc::downgrade(&self.shared));
         }
-        *lock(&self.place) = Place { addresses: addresses.to_vec(), port };
+        *lock(&self.shared.place) = Place { addresses: addresses.to_vec(), port };
     }
 
     /// Which offloads the socket says it has. Without `gro` each datagram arrives by itself.
@@ -147,7 +180,7 @@ impl MemorySocket {
     }
 
     fn source_for(&self, transmit: &Transmit<'_>, stale: &mut bool) -> Option<SocketAddr> {
-        let place = lock(&self.place);
+        let place = lock(&self.shared.place);
         let wanted = transmit.source.map(|source| source.address);
         let own = wanted.filter(|address| place.addresses.contains(address));
         *stale = wanted.is_some() && own.is_none();
@@ -156,12 +189,6 @@ impl MemorySocket {
             place.addresses.iter().find(same_family).copied()
         })
         .map(|address| SocketAddr::new(address, place.port))
-    }
-}
-
-impl Drop for MemorySocket {
-    fn drop(&mut self) {
-        lock(&self.network.0).hosts.retain(|_, inbox| !Arc::ptr_eq(inbox, &self.inbox));
     }
 }
 
@@ -266,7 +293,7 @@ impl Socket for MemorySocket {
     }
 
     fn local_port(&self) -> u16 {
-        lock(&self.place).port
+        lock(&self.shared.place).port
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -281,11 +308,13 @@ impl State {
         } else {
             1 + usize::from(self.happens(self.faults.duplication_per_mille))
         };
-        let inbox = self.hosts.get(&transmit.destination).map(Arc::clone);
-        let Some(inbox) = inbox.filter(|_| copies > 0) else {
+        let port = self.hosts.get(&transmit.destination).and_then(Weak::upgrade);
+        let Some(port) = port.filter(|_| copies > 0) else {
             self.lost += 1;
             return;
         };
+        let number = self.socket_for(port.steering, contents);
+        let Some(inbox) = port.inboxes.get(number) else { return };
         let mut queue = lock(&inbox.queue);
         for _ in 0..copies {
             if queue.len() >= QUEUE_CAPACITY {
@@ -310,6 +339,19 @@ impl State {
         if !queue.is_empty() {
             // Fails only when the counter is at its end, and then it is above zero.
             let _ = rustix::io::write(&inbox.event, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// The number of the socket that a datagram comes to.
+    fn socket_for(&mut self, steering: Steering, contents: &[u8]) -> usize {
+        let sockets = u64::from(steering.sockets());
+        match contents.first_chunk::<8>() {
+            _ if sockets == 1 => 0,
+            Some(&[4, 0, 0, 0, a, b, c, d]) if !self.happens(self.faults.astray_per_mille) => {
+                steering.socket_of(u32::from_le_bytes([a, b, c, d])).into()
+            }
+            // Less than the number of sockets.
+            _ => (self.next_random() % sockets) as usize,
         }
     }
 

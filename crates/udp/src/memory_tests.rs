@@ -67,6 +67,7 @@ fn the_same_seed_brings_the_same_faults() {
             loss_per_mille: 100,
             duplication_per_mille: 50,
             reordering_per_mille: 200,
+            ..Faults::default()
         });
         send_numbered(&east, "10.0.0.2:2", 1000);
         (drain(&west).concat_contents(), network.lost())

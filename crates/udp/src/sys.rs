@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use arrayvec::ArrayVec;
+use tombolo_packet::Steering;
 
 use crate::control::{ControlBuffer, RawAddress};
 
@@ -174,6 +175,47 @@ pub(crate) fn get_option(
     let result =
         unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets a classic BPF program choose among the sockets that share the port of this one, as
+/// [`Steering::socket_of`] does for transport messages; for all else the kernel's own hash of the flow
+/// chooses. A socket's number is the order in which it was bound. Needs no privilege.
+pub(crate) fn attach_steering(socket: BorrowedFd<'_>, steering: Steering) -> io::Result<()> {
+    /// The first word of a transport message as the program reads it: type 4, and three zeros.
+    const TRANSPORT: u32 = 0x0400_0000;
+    /// Where the receiver index lies (§5.4.6). The program begins behind the UDP header.
+    const RECEIVER_INDEX: u32 = 4;
+    /// No socket has this number, which leaves the choice to the kernel.
+    const ANY: u32 = u32::MAX;
+    let instruction = |code: u32, jump_if_true, jump_if_false, k| libc::sock_filter {
+        code: code as u16,
+        jt: jump_if_true,
+        jf: jump_if_false,
+        k,
+    };
+    let mut program = [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, TRANSPORT),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, ANY),
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, RECEIVER_INDEX),
+        instruction(libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K, 0, 0, steering.multiplier()),
+        instruction(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 0, 0, 16),
+        instruction(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, steering.sockets().into()),
+        instruction(libc::BPF_RET | libc::BPF_A, 0, 0, 0),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the system copies the description and the `len` instructions that it points to, all of
+    // which outlive the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The release of the running kernel, such as `6.18.44-1`; empty where it cannot be told.

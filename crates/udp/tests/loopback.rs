@@ -6,13 +6,18 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::os::fd::AsRawFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tombolo_packet::LocalAddress;
+use tombolo_packet::{LocalAddress, Steering};
 use tombolo_udp::{
     BindError, BindOptions, Family, RECEIVE_SLOT, Received, SendError, SendOutcome, Socket, Transmit,
-    UdpSocket, bind_pair,
+    UdpSocket, bind_pair, bind_pairs,
 };
+
+fn steering(sockets: u16) -> Steering {
+    Steering::new(0x2545_f491, NonZeroU16::new(sockets).unwrap())
+}
 
 fn options(gso: bool, gro: bool) -> BindOptions {
     BindOptions { gso, gro, ..BindOptions::default() }
@@ -84,11 +89,76 @@ fn a_port_that_is_taken_in_either_family_is_named() {
 }
 
 #[test]
-fn several_workers_share_a_port_only_when_they_ask_for_it() {
-    let shared = BindOptions { reuse_port: true, ..BindOptions::default() };
-    let first = bind_pair(0, &shared).unwrap();
-    assert!(bind_pair(first.port(), &shared).is_ok());
-    assert!(bind_pair(first.port(), &BindOptions::default()).is_err());
+fn a_port_that_workers_share_is_closed_to_whoever_comes_later() {
+    let options = BindOptions::default();
+    let pairs = bind_pairs(0, &options, steering(3)).unwrap();
+    let port = pairs[0].port();
+    assert_eq!(pairs.len(), 3);
+    for pair in &pairs {
+        assert_eq!((pair.v4.local_port(), pair.v6.as_ref().unwrap().local_port()), (port, port));
+    }
+    for result in [bind_pairs(port, &options, steering(3)), bind_pairs(port, &options, steering(1))] {
+        assert!(matches!(result, Err(BindError::PortInUse { port: named }) if named == port));
+    }
+    drop(pairs);
+    let alone = bind_pair(port, &options).unwrap();
+    assert!(matches!(bind_pairs(port, &options, steering(3)), Err(BindError::PortInUse { .. })));
+    drop(alone);
+    assert!(bind_pairs(port, &options, steering(3)).is_ok());
+}
+
+#[test]
+fn the_kernel_steers_as_we_compute_and_hands_out_all_else_too() {
+    for count in [2, 5] {
+        let steering = steering(count);
+        let pairs = bind_pairs(0, &BindOptions::default(), steering).unwrap();
+        for family in [Family::V4, Family::V6] {
+            let sender = UdpSocket::bind(family, 0, &BindOptions::default()).unwrap();
+            let sockets: Vec<&UdpSocket> = pairs
+                .iter()
+                .map(|pair| if family == Family::V4 { &pair.v4 } else { pair.v6.as_ref().unwrap() })
+                .collect();
+            let target = loopback(sockets[0]);
+            let mut expected = vec![0; usize::from(count)];
+            for number in 0..100_u32 {
+                let index = number.wrapping_mul(0x9e37_79b9);
+                let mut message = [0; 32];
+                message[0] = 4;
+                message[4..8].copy_from_slice(&index.to_le_bytes());
+                assert_eq!(send_one(&sender, Transmit::new(target, &message)).datagrams, 1);
+                expected[usize::from(steering.socket_of(index))] += 1;
+            }
+            for (socket, expected) in sockets.iter().zip(expected) {
+                assert!(expected > 0);
+                for (_, message) in receive_datagrams(*socket, expected) {
+                    let index = u32::from_le_bytes(message[4..8].try_into().unwrap());
+                    assert_eq!(
+                        sockets[usize::from(steering.socket_of(index))].fd().as_raw_fd(),
+                        socket.fd().as_raw_fd()
+                    );
+                }
+            }
+            // An initiation, and what is shorter than any message, come to some socket.
+            for contents in [&[1, 0, 0, 0, 7, 7, 7, 7][..], &[4], &[4, 0, 0, 0], &[]] {
+                assert_eq!(send_one(&sender, Transmit::new(target, contents)).datagrams, 1);
+            }
+            let mut left = 4;
+            while left > 0 {
+                let fds = &mut sockets
+                    .iter()
+                    .map(|socket| PollFd::from_borrowed_fd(socket.fd(), PollFlags::IN))
+                    .collect::<Vec<_>>();
+                assert!(
+                    poll(fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap() > 0,
+                    "{left} are missing"
+                );
+                let (mut arena, mut received) = (vec![0; 8 * RECEIVE_SLOT], Vec::new());
+                for socket in &sockets {
+                    left -= socket.receive(&mut arena, &mut received).unwrap();
+                }
+            }
+        }
+    }
 }
 
 /// The same datagrams arrive with all offloads on, each off, and all off.

@@ -44,7 +44,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     fn set_mark(&mut self, mark: Option<u32>) -> Result<(), ApplyError> {
         let Some(mark) = mark else { return Ok(()) };
         let sockets = self.shared.sockets.load();
-        for socket in [&sockets.v4, &sockets.v6].into_iter().flatten() {
+        for socket in sockets.all() {
             socket.set_mark(mark).map_err(|source| ApplyError::Mark { mark, source })?;
         }
         self.firewall_mark = mark;
@@ -56,10 +56,12 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         if port != 0 && port == self.shared.sockets.load().port {
             return Ok(());
         }
-        let sockets =
-            self.binder.bind(port, self.firewall_mark).map_err(|source| ApplyError::Bind { port, source })?;
+        let sockets = self
+            .binder
+            .bind(port, self.firewall_mark, self.steering)
+            .map_err(|source| ApplyError::Bind { port, source })?;
         self.shared.sockets.store(Arc::new(sockets));
-        self.shared.inbound.wake();
+        self.shared.wake_workers();
         Ok(())
     }
 

@@ -54,7 +54,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     fn offloads(&self) -> OffloadStatus {
         let sockets = self.shared.sockets.load();
         let all = |test: fn(&tombolo_udp::Capabilities) -> bool| {
-            [&sockets.v4, &sockets.v6].into_iter().flatten().all(|socket| test(&socket.capabilities()))
+            sockets.all().all(|socket| test(&socket.capabilities()))
         };
         OffloadStatus {
             udp_segmentation: all(|capabilities| capabilities.gso),

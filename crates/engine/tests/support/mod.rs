@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tombolo_engine::{
     AllowedIpChange, Engine, EngineEvent, EngineHandle, EngineOptions, PeerChange, SocketBinder, Sockets,
-    Transaction,
+    Transaction, queues_for,
 };
 use tombolo_noise::{PrivateKey, PublicKey};
-use tombolo_packet::VnetHeader;
 use tombolo_packet::checksum::{Sum, pseudo_header};
-use tombolo_tun::Offloads;
-use tombolo_tun::memory::{MemoryHost, pair};
+use tombolo_packet::{Steering, VnetHeader};
+use tombolo_tun::memory::{MemoryHost, queues};
+use tombolo_tun::{Offloads, Queue};
 use tombolo_udp::memory::{MemoryNetwork, MemorySocket};
 
 /// How long a test waits for what must happen.
@@ -26,11 +26,22 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const PORT: u16 = 8662;
 
-struct OneSocket(Arc<MemorySocket>);
+/// Binds sockets of a memory network, and shows the test those of the first binding.
+struct MemoryBinder {
+    network: MemoryNetwork,
+    outer: IpAddr,
+    bound: Sender<Vec<Arc<MemorySocket>>>,
+}
 
-impl SocketBinder for OneSocket {
-    fn bind(&mut self, _port: u16, _mark: u32) -> io::Result<Sockets> {
-        Ok(Sockets { v4: Some(self.0.clone()), v6: None, port: PORT })
+impl SocketBinder for MemoryBinder {
+    fn bind(&mut self, _port: u16, _mark: u32, steering: Steering) -> io::Result<Sockets> {
+        let sockets: Vec<_> =
+            self.network.sockets(&[self.outer], PORT, steering).into_iter().map(Arc::new).collect();
+        let _ = self.bound.send(sockets.clone());
+        let mut lanes =
+            sockets.into_iter().map(|socket| Sockets { v4: Some(socket), port: PORT, ..Sockets::default() });
+        let first = lanes.next().unwrap();
+        Ok(Sockets { more: lanes.collect(), ..first })
     }
 }
 
@@ -39,7 +50,8 @@ pub struct Machine {
     pub engine: Engine,
     pub handle: EngineHandle,
     pub host: MemoryHost,
-    pub socket: Arc<MemorySocket>,
+    /// One for each lane.
+    pub sockets: Vec<Arc<MemorySocket>>,
     pub events: Mutex<Receiver<EngineEvent>>,
     pub private_key: PrivateKey,
     pub public_key: PublicKey,
@@ -47,12 +59,25 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts a machine with the number `number`: outer address 192.0.2.N.
+    /// Starts a machine with the number `number`, outer address 192.0.2.N, and two workers.
     pub fn start(network: &MemoryNetwork, number: u8, offloads: Offloads) -> Self {
+        Self::start_workers(network, number, offloads, 2, Duration::ZERO)
+    }
+
+    /// Starts a machine with so many workers.
+    pub fn start_workers(
+        network: &MemoryNetwork,
+        number: u8,
+        offloads: Offloads,
+        workers: usize,
+        busy_poll: Duration,
+    ) -> Self {
         let mut random = ChaCha20Rng::seed_from_u64(number.into());
         let outer: IpAddr = [192, 0, 2, number].into();
-        let socket = Arc::new(network.socket(&[outer], PORT));
-        let (queue, host) = pair(offloads).unwrap();
+        let (queues, host) = queues(offloads, queues_for(workers)).unwrap();
+        let queues = queues.into_iter().map(|queue| Arc::new(queue) as Arc<dyn Queue>).collect();
+        let (bound, binding) = channel();
+        let binder = MemoryBinder { network: network.clone(), outer, bound };
         let (sender, events) = channel();
         let sender = Mutex::new(sender);
         let private_key = PrivateKey::generate(&mut random);
@@ -62,18 +87,20 @@ impl Machine {
             firewall_mark: 0,
             link_up: true,
             max_clock_ahead: None,
+            workers,
+            busy_poll,
         };
-        let engine =
-            Engine::start(options, Arc::new(queue), OneSocket(socket.clone()), random, move |event| {
-                let _ = sender.lock().unwrap().send(event);
-            })
-            .unwrap();
+        let engine = Engine::start(options, queues, binder, random, move |event| {
+            let _ = sender.lock().unwrap().send(event);
+        })
+        .unwrap();
+        let sockets = binding.recv().unwrap();
         let handle = engine.handle();
         handle
             .apply(Transaction { private_key: Some(Some(private_key.clone())), ..Transaction::default() })
             .unwrap();
         let public_key = private_key.public();
-        Self { engine, handle, host, socket, events: Mutex::new(events), private_key, public_key, outer }
+        Self { engine, handle, host, sockets, events: Mutex::new(events), private_key, public_key, outer }
     }
 
     /// Makes `other` a peer that has the networks `allowed_ips`.
@@ -118,11 +145,23 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("never happened: {what}");
 }
 
+/// Runs a test on machines of one, two, three and four workers.
+pub fn for_all_workers(test: impl Fn(usize)) {
+    for workers in 1..=4 {
+        test(workers);
+    }
+}
+
 /// Two machines that know each other: 10.0.0.1 and 10.0.0.2.
 pub fn two(offloads: Offloads) -> (MemoryNetwork, Machine, Machine) {
+    two_of(2, offloads)
+}
+
+/// Two machines that know each other, each with so many workers.
+pub fn two_of(workers: usize, offloads: Offloads) -> (MemoryNetwork, Machine, Machine) {
     let network = MemoryNetwork::new(1);
-    let east = Machine::start(&network, 1, offloads);
-    let west = Machine::start(&network, 2, offloads);
+    let start = |number| Machine::start_workers(&network, number, offloads, workers, Duration::ZERO);
+    let (east, west) = (start(1), start(2));
     east.add_peer(&west, &["10.0.0.2/32", "fd00::2/128"], true);
     west.add_peer(&east, &["10.0.0.1/32", "fd00::1/128"], true);
     (network, east, west)

@@ -9,7 +9,7 @@ use crate::timers::Timer;
 use rand_core::CryptoRng;
 use std::sync::Arc;
 use std::time::Duration;
-use tombolo_packet::{Endpoint, PeerId};
+use tombolo_packet::{Endpoint, PeerId, Steering};
 
 /// Why a peer was not added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -170,6 +170,11 @@ impl Device {
     /// `None`, the default, sets no bound, as stock WireGuard: our own clock may be the wrong one.
     pub fn set_max_timestamp_ahead(&mut self, bound: Option<Duration>) {
         self.max_timestamp_ahead = bound;
+    }
+
+    /// Chooses receiver indices from now on such that all sessions of a peer are steered to one socket.
+    pub fn set_steering(&mut self, steering: Steering) {
+        self.steering = Some(steering);
     }
 
     /// Says whether the link is up. While it is down nothing is sent and nothing received, and there are no keys

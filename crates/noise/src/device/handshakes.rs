@@ -70,7 +70,7 @@ impl Device {
     fn send_initiation(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
         self.drop_pending(id);
         let deadline = now.boot + REKEY_TIMEOUT + jitter(rng);
-        let index = self.unused_index(rng);
+        let index = self.unused_index(id, rng);
         let identity = self.identity.clone();
         let Some(peer) = self.peer_mut(id) else { return };
         peer.attempts = peer.attempts.saturating_add(1);

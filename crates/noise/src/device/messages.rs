@@ -110,7 +110,7 @@ impl Device {
         let responder = received.consume_timestamp(remote)?;
         let timestamp = responder.timestamp();
         let ahead = self.check_timestamp(id, timestamp, now)?;
-        let index = self.unused_index(rng);
+        let index = self.unused_index(id, rng);
         let peer = self.peer_mut(id).ok_or(DropReason::UnknownPeer)?;
         let (mut response, secrets) = responder.create_response(&peer.preshared_key, index, rng)?;
         // Nothing fails from here on. As in stock WireGuard a valid initiation of a configured peer moves the

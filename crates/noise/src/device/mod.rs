@@ -24,7 +24,7 @@ use crate::timers::{Timer, TimerQueue};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use tombolo_packet::PeerId;
+use tombolo_packet::{PeerId, Steering};
 
 /// One WireGuard interface: an identity and its peers.
 ///
@@ -48,6 +48,7 @@ pub struct Device {
     /// When the handshake queue was last found long (requirement 13).
     last_under_load: Option<Instant>,
     max_timestamp_ahead: Option<Duration>,
+    steering: Option<Steering>,
 }
 
 impl Default for Device {
@@ -73,6 +74,7 @@ impl Device {
             rate_limiter: RateLimiter::new(),
             last_under_load: None,
             max_timestamp_ahead: None,
+            steering: None,
         }
     }
 

@@ -11,11 +11,16 @@ use std::sync::Arc;
 use tombolo_packet::PeerId;
 
 impl Device {
-    /// An index that nothing of ours has: neither a keypair nor a handshake (requirement 23).
-    pub(super) fn unused_index(&self, rng: &mut (impl CryptoRng + ?Sized)) -> u32 {
+    /// An index that nothing of ours has: neither a keypair nor a handshake (requirement 23). Where messages are
+    /// steered by it, it is one of those that lead to the socket of the peer, so that the peer stays there
+    /// from session to session.
+    pub(super) fn unused_index(&self, id: PeerId, rng: &mut (impl CryptoRng + ?Sized)) -> u32 {
         loop {
             let index = rng.next_u32();
-            if !self.pending.contains_key(&index) && !self.index_table.contains(index) {
+            let leads_there = self
+                .steering
+                .is_none_or(|steering| steering.socket_of(index) == steering.socket_of_peer(id.0));
+            if leads_there && !self.pending.contains_key(&index) && !self.index_table.contains(index) {
                 return index;
             }
         }

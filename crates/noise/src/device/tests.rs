@@ -7,7 +7,7 @@ use rand_chacha::ChaCha20Rng;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tombolo_packet::Endpoint;
+use tombolo_packet::{Endpoint, Steering};
 
 fn now(millis: u64) -> Now {
     let time = Duration::from_millis(millis + 1);
@@ -64,6 +64,44 @@ fn no_index_is_left_behind_requirement_23() {
         device.remove_peer(*id);
         assert!(device.index_table.is_empty() && device.pending.is_empty());
     }
+}
+
+#[test]
+fn all_sessions_of_a_peer_lead_to_its_socket_requirement_23() {
+    let mut rng = seeded_rng(3);
+    let mut pair = pair(&mut rng);
+    let steering = Steering::new(0x1357_9bdf, std::num::NonZeroU16::new(4).unwrap());
+    for (device, _) in &mut pair {
+        // The peer of the test gets the fourth slot, and so socket 3.
+        for _ in 0..2 {
+            device.add_peer(PrivateKey::generate(&mut rng).public()).unwrap();
+        }
+        let key = *device.link(PeerId(0)).unwrap().public_key();
+        device.remove_peer(PeerId(0));
+        device.set_steering(steering);
+        device.add_peer(PrivateKey::generate(&mut rng).public()).unwrap();
+        let id = device.add_peer(key).unwrap();
+        assert_eq!(id, PeerId(3));
+    }
+    for (side, (device, id)) in pair.iter_mut().enumerate() {
+        *id = PeerId(3);
+        device.set_endpoint(*id, Some(endpoint(1 - side as u16)), now(0), &mut rng);
+    }
+    let mut indices = BTreeSet::new();
+    for round in 0..20 {
+        let time = now(round * 6_000);
+        let id = pair[(round % 2) as usize].1;
+        pair[(round % 2) as usize].0.initiate(id, time, &mut rng);
+        exchange(&mut pair, time, &mut rng);
+        for (device, id) in &pair {
+            let keypairs = &device.peer(*id).unwrap().keypairs;
+            for keypair in [&keypairs.previous, &keypairs.current, &keypairs.next].into_iter().flatten() {
+                assert_eq!(steering.socket_of(keypair.local_index()), 3);
+                indices.insert(keypair.local_index());
+            }
+        }
+    }
+    assert!(indices.len() >= 40);
 }
 
 struct StopOnDrop<'a>(&'a AtomicBool);

@@ -50,6 +50,10 @@ pub fn load(path: &Path) -> Result<NetworkConfig, ConfigError> {
             problems.whole(format!("the public key of peer `{}` is this machine's own", peer.name));
         }
     }
+    match config.interface.threads.overridden(|name| std::env::var_os(name)) {
+        Ok(threads) => config.interface.threads = threads,
+        Err(message) => problems.whole(message),
+    }
     if problems.is_empty() { Ok(config) } else { Err(failed(problems.into_sorted())) }
 }
 

@@ -17,6 +17,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tombolo_noise::{PresharedKey, PrivateKey, PublicKey};
 
+use crate::threads::ThreadConfig;
+
 pub use load::{check_private_mode, load};
 pub use parse::{parse, parse_endpoint, valid_interface_name, valid_name};
 pub use problem::{ConfigError, Problem};
@@ -77,6 +79,8 @@ pub struct InterfaceConfig {
     pub gateway_subnets: Vec<IpNet>,
     /// How far a peer's clock may be ahead of ours; `None`: any distance (requirement 11).
     pub max_clock_ahead: Option<Duration>,
+    /// The threads that carry packets. After [`load`] what the environment says comes first.
+    pub threads: ThreadConfig,
 }
 
 /// `[offload]`: switches for what kernels and network cards are known to get wrong.

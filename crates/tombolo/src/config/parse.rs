@@ -16,6 +16,7 @@ use super::{
     DEFAULT_PORT, EndpointHost, EndpointName, InterfaceConfig, NetworkConfig, OVERHEAD, OffloadConfig,
     PeerConfig, SecretSource,
 };
+use crate::threads::{ThreadConfig, parse_busy_poll, parse_workers};
 
 const INTERFACE_KEYS: &[&str] = &[
     "name",
@@ -30,6 +31,8 @@ const INTERFACE_KEYS: &[&str] = &[
     "metrics",
     "gateway_subnets",
     "max_clock_ahead",
+    "workers",
+    "busy_poll",
 ];
 const PEER_KEYS: &[&str] = &[
     "name",
@@ -144,8 +147,28 @@ fn interface(
         metrics,
         gateway_subnets,
         max_clock_ahead: max_clock_ahead.map(|seconds| Duration::from_secs(seconds.value)),
+        threads: threads(&section, problems),
     };
     Some((config, addresses))
+}
+
+fn threads(section: &Section<'_, '_>, problems: &mut Problems<'_>) -> ThreadConfig {
+    let mut read = |key: &str| section.string_or_integer(key, problems);
+    let (workers, busy_poll) = (read("workers"), read("busy_poll"));
+    let mut config = ThreadConfig::default();
+    if let Some(text) = workers {
+        match parse_workers(&text.value) {
+            Ok(workers) => config.workers = workers,
+            Err(error) => problems.at(text.span, format!("`workers` in [interface] {error}")),
+        }
+    }
+    if let Some(text) = busy_poll {
+        match parse_busy_poll(&text.value) {
+            Ok(time) => config.busy_poll = time,
+            Err(error) => problems.at(text.span, format!("`busy_poll` in [interface] {error}")),
+        }
+    }
+    config
 }
 
 fn table_lacks(table: &DeTable<'_>, keys: &[&str]) -> bool {

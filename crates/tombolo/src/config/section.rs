@@ -66,6 +66,20 @@ impl<'t, 'source> Section<'t, 'source> {
         }
     }
 
+    /// A string, or an integer as it stands there.
+    pub(super) fn string_or_integer(&self, key: &str, problems: &mut Problems<'_>) -> Option<At<String>> {
+        let value = self.get(key)?;
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) => number.to_string(),
+            _ => {
+                self.wrong_type(key, "a string or an integer", value, problems);
+                return None;
+            }
+        };
+        Some(At { value: text, span: value.span() })
+    }
+
     /// One string, or an array of strings.
     pub(super) fn strings(&self, key: &str, problems: &mut Problems<'_>) -> Option<Vec<At<&'t str>>> {
         let value = self.get(key)?;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use tombolo_engine::queues_for;
 use tombolo_tun::guard::{Guard, GuardPlan};
 use tombolo_tun::netlink::Netlink;
 use tombolo_tun::{Device, DeviceError, DeviceOptions, InterfacePlan, OffloadSwitches};
@@ -123,6 +124,7 @@ pub(super) fn open_device(name: &str, config: &NetworkConfig) -> Result<Device, 
             udp: offload.uso,
             vnet_header: offload.tso || offload.uso,
         },
+        queues: queues_for(config.interface.threads.workers()),
         ..DeviceOptions::new(name)
     })
 }

@@ -62,12 +62,19 @@ impl Daemon {
         if new.interface.max_clock_ahead != old.interface.max_clock_ahead {
             kept.push("max_clock_ahead");
         }
+        if new.interface.threads.workers() != old.interface.threads.workers() {
+            kept.push("workers");
+        }
+        if new.interface.threads.busy_poll != old.interface.threads.busy_poll {
+            kept.push("busy_poll");
+        }
         if new.offload != old.offload {
             kept.push("[offload]");
         }
         new.interface.name.clone_from(&old.interface.name);
         new.interface.persistent = old.interface.persistent;
         new.interface.max_clock_ahead = old.interface.max_clock_ahead;
+        new.interface.threads = old.interface.threads;
         new.offload = old.offload;
         for key in kept {
             let notice = format!("`{key}` was changed in the configuration; it takes effect with a restart");

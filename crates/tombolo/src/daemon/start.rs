@@ -262,5 +262,7 @@ pub(super) fn options(config: &NetworkConfig, interface: &Interface) -> EngineOp
         firewall_mark: config.interface.fwmark,
         link_up: true,
         max_clock_ahead: config.interface.max_clock_ahead,
+        workers: config.interface.threads.workers(),
+        busy_poll: config.interface.threads.busy_poll,
     }
 }

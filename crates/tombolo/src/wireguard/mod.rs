@@ -5,7 +5,7 @@
 //! (requirement 10).
 //!
 //! The environment is wireguard-go's: `WG_PROCESS_FOREGROUND=1`, `WG_TUN_FD`, `LOG_LEVEL`
-//! (`verbose`, `error`, `silent`).
+//! (`verbose`, `error`, `silent`); and ours, `TOMBOLO_WORKERS` and `TOMBOLO_BUSY_POLL`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tombolo_engine::{Engine, EngineEvent, EngineHandle, EngineOptions};
+use tombolo_engine::{Engine, EngineEvent, EngineHandle, EngineOptions, queues_for};
 use tombolo_tun::netlink::{LinkState, Netlink, Watch};
 use tombolo_tun::{Device, DeviceOptions, OffloadSwitches, Place, table_for};
 use tracing_subscriber::EnvFilter;
@@ -23,6 +23,7 @@ use crate::cli::args::LogFormat;
 use crate::cli::{Failure, logging};
 use crate::daemon::notify::{self, Waiting};
 use crate::daemon::{engine, privileges, watching};
+use crate::threads::ThreadConfig;
 use crate::uapi::server::{EngineSlot, UapiSocket};
 
 /// Says to a child that its parent waits for the ready word.
@@ -38,7 +39,8 @@ const SOCKET_LOOK: Duration = Duration::from_millis(500);
 #[command(
     name = "tombolo-wireguard",
     version,
-    after_help = "Environment: WG_PROCESS_FOREGROUND=1 (as -f), WG_TUN_FD (an open TUN), LOG_LEVEL (verbose, error, silent).\n\
+    after_help = "Environment: WG_PROCESS_FOREGROUND=1 (as -f), WG_TUN_FD (an open TUN), LOG_LEVEL (verbose, error, silent),\n\
+                  TOMBOLO_WORKERS (auto, or 1 to 64), TOMBOLO_BUSY_POLL (5us to 10ms, or 0).\n\
                   With wg-quick: WG_QUICK_USERSPACE_IMPLEMENTATION=tombolo-wireguard wg-quick up wg0"
 )]
 struct Arguments {
@@ -171,14 +173,15 @@ fn engine_mtu(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
-fn open_device(interface: &str) -> Result<Device, Failure> {
+fn open_device(interface: &str, queues: usize) -> Result<Device, Failure> {
     let failed = |error: tombolo_tun::DeviceError| Failure::Runtime(error.to_string());
     if let Ok(text) = std::env::var("WG_TUN_FD") {
         let number: i32 =
             text.parse().map_err(|_| Failure::Mistake(format!("WG_TUN_FD is `{text}`, not a number")))?;
         return Device::from_inherited(number, OffloadSwitches::default()).map_err(failed);
     }
-    Device::open(&DeviceOptions { mtu: Some(DEFAULT_MTU), ..DeviceOptions::new(interface) }).map_err(failed)
+    Device::open(&DeviceOptions { mtu: Some(DEFAULT_MTU), queues, ..DeviceOptions::new(interface) })
+        .map_err(failed)
 }
 
 impl Running {
@@ -186,7 +189,9 @@ impl Running {
         if !crate::config::valid_interface_name(interface) {
             return Err(Failure::Mistake(format!("`{interface}` cannot be the name of an interface")));
         }
-        let device = open_device(interface)?;
+        let threads =
+            ThreadConfig::default().overridden(|name| std::env::var_os(name)).map_err(Failure::Mistake)?;
+        let device = open_device(interface, queues_for(threads.workers()))?;
         let name = device.name().to_owned();
         let system = |error: &dyn std::fmt::Display| Failure::Runtime(error.to_string());
         let watch = Watch::open(&name, table_for(&name)).map_err(|error| system(&error))?;
@@ -199,6 +204,8 @@ impl Running {
             firewall_mark: 0,
             link_up: up,
             max_clock_ahead: None,
+            workers: threads.workers(),
+            busy_poll: threads.busy_poll,
         };
         let (sender, events) = mpsc::unbounded_channel();
         let engine = engine::start(options, &device, engine::UdpBinder { gso: true, gro: true }, sender)?;

@@ -1,0 +1,101 @@
+//! The loop of a data thread: fair turns for what it reads from, and how it waits.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::busy_poll::BusyPoll;
+use crate::inbound::Inbound;
+use crate::outbound::Outbound;
+use crate::shared::{Shared, Waker, wait_readable};
+
+/// What one turn of a half came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// More may wait.
+    More,
+    /// Nothing waits any more.
+    Empty,
+}
+
+/// Why a data thread ends before the engine does.
+pub(crate) enum End {
+    /// The TUN was deleted.
+    TunGone,
+    /// Something that the engine cannot mend.
+    Failed(String),
+}
+
+impl End {
+    pub(crate) fn failed(what: &str, error: &io::Error) -> Self {
+        Self::Failed(format!("{what} failed: {error}"))
+    }
+}
+
+/// A data thread: out, in, or both by turns.
+pub(crate) struct Worker<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) waker: Arc<Waker>,
+    pub(crate) outbound: Option<Outbound<'a>>,
+    pub(crate) inbound: Option<Inbound<'a>>,
+    pub(crate) poll: BusyPoll,
+}
+
+impl Worker<'_> {
+    /// Runs until the engine stops.
+    pub(crate) fn run(mut self) {
+        match self.serve() {
+            Ok(()) => {}
+            Err(End::TunGone) => self.shared.report_tun_gone(),
+            Err(End::Failed(what)) => self.shared.report_failure(what),
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), End> {
+        // What came before the first wait is looked for once.
+        let (mut out_waits, mut in_waits) = (true, true);
+        while !self.shared.stopping() {
+            if let Some(outbound) = self.outbound.as_mut().filter(|_| out_waits) {
+                out_waits = outbound.turn()? == Turn::More;
+            }
+            if let Some(inbound) = self.inbound.as_mut().filter(|_| in_waits) {
+                in_waits = inbound.turn()? == Turn::More;
+            }
+            let busy = self.outbound.is_some() && out_waits || self.inbound.is_some() && in_waits;
+            if busy {
+                self.poll.found();
+            } else if self.poll.goes_on() {
+                std::thread::yield_now();
+                (out_waits, in_waits) = (true, true);
+                if let Some(inbound) = &mut self.inbound {
+                    inbound.set_readable([true; 2]);
+                }
+            } else {
+                (out_waits, in_waits) = self.park()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sleeps until something can be read; says whether by the outward and the inward half.
+    fn park(&mut self) -> Result<(bool, bool), End> {
+        self.waker.prepare();
+        if self.shared.stopping() {
+            return Ok((false, false));
+        }
+        // After `prepare`: sockets that are replaced from here on wake the thread.
+        let [v4, v6] = match &mut self.inbound {
+            Some(inbound) => inbound.descriptors(),
+            None => [None, None],
+        };
+        let tun = self.outbound.as_ref().map(Outbound::descriptor);
+        let slept = self.poll.parks();
+        let [tun, v4, v6] = wait_readable(&self.waker, [tun, v4, v6])
+            .map_err(|error| End::failed("waiting for packets", &error))?;
+        self.poll.woke(slept);
+        self.waker.finish();
+        if let Some(inbound) = &mut self.inbound {
+            inbound.set_readable([v4, v6]);
+        }
+        Ok((tun, v4 || v6))
+    }
+}

@@ -1,0 +1,198 @@
+//! One data thread, and several with a TUN queue and a socket each; and a hub between two spokes.
+//!
+//! ```text
+//!   east 192.0.2.10    west 198.51.100.10    central 203.0.113.10
+//!            └──────────── router ────────────────┘
+//!   overlay 10.62.0.1       10.62.0.2             10.62.0.3
+//! ```
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    thread,
+};
+
+use anyhow::{Context, anyhow, ensure};
+use tombolo_tests::{
+    Result, Scene, machine_wide,
+    node::{Node, OVERLAY, OVERLAY6, PORT},
+    site::{Site, sites, start_all},
+    transfer,
+};
+
+/// Bytes of one connection.
+const LENGTH: usize = 8 << 20;
+
+/// The names of the threads that carry a node's packets.
+fn data_threads(node: &mut Node) -> Result<Vec<String>> {
+    let tasks = format!("/proc/{}/task", node.daemon()?.id());
+    let mut names = Vec::new();
+    for task in fs::read_dir(&tasks).with_context(|| tasks.clone())? {
+        let name = fs::read_to_string(task?.path().join("comm"))?.trim().to_owned();
+        if name.starts_with("tombolo-") && name != "tombolo-control" {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A number of an interface, such as `tx_packets`: packets from the kernel to the daemon.
+fn statistic(node: &Node, name: &str) -> Result<u64> {
+    let text = tombolo_tests::command::run(
+        node.namespace.command("cat").arg(format!("/sys/class/net/{}/statistics/{name}", node.interface)),
+    )?;
+    Ok(text.trim().parse()?)
+}
+
+/// Several connections at once, in both directions, between one site and all others; every byte is checked.
+fn transfer_at_once(center: &Site, others: &[Site]) -> Result {
+    thread::scope(|scope| {
+        let mut transfers = Vec::new();
+        for other in others {
+            for address in [IpAddr::from(other.node.address), IpAddr::from(other.node.address6)] {
+                let (from, to) = (&center.node.namespace, &other.node.namespace);
+                transfers.push(scope.spawn(move || transfer::tcp(from, to, address, LENGTH)));
+            }
+            for address in [IpAddr::from(center.node.address), IpAddr::from(center.node.address6)] {
+                let (from, to) = (&other.node.namespace, &center.node.namespace);
+                transfers.push(scope.spawn(move || transfer::tcp(from, to, address, LENGTH + 7)));
+            }
+        }
+        for transfer in transfers {
+            transfer.join().map_err(|_| anyhow!("a transfer panicked"))??;
+        }
+        Ok(())
+    })
+}
+
+/// Transport messages of sessions that do not exist, from somebody who is no peer.
+fn send_junk(from: &Site, to: &Site) -> Result {
+    let target = SocketAddr::from((to.machine.address, PORT));
+    from.machine.namespace.enter(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        for number in 0..1000_u32 {
+            let mut message = [0x5a; 128];
+            message[..4].copy_from_slice(&[4, 0, 0, 0]);
+            message[4..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9).to_be_bytes());
+            socket.send_to(&message, target)?;
+        }
+        Ok(())
+    })
+}
+
+fn with_workers(scene: &Scene, workers: &str, threads: &[&str]) -> Result {
+    let (_internet, mut all) = sites::<3>(scene)?;
+    for site in &mut all {
+        site.node.environment.push(("TOMBOLO_WORKERS", workers.to_owned()));
+    }
+    start_all(scene, &mut all)?;
+    for site in &mut all {
+        let found = data_threads(&mut site.node)?;
+        ensure!(found == threads, "{workers} workers are {found:?}");
+    }
+    let [center, others @ ..] = &all;
+    thread::scope(|scope| {
+        let junk = scope.spawn(|| send_junk(&others[0], center));
+        transfer_at_once(center, others)?;
+        junk.join().map_err(|_| anyhow!("the junk panicked"))?
+    })?;
+    for other in others {
+        transfer::udp(
+            &center.node.namespace,
+            &other.node.namespace,
+            other.node.address.into(),
+            &[1, 1372, 1373, 9000, 60_000],
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn transfers_are_whole_with_one_worker() {
+    machine_wide("transfers_are_whole_with_one_worker", |scene| with_workers(scene, "1", &["tombolo-data"]));
+}
+
+#[test]
+fn transfers_are_whole_with_three_workers() {
+    machine_wide("transfers_are_whole_with_three_workers", |scene| {
+        with_workers(scene, "3", &["tombolo-data1", "tombolo-in", "tombolo-out"])
+    });
+}
+
+#[test]
+fn transfers_are_whole_with_four_workers() {
+    machine_wide("transfers_are_whole_with_four_workers", |scene| {
+        with_workers(scene, "4", &["tombolo-in", "tombolo-in1", "tombolo-out", "tombolo-out1"])
+    });
+}
+
+/// The persistent interface of before has another number of queues.
+#[test]
+fn the_number_of_workers_changes_with_a_restart() {
+    machine_wide("the_number_of_workers_changes_with_a_restart", |scene| {
+        let (_internet, mut all) = sites::<2>(scene)?;
+        all[0].node.environment.push(("TOMBOLO_WORKERS", "1".to_owned()));
+        start_all(scene, &mut all)?;
+        for workers in ["4", "2", "6", "1"] {
+            let node = &mut all[0].node;
+            node.daemon()?.terminate(tombolo_tests::command::USUAL_LIMIT)?;
+            node.environment = vec![("TOMBOLO_WORKERS", workers.to_owned())];
+            node.start(scene)?;
+            node.wait_for_peer("west")?;
+            let [east, west] = &all;
+            let to_west = west.node.address.into();
+            transfer::tcp(&east.node.namespace, &west.node.namespace, to_west, LENGTH)
+                .with_context(|| format!("with {workers} workers"))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_port_that_workers_share_refuses_another_daemon() {
+    machine_wide("a_port_that_workers_share_refuses_another_daemon", |scene| {
+        let (_internet, mut all) = sites::<2>(scene)?;
+        all[0].node.environment.push(("TOMBOLO_WORKERS", "4".to_owned()));
+        all[0].node.start(scene)?;
+        let mut second = Node::new(scene, "second", &all[0].node.namespace, 9)?;
+        second.environment.push(("TOMBOLO_WORKERS", "4".to_owned()));
+        second.configure("", &[])?;
+        let (code, message) = second.refusal()?;
+        ensure!(code == 2 && message.contains(&PORT.to_string()), "exit code {code}: {message}");
+        Ok(())
+    });
+}
+
+/// Two spokes that know only the hub: what one sends to the other goes through it, whole, and as
+/// super-packets all the way.
+#[test]
+fn a_transfer_through_a_hub_is_intact_and_keeps_its_super_packets() {
+    machine_wide("a_transfer_through_a_hub_is_intact_and_keeps_its_super_packets", |scene| {
+        let (_internet, mut all) = sites::<3>(scene)?;
+        let [east, west, hub] = &mut all;
+        hub.node.namespace.sysctl("net.ipv4.ip_forward", "1")?;
+        hub.node.namespace.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        for spoke in [&*east, &*west] {
+            let mut entry = hub.node.entry(Some(hub.machine.address.to_string()));
+            entry.allowed_ips = vec![OVERLAY.to_owned(), OVERLAY6.to_owned()];
+            spoke.node.configure("", &[entry])?;
+        }
+        for site in [&mut *east, &mut *west, &mut *hub] {
+            site.node.start(scene)?;
+        }
+        east.node.wait_for_peer("central")?;
+        west.node.wait_for_peer("central")?;
+        // Written by the daemon, and read back by it after the kernel forwarded them.
+        let before = [statistic(&hub.node, "rx_packets")?, statistic(&hub.node, "tx_packets")?];
+        for address in [IpAddr::from(west.node.address), IpAddr::from(west.node.address6)] {
+            transfer::tcp(&east.node.namespace, &west.node.namespace, address, 8 * LENGTH)?;
+        }
+        let written = statistic(&hub.node, "rx_packets")? - before[0];
+        let read = statistic(&hub.node, "tx_packets")? - before[1];
+        scene.say(&format!("{written} super-packets into the hub's kernel, {read} out of it"));
+        ensure!(read <= written + written / 4, "the kernel split {written} packets into {read}");
+        let to_west = west.node.address.into();
+        transfer::udp(&east.node.namespace, &west.node.namespace, to_west, &[1, 1372, 9000, 60_000])
+    });
+}
