@@ -282,7 +282,19 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                     (self.events)(EngineEvent::ResolveEndpoint(*record.peer.link.public_key()));
                 }
             }
-            Output::TimestampAdvanced { peer } => self.peer_changed(peer),
+            Output::TimestampAdvanced { peer } | Output::EndpointMoved { peer } => self.peer_changed(peer),
+            Output::PeerAppeared { peer } => {
+                self.add_record(peer);
+                self.publish();
+            }
+            Output::PeerGone { peer, public_key } => {
+                // The slot may have another peer already.
+                if self.peers.get(&peer).is_some_and(|record| *record.peer.link.public_key() == public_key) {
+                    self.forget_peer(peer);
+                    self.publish();
+                }
+            }
+            Output::KeyInTwoPlaces { .. } => {}
         }
     }
 

@@ -8,6 +8,7 @@ use crate::clock::Instant;
 use crate::handshake::{Role, SessionSecrets};
 use crate::replay::ReplayWindow;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -50,6 +51,9 @@ pub struct Keypair {
     local_index: u32,
     remote_index: u32,
     role: Role,
+    handshake_hash: [u8; 32],
+    epoch: u64,
+    proven_remote: Option<SocketAddr>,
     created: Instant,
     /// The next counter to send with. At or above Reject-After-Messages, nothing is sent any more.
     next_counter: AtomicU64,
@@ -65,13 +69,22 @@ pub struct Keypair {
 }
 
 impl Keypair {
-    pub(crate) fn new(secrets: &SessionSecrets, now: Instant) -> Self {
+    /// `epoch`: see [`Keypair::epoch`]. `proven_remote`: where the peer is known to receive what we send, by the very handshake.
+    pub(crate) fn new(
+        secrets: &SessionSecrets,
+        epoch: u64,
+        proven_remote: Option<SocketAddr>,
+        now: Instant,
+    ) -> Self {
         Self {
             sending: AeadKey::new(&secrets.sending),
             receiving: AeadKey::new(&secrets.receiving),
             local_index: secrets.local_index,
             remote_index: secrets.remote_index,
             role: secrets.role,
+            handshake_hash: secrets.handshake_hash,
+            epoch,
+            proven_remote,
             created: now,
             next_counter: AtomicU64::new(0),
             replay: Mutex::new(ReplayWindow::new()),
@@ -94,6 +107,22 @@ impl Keypair {
     /// Which side of the handshake we were.
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// The Noise handshake hash: the same on both sides, another for each session, no secret. What a join proof
+    /// signs, so that it holds for this session alone.
+    pub fn handshake_hash(&self) -> &[u8; 32] {
+        &self.handshake_hash
+    }
+
+    /// The number of the session among all of the device's, from 1: later sessions have greater ones.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The address that a message under these keys proves to be the peer's: the response went there, and was needed for it.
+    pub(crate) fn proven_remote(&self) -> Option<SocketAddr> {
+        self.proven_remote
     }
 
     /// How old the keys are.

@@ -80,6 +80,14 @@ impl PublicKey {
         base16ct::lower::encode_string(&self.0)
     }
 
+    /// Whether this is the one encoding of its curve point that arithmetic gives: below 2^255 − 19. Of others there are 38, and a key that can be written
+    /// in two ways could be two members (control rule 3).
+    pub fn is_canonical(&self) -> bool {
+        let [low, middle @ .., high] = &self.0;
+        let largest = *high == 0x7f && middle.iter().all(|&byte| byte == 0xff);
+        *high < 0x80 && !(largest && *low >= 0xed)
+    }
+
     /// Whether every Diffie-Hellman with this key is zero. Such a key may stand in a configuration, but
     /// there is never a handshake with it (requirement 24).
     ///
@@ -400,6 +408,20 @@ mod tests {
         clamped[31] = 0x7f;
         assert_eq!(raw.public(), PrivateKey::from_bytes(clamped).public());
         assert_eq!(raw.as_bytes(), &[0xff; 32]);
+    }
+
+    #[test]
+    fn keys_past_the_field_are_not_canonical_control_rule_3() {
+        let mut bytes = [0xff; 32];
+        bytes[31] = 0x7f;
+        for (low, canonical) in [(0xec, true), (0xed, false), (0xff, false)] {
+            bytes[0] = low;
+            assert_eq!(PublicKey::from_bytes(bytes).is_canonical(), canonical, "{low:#x}");
+        }
+        bytes[15] = 0;
+        assert!(PublicKey::from_bytes(bytes).is_canonical());
+        assert!(!PublicKey::from_bytes([0x80; 32]).is_canonical());
+        assert!(PublicKey::from_bytes([0; 32]).is_canonical(), "of low order, which is another question");
     }
 
     #[test]

@@ -6,8 +6,11 @@ use crate::handshake::Initiator;
 use crate::keypair::Keypair;
 use crate::keys::{PresharedKey, PublicKey, RemoteStatic};
 use crate::link::Link;
+use crate::rate_limit::Source;
+use crate::standing::Standing;
 use crate::tai64n::Tai64n;
 use crate::timers::PeerTimers;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tombolo_packet::PeerId;
@@ -21,6 +24,14 @@ pub(crate) struct Keypairs {
     pub(crate) current: Option<Arc<Keypair>>,
     /// Ours as responder, and not yet confirmed by the initiator.
     pub(crate) next: Option<Arc<Keypair>>,
+}
+
+/// What an initiation claimed whose session the peer has not used yet (control rule 10).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim {
+    pub(crate) timestamp: Tai64n,
+    pub(crate) ahead: Duration,
+    pub(crate) made: Instant,
 }
 
 /// One peer. Idle, it holds no keypair and no handshake: well below a kilobyte with its [`Link`].
@@ -38,6 +49,10 @@ pub(crate) struct Peer {
     /// How far that was ahead of our wall clock when it came; zero if it was not.
     pub(crate) timestamp_ahead: Duration,
     pub(crate) last_sent_timestamp: Tai64n,
+    /// What the shell was told to keep: no timestamp up to this is announced again (control rule 18).
+    pub(crate) reserved_timestamp: Tai64n,
+    /// Of the next keypair, for who is no static peer.
+    pub(crate) claim: Option<Claim>,
     pub(crate) last_initiation_consumed: Option<Instant>,
     /// When an initiation or a response was sent: no initiation for Rekey-Timeout after it.
     pub(crate) last_handshake_sent: Option<Instant>,
@@ -45,14 +60,27 @@ pub(crate) struct Peer {
     pub(crate) pending: Option<Initiator>,
     /// Initiations since a handshake was last asked for (requirement 6).
     pub(crate) attempts: u8,
+    /// The initiation under way was repeated at once for a cookie; not again before its time.
+    pub(crate) resent_for_cookie: bool,
+    /// The shell knows that the key is in use in two places (control rule 19).
+    pub(crate) told_of_other_source: bool,
+    /// Where a provisional tunnel is counted.
+    pub(crate) provisional_source: Option<Source>,
+    /// What stands in the table of known sources for this peer.
+    pub(crate) known_source: Option<SocketAddr>,
     pub(crate) keypairs: Keypairs,
     pub(crate) timers: PeerTimers,
 }
 
 impl Peer {
-    pub(crate) fn new(id: PeerId, public_key: PublicKey, remote: Option<RemoteStatic>) -> Self {
+    pub(crate) fn new(
+        id: PeerId,
+        public_key: PublicKey,
+        remote: Option<RemoteStatic>,
+        standing: Standing,
+    ) -> Self {
         Self {
-            link: Arc::new(Link::new(id, public_key)),
+            link: Arc::new(Link::new(id, public_key, standing)),
             remote,
             preshared_key: PresharedKey::default(),
             cookie_jar: CookieJar::new(),
@@ -60,12 +88,26 @@ impl Peer {
             last_received_timestamp: Tai64n::default(),
             timestamp_ahead: Duration::ZERO,
             last_sent_timestamp: Tai64n::default(),
+            reserved_timestamp: Tai64n::default(),
+            claim: None,
             last_initiation_consumed: None,
             last_handshake_sent: None,
             pending: None,
             attempts: 0,
+            resent_for_cookie: false,
+            told_of_other_source: false,
+            provisional_source: None,
+            known_source: None,
             keypairs: Keypairs::default(),
             timers: PeerTimers::default(),
         }
+    }
+
+    pub(crate) fn is_static(&self) -> bool {
+        self.link.standing() == Standing::Static
+    }
+
+    pub(crate) fn is_provisional(&self) -> bool {
+        self.link.standing() == Standing::Provisional
     }
 }

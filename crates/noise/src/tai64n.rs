@@ -43,6 +43,14 @@ impl Tai64n {
         }
     }
 
+    /// The timestamp `by` later, rounded down to what [`Tai64n::from_unix`] can give; at the end of time the last of them.
+    pub fn later_by(self, by: Duration) -> Self {
+        let (seconds, nanos) = self.parts();
+        let sum = Duration::new(seconds, nanos % NANOS_PER_SECOND).saturating_add(by);
+        let nanos = sum.subsec_nanos();
+        Self::from_parts(sum.as_secs(), nanos - nanos % STEP_NANOS)
+    }
+
     /// The wall-clock time it stands for; the Unix epoch for what is earlier. What a peer sent may be any
     /// time, also one that is far in the future.
     pub fn to_unix(self) -> UnixTime {
@@ -111,6 +119,15 @@ mod tests {
         ] {
             assert_eq!(Tai64n::from_unix(at(7, nanos)).to_unix(), at(7, expected));
         }
+    }
+
+    #[test]
+    fn a_time_is_reserved_ahead_control_rule_18() {
+        let time = Tai64n::from_unix(at(100, 999_999_999));
+        assert_eq!(time.later_by(Duration::ZERO), time);
+        assert_eq!(time.later_by(Duration::from_secs(10)), Tai64n::from_unix(at(110, 999_999_999)));
+        assert_eq!(time.later_by(Duration::from_millis(500)).to_unix().0.as_secs(), 101);
+        assert!(Tai64n::from_bytes([0xff; 12]).later_by(Duration::MAX) >= time);
     }
 
     #[test]

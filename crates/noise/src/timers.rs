@@ -33,12 +33,14 @@ pub(crate) enum Timer {
     PersistentKeepalive,
     /// The keys are erased (requirement 9).
     ZeroKeys,
+    /// A provisional peer is forgotten (control rule 8).
+    Provisional,
 }
 
 /// The deadlines of one peer.
 #[derive(Debug, Default)]
 pub(crate) struct PeerTimers {
-    deadlines: [Option<Instant>; 5],
+    deadlines: [Option<Instant>; 6],
     /// The entry in the queue.
     queued: Option<Instant>,
 }

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tombolo_noise::clock::{Instant, Now, UnixTime};
 use tombolo_noise::{
-    Device, Event, Keypair, Link, Output, PresharedKey, PrivateKey, Received, TRANSPORT_OVERHEAD, padded_len,
+    Device, Event, Keypair, Link, MembershipOptions, Output, PresharedKey, PrivateKey, Received,
+    TRANSPORT_OVERHEAD, padded_len,
 };
 use tombolo_packet::Endpoint;
 use tombolo_packet::message::{MessageType, Transport};
@@ -152,6 +153,7 @@ impl Interop {
                 Output::FlushStaged { .. } => self.flush(false),
                 Output::DropStaged { .. } => self.staged.clear(),
                 Output::ResolveEndpoint { .. } | Output::TimestampAdvanced { .. } => {}
+                other => panic!("a static peer has no part in membership mode: {other:?}"),
             }
         }
     }
@@ -290,6 +292,26 @@ fn a_session_begun_by_either_side_carries_data_both_ways() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn a_configured_stock_peer_notices_nothing_of_membership_mode_control_rule_9() {
+    for initiator in [Side::Ours, Side::Theirs] {
+        let mut interop = Interop::new(5, true);
+        let now = Now { boot: interop.now, wall: UnixTime(WALL_AT_START) };
+        interop.device.set_membership(Some(MembershipOptions::node()), now);
+        interop.send(initiator, &inner_packet(0, 60));
+        interop.settle();
+        assert_eq!(interop.delivered_to(other(initiator)).len(), 1, "no cookie, no second attempt");
+        for number in 1..300 {
+            interop.advance(Duration::from_secs(7), false);
+            interop.send(initiator, &inner_packet(number, 60));
+            interop.send(other(initiator), &inner_packet(number, 60));
+            interop.settle();
+        }
+        assert_eq!(interop.delivered_to(other(initiator)).len(), 300);
+        assert_eq!(interop.delivered_to(initiator).len(), 299);
     }
 }
 

@@ -43,6 +43,12 @@ drop_reasons! {
     UnknownPeer => "unknown_peer",
     /// An initiation whose timestamp is not newer than the last one (requirement 11).
     StaleTimestamp => "stale_timestamp",
+    /// An initiation whose timestamp is further ahead of our clock than is allowed (requirement 11).
+    TimestampAhead => "timestamp_ahead",
+    /// An initiation of an unknown key while as many provisional tunnels exist as may, in all or for its source.
+    ProvisionalLimit => "provisional_limit",
+    /// A handshake message of no known source beyond a quarter of the handshake time.
+    ProvisionalBudget => "provisional_budget",
     /// An initiation within 20 ms of the last one of the same peer (requirement 11).
     InitiationFlood => "initiation_flood",
     /// A response or cookie reply that answers nothing we sent, or answers it twice (requirement 27).
@@ -63,6 +69,10 @@ drop_reasons! {
     CongestionMarked => "congestion_marked",
     /// An inner source address that is not the peer's (requirement 18).
     SourceNotAllowed => "source_not_allowed",
+    /// An inner packet of a peer whose membership was not shown, was refused or has ended.
+    NotAuthorised => "not_authorised",
+    /// A message beyond three times of what came from a path that is not proven yet.
+    PathUnproven => "path_unproven",
     /// An outgoing packet whose destination no peer has.
     NoRoute => "no_route",
     /// An outgoing packet for a peer with no known endpoint.

@@ -115,7 +115,14 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     /// `None`: our own key, which is no peer (requirement 25).
     fn add_peer(&mut self, change: &PeerChange) -> Option<PeerId> {
         let id = self.device.add_peer(change.public_key).ok()?;
-        let peer = Peer { link: Arc::clone(self.device.link(id)?), staging: Staging::default() };
+        self.add_record(id);
+        Some(id)
+    }
+
+    /// What workers and the status need of a peer of the device.
+    pub(super) fn add_record(&mut self, id: PeerId) {
+        let Some(link) = self.device.link(id) else { return };
+        let peer = Peer { link: Arc::clone(link), staging: Staging::default() };
         let record = PeerRecord {
             peer: Arc::new(peer),
             initiation_sent: None,
@@ -124,7 +131,6 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         };
         self.next_order += 1;
         self.peers.insert(id, record);
-        Some(id)
     }
 
     fn remove_peer(&mut self, id: PeerId) {
@@ -132,7 +138,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         self.forget_peer(id);
     }
 
-    fn forget_peer(&mut self, id: PeerId) {
+    pub(super) fn forget_peer(&mut self, id: PeerId) {
         self.routes.remove_peer(id);
         if let Some(record) = self.peers.remove(&id) {
             record.peer.staging.clear(&self.shared.staging_budget);

@@ -1,9 +1,10 @@
 //! What the shell sets: the private key, peers, and whether the link is up.
 
 use super::{Device, Output};
-use crate::clock::Now;
+use crate::clock::{Instant, Now};
 use crate::keys::{PresharedKey, PrivateKey, PublicKey, RemoteStatic, StaticIdentity};
 use crate::peer::Peer;
+use crate::standing::Standing;
 use crate::tai64n::Tai64n;
 use crate::timers::Timer;
 use rand_core::CryptoRng;
@@ -44,6 +45,7 @@ impl Device {
         {
             return None;
         }
+        self.drop_provisional_peers();
         let own = identity.as_deref().and_then(|identity| self.peer_by_key(identity.public_key()));
         if let Some(own) = own {
             self.remove_peer(own);
@@ -69,11 +71,23 @@ impl Device {
         own
     }
 
-    /// Adds a peer. A key of low order is accepted, and never answered (requirement 24).
+    /// Adds a static peer. A key of low order is accepted, and never answered (requirement 24). A peer of that key that is
+    /// there by membership becomes a static one, whose sessions begin anew (control rule 9).
     ///
     /// # Errors
     /// See [`AddPeerError`].
     pub fn add_peer(&mut self, public_key: PublicKey) -> Result<PeerId, AddPeerError> {
+        match self.peer_by_key(&public_key) {
+            Some(known) if self.make_static(known) => Ok(known),
+            _ => self.add_peer_of_standing(public_key, Standing::Static),
+        }
+    }
+
+    pub(super) fn add_peer_of_standing(
+        &mut self,
+        public_key: PublicKey,
+        standing: Standing,
+    ) -> Result<PeerId, AddPeerError> {
         if self.public_key() == Some(public_key) {
             return Err(AddPeerError::OwnKey);
         }
@@ -89,7 +103,7 @@ impl Device {
             }
         };
         let remote = self.identity.as_deref().map(|identity| RemoteStatic::new(identity, public_key));
-        self.peers[id.0 as usize] = Some(Box::new(Peer::new(id, public_key, remote)));
+        self.peers[id.0 as usize] = Some(Box::new(Peer::new(id, public_key, remote, standing)));
         self.by_key.insert(public_key, id);
         Ok(id)
     }
@@ -97,19 +111,33 @@ impl Device {
     /// Removes a peer with its keys, timers and outputs. The slot is used again.
     pub fn remove_peer(&mut self, id: PeerId) {
         self.end_sessions(id);
+        self.release_provisional(id);
         let Some(peer) = self.peers.get_mut(id.0 as usize).and_then(Option::take) else { return };
         peer.link.remove();
+        if let Some(known) = peer.known_source {
+            self.sources.remove(known);
+        }
         self.timers.remove(id, &peer.timers);
         self.by_key.remove(peer.link.public_key());
         self.outputs.retain(|output| output.peer() != Some(id));
         self.free_slots.push(id);
     }
 
-    /// Sets the preshared key of handshakes to come (§5.2); zeros for none.
+    /// Sets the preshared key of handshakes to come (§5.2); zeros for none. Of a peer that is no static one, a session
+    /// that was made without the new preshared key ends, and it is provisional no more (control rule 9).
     pub fn set_preshared_key(&mut self, id: PeerId, preshared_key: PresharedKey) {
-        if let Some(peer) = self.peer_mut(id) {
-            peer.preshared_key = preshared_key;
+        let Some(peer) = self.peer_mut(id) else { return };
+        let changed = peer.preshared_key != preshared_key;
+        peer.preshared_key = preshared_key;
+        if !changed || peer.is_static() {
+            return;
         }
+        let was_provisional = peer.is_provisional();
+        self.end_sessions(id);
+        if was_provisional {
+            self.set_standing(id, Standing::Unverified, Instant::default());
+        }
+        self.update_timers(id);
     }
 
     /// Sets the seconds between persistent keepalives; zero and `None` switch them off. Switching them on
@@ -146,8 +174,8 @@ impl Device {
         let waits = peer.timers.deadline(Timer::Retransmit).is_some() && peer.pending.is_none();
         if endpoint.is_some() && waits {
             self.start_handshake(id, now, rng);
-            self.update_timers(id);
         }
+        self.update_timers(id);
     }
 
     /// Raises the greatest timestamp received from the peer to what was kept on disk (requirement 11).
@@ -167,7 +195,8 @@ impl Device {
 
     /// How far ahead of our wall clock the timestamp of an initiation may be; what is further ahead is
     /// refused, so that a peer whose clock was wrong once is not locked out later (requirement 11, CVE-2021-46873).
-    /// `None`, the default, sets no bound, as stock WireGuard: our own clock may be the wrong one.
+    /// `None`, the default, sets no bound, as stock WireGuard: our own clock may be the wrong one. For all but static peers there is a bound of
+    /// 15 minutes in any case ([`MEMBER_MAX_TIMESTAMP_AHEAD`](crate::MEMBER_MAX_TIMESTAMP_AHEAD)).
     pub fn set_max_timestamp_ahead(&mut self, bound: Option<Duration>) {
         self.max_timestamp_ahead = bound;
     }
@@ -185,6 +214,7 @@ impl Device {
             return;
         }
         self.link_up = up;
+        self.drop_provisional_peers();
         for id in self.peer_ids() {
             if up {
                 self.resume_peer(id, now, rng);
@@ -199,7 +229,8 @@ impl Device {
         }
     }
 
-    /// Forces a handshake with the peer, as after a restart, when it may still hold old keys.
+    /// Forces a handshake with the peer, as after a restart, when it may still hold old keys. Not with a provisional one
+    /// (control rule 8).
     pub fn initiate(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
         if let Some(peer) = self.peer_mut(id) {
             let _ = peer.link.want_handshake();
@@ -210,7 +241,9 @@ impl Device {
 
     /// Ends all sessions, and starts handshakes with the peers that had one. To be called when the machine was
     /// suspended, or a snapshot of it resumed: a counter used twice under one key would be fatal (requirement 9).
+    /// Provisional peers go. To be called as well when the generation id of the virtual machine has changed (control rule 19).
     pub fn expire_all(&mut self, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
+        self.drop_provisional_peers();
         for id in self.peer_ids() {
             let wanted = self.is_session_wanted(id);
             self.end_sessions(id);

@@ -1,8 +1,9 @@
 //! Handshakes that we begin: when, how often, and when to give up.
 
-use super::{Device, HANDSHAKE_TRAFFIC_CLASS, Output};
+use super::{Device, HANDSHAKE_TRAFFIC_CLASS, MAX_UNVERIFIED_ATTEMPTS, Output};
 use crate::clock::Now;
 use crate::handshake::create_initiation;
+use crate::standing::Standing;
 use crate::tai64n::Tai64n;
 use crate::timers::{MAX_HANDSHAKE_ATTEMPTS, REKEY_TIMEOUT, Timer, ZERO_KEYS_AFTER_TIME, jitter};
 use arrayvec::ArrayVec;
@@ -18,8 +19,10 @@ impl Device {
         if !self.is_ready() {
             return;
         }
-        let Some(peer) = self.peer_mut(id) else { return };
+        // Control rule 8: with a provisional peer we begin nothing.
+        let Some(peer) = self.peer_mut(id).filter(|peer| !peer.is_provisional()) else { return };
         peer.attempts = 0;
+        peer.resent_for_cookie = false;
         // Requirement 5: one initiation in Rekey-Timeout at most, and none shortly after a response of ours, which the peer is
         // about to confirm. The kernel forgets such a wish; here it is put off.
         match peer
@@ -45,9 +48,14 @@ impl Device {
         if !ready {
             return;
         }
-        if peer.attempts >= MAX_HANDSHAKE_ATTEMPTS {
+        let max_attempts = match peer.link.standing() {
+            Standing::Unverified => MAX_UNVERIFIED_ATTEMPTS,
+            _ => MAX_HANDSHAKE_ATTEMPTS,
+        };
+        if peer.attempts >= max_attempts {
             return self.give_up(id, now);
         }
+        peer.resent_for_cookie = false;
         if peer.pending.is_some() {
             // Requirement 20: perhaps it is our side of the path that does not work.
             peer.link.forget_any_source();
@@ -65,6 +73,19 @@ impl Device {
         }
     }
 
+    /// A cookie has come for the initiation under way. Who is no static peer asks everybody for one, and so is given the message again at once, once for
+    /// each attempt (control rule 8).
+    pub(super) fn resend_for_cookie(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
+        let Some(peer) = self.peer_mut(id) else { return };
+        if peer.is_static() || peer.pending.is_none() || peer.resent_for_cookie {
+            return;
+        }
+        peer.resent_for_cookie = true;
+        peer.attempts = peer.attempts.saturating_sub(1);
+        self.send_initiation(id, now, rng);
+        self.update_timers(id);
+    }
+
     /// Sends an initiation and waits for its response. An attempt that cannot be sent, for want of an
     /// endpoint or because the peer's key is of low order (requirement 24), counts as one that was not answered.
     fn send_initiation(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
@@ -72,6 +93,7 @@ impl Device {
         let deadline = now.boot + REKEY_TIMEOUT + jitter(rng);
         let index = self.unused_index(id, rng);
         let identity = self.identity.clone();
+        let (wall, reservation) = (self.wall(now), self.timestamp_reservation);
         let Some(peer) = self.peer_mut(id) else { return };
         peer.attempts = peer.attempts.saturating_add(1);
         peer.timers.set(Timer::Retransmit, Some(deadline));
@@ -81,20 +103,26 @@ impl Device {
         };
         let (Some(identity), Some(remote)) = (identity, &peer.remote) else { return };
         // Requirement 11: greater than every one before, also when the clock was set back.
-        let timestamp = Tai64n::from_unix(now.wall).max(peer.last_sent_timestamp.next_after());
+        let timestamp = Tai64n::from_unix(wall).max(peer.last_sent_timestamp.next_after());
         let Some((initiator, mut message)) = create_initiation(&identity, remote, timestamp, index, rng)
         else {
             return;
         };
         peer.cookie_jar.write_macs(&mut message, remote, now.boot);
         peer.last_sent_timestamp = timestamp;
+        let announce = timestamp > peer.reserved_timestamp;
+        if announce {
+            peer.reserved_timestamp = timestamp.later_by(reservation);
+        }
         peer.last_handshake_sent = Some(now.boot);
         peer.pending = Some(initiator);
         peer.link.note_handshake_sent(now.boot, message.len());
         self.pending.insert(index, id);
         self.watch_persistent_keepalive(id, now.boot);
         // First, so that a shell that writes it down does so before the message is on its way.
-        self.outputs.push_back(Output::TimestampAdvanced { peer: id });
+        if announce {
+            self.outputs.push_back(Output::TimestampAdvanced { peer: id });
+        }
         self.push_datagram(Some(id), destination, &message);
     }
 

@@ -1,12 +1,14 @@
 //! Handshake messages and cookie replies from the network. None of it can panic, and nothing is
 //! answered, logged or remembered before the sender is authenticated (requirement 15).
 
-use super::Device;
+use super::{Device, MEMBER_MAX_TIMESTAMP_AHEAD};
 use crate::clock::{Instant, Now};
 use crate::cookie::{HandshakeMessage, verify_mac1};
 use crate::handshake::consume_initiation_static;
 use crate::keys::StaticIdentity;
+use crate::peer::{Claim, Peer};
 use crate::tai64n::Tai64n;
+use crate::timers::REKEY_TIMEOUT;
 use rand_core::CryptoRng;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +28,8 @@ const UNDER_LOAD_DIVISOR: usize = 8;
 
 impl Device {
     /// Takes an initiation, a response or a cookie reply. `source` is the outer source, and our address
-    /// that it was sent to; `queue_depth` of `queue_capacity` handshake messages were waiting with it.
+    /// that it was sent to; `queue_depth` of `queue_capacity` handshake messages were waiting with it, in membership mode in the
+    /// queue that the [`source_table`](Self::source_table) chose.
     ///
     /// # Errors
     /// Why the message was dropped. [`DropReason::CookieRequired`] comes with an answer, as the one reason of all. Transport data is
@@ -46,32 +49,49 @@ impl Device {
         match kind {
             MessageType::Initiation => {
                 let message = Initiation::parse(datagram)?;
-                let load = self.is_under_load(queue_depth, queue_capacity, now.boot);
-                self.admit(&message, &identity, source, load, now.boot, rng)?;
-                self.consume_initiation(&message, &identity, source, now, rng)
+                let stranger = self.is_stranger(source);
+                let load = self.is_under_load(stranger, queue_depth, queue_capacity, now.boot)
+                    || (stranger && self.is_strangers_time_up(now.boot));
+                let proven = self.admit(&message, &identity, source, load, now.boot, rng)?;
+                if stranger {
+                    self.spend_on_stranger(now.boot)?;
+                }
+                self.consume_initiation(&message, &identity, source, proven, now, rng)
             }
             MessageType::Response => {
                 let message = Response::parse(datagram)?;
-                let load = self.is_under_load(queue_depth, queue_capacity, now.boot);
+                let stranger = self.is_stranger(source);
+                let load = self.is_under_load(stranger, queue_depth, queue_capacity, now.boot);
                 self.admit(&message, &identity, source, load, now.boot, rng)?;
                 self.consume_response(&message, &identity, source, now)
             }
-            MessageType::CookieReply => self.consume_cookie_reply(&CookieReply::parse(datagram)?, now.boot),
+            MessageType::CookieReply => {
+                let id = self.consume_cookie_reply(&CookieReply::parse(datagram)?, now.boot)?;
+                self.resend_for_cookie(id, now, rng);
+                Ok(())
+            }
             MessageType::Transport => Err(DropReason::MalformedMessage),
         }
     }
 
     /// Requirement 13 (`receive.c`).
-    fn is_under_load(&mut self, queue_depth: usize, queue_capacity: usize, now: Instant) -> bool {
+    fn is_under_load(
+        &mut self,
+        stranger: bool,
+        queue_depth: usize,
+        queue_capacity: usize,
+        now: Instant,
+    ) -> bool {
+        let last_under_load = &mut self.last_under_load[usize::from(stranger)];
         if queue_capacity > 0 && queue_depth >= queue_capacity.div_ceil(UNDER_LOAD_DIVISOR) {
-            self.last_under_load = Some(now);
+            *last_under_load = Some(now);
         }
-        self.last_under_load.take_if(|last| now.saturating_duration_since(*last) >= UNDER_LOAD_AFTER_TIME);
-        self.last_under_load.is_some()
+        last_under_load.take_if(|last| now.saturating_duration_since(*last) >= UNDER_LOAD_AFTER_TIME);
+        last_under_load.is_some()
     }
 
     /// mac1 first, always. Under load mac2 as well, or a cookie reply; then the rate of the source,
-    /// which is known to be real by then (requirement 13, §5.3).
+    /// which is known to be real by then (requirement 13, §5.3). Says whether the source holds a cookie of ours, if that matters.
     fn admit(
         &mut self,
         message: &impl HandshakeMessage,
@@ -80,19 +100,34 @@ impl Device {
         under_load: bool,
         now: Instant,
         rng: &mut (impl CryptoRng + ?Sized),
-    ) -> Result<(), DropReason> {
+    ) -> Result<bool, DropReason> {
         if !verify_mac1(message, identity) {
             return Err(DropReason::InvalidMac1);
         }
+        if !under_load && self.membership.is_none() {
+            return Ok(false);
+        }
+        let proven = self.cookies.verify_mac2(message, source.remote, now);
         if !under_load {
-            return Ok(());
+            return Ok(proven);
         }
-        if !self.cookies.verify_mac2(message, source.remote, now) {
-            let reply = self.cookies.create_reply(identity, message, source.remote, now, rng);
-            self.push_datagram(None, source, &reply);
-            return Err(DropReason::CookieRequired);
+        if !proven {
+            return Err(self.demand_cookie(message, identity, source, now, rng));
         }
-        if self.rate_limiter.allow(source.remote.ip(), now) { Ok(()) } else { Err(DropReason::RateLimited) }
+        if self.rate_limiter.allow(source.remote.ip(), now) { Ok(true) } else { Err(DropReason::RateLimited) }
+    }
+
+    fn demand_cookie(
+        &mut self,
+        message: &impl HandshakeMessage,
+        identity: &StaticIdentity,
+        source: Endpoint,
+        now: Instant,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> DropReason {
+        let reply = self.cookies.create_reply(identity, message, source.remote, now, rng);
+        self.push_datagram(None, source, &reply);
+        DropReason::CookieRequired
     }
 
     fn consume_initiation(
@@ -100,50 +135,81 @@ impl Device {
         message: &Initiation<'_>,
         identity: &StaticIdentity,
         source: Endpoint,
+        proven: bool,
         now: Now,
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Result<(), DropReason> {
         let received = consume_initiation_static(identity, message)?;
-        let id = self.peer_by_key(received.remote_static()).ok_or(DropReason::UnknownPeer)?;
-        let peer = self.peer(id).ok_or(DropReason::UnknownPeer)?;
-        let remote = peer.remote.as_ref().ok_or(DropReason::NotReady)?;
-        let responder = received.consume_timestamp(remote)?;
+        let known = self.peer_by_key(received.remote_static());
+        let known_peer = known.and_then(|id| self.peer(id));
+        // Control rule 8: an unknown key is asked for a cookie, load or not; outside of membership mode it is met with silence.
+        if known_peer.is_none_or(Peer::is_provisional) {
+            if self.membership.is_none() {
+                return Err(DropReason::UnknownPeer);
+            }
+            if !proven {
+                return Err(self.demand_cookie(message, identity, source, now.boot, rng));
+            }
+        }
+        let (id, responder) = match (known, known_peer) {
+            (Some(id), Some(peer)) => {
+                if peer.is_provisional() && !Self::may_begin_again(peer, source) {
+                    return Err(DropReason::ProvisionalLimit);
+                }
+                let remote = peer.remote.as_ref().ok_or(DropReason::NotReady)?;
+                (id, received.consume_timestamp(remote)?)
+            }
+            _ => self.admit_provisional(received, identity, source, now)?,
+        };
         let timestamp = responder.timestamp();
         let ahead = self.check_timestamp(id, timestamp, now)?;
         let index = self.unused_index(id, rng);
         let peer = self.peer_mut(id).ok_or(DropReason::UnknownPeer)?;
         let (mut response, secrets) = responder.create_response(&peer.preshared_key, index, rng)?;
-        // Nothing fails from here on. As in stock WireGuard a valid initiation of a configured peer moves the
-        // timestamp and the endpoint. A node in membership mode has to be stricter: there a key that it does not know gets a
-        // provisional session, and whoever replays or relays must not move anything before a membership was shown.
-        peer.last_received_timestamp = timestamp;
-        peer.timestamp_ahead = ahead;
-        peer.last_initiation_consumed = Some(now.boot);
-        peer.link.note_handshake_received(source, now.boot, message.as_bytes().len());
-        self.outputs.push_back(Output::TimestampAdvanced { peer: id });
-        self.add_session(id, &secrets, now);
-        let peer = self.peer_mut(id).ok_or(DropReason::UnknownPeer)?;
+        // Nothing fails from here on.
         if let Some(remote) = &peer.remote {
             peer.cookie_jar.write_macs(&mut response, remote, now.boot);
         }
-        // Our own initiation, if one is under way, stays: each side then answers the other's, and both
-        // sessions hold. Whether the peer's implementation keeps its own does not matter.
-        peer.last_handshake_sent = Some(now.boot);
-        peer.link.note_handshake_sent(now.boot, response.len());
+        peer.last_initiation_consumed = Some(now.boot);
+        let bytes = message.as_bytes().len();
+        if peer.is_static() {
+            // As in stock WireGuard a valid initiation moves the timestamp and the endpoint. Our own initiation, if one is under way,
+            // stays: each side then answers the other's, and both sessions hold. Whether the peer's implementation keeps its own does not matter.
+            peer.last_received_timestamp = timestamp;
+            peer.timestamp_ahead = ahead;
+            peer.link.note_handshake_received(source, now.boot, bytes);
+            peer.last_handshake_sent = Some(now.boot);
+            peer.link.note_handshake_sent(now.boot, response.len());
+            self.outputs.push_back(Output::TimestampAdvanced { peer: id });
+        } else {
+            // Control rule 10: it may be a replay. Timestamp, endpoint and timers wait for the first transport message.
+            peer.claim = Some(Claim { timestamp, ahead, made: now.boot });
+            peer.link.count_handshake(bytes, response.len());
+        }
+        self.add_session(id, &secrets, Some(source.remote), now);
         self.watch_persistent_keepalive(id, now.boot);
         self.update_timers(id);
         self.push_datagram(Some(id), source, &response);
         Ok(())
     }
 
-    /// Requirement 11. Returns how far the timestamp is ahead of our clock.
+    /// Requirement 11, control rule 10. Returns how far the timestamp is ahead of our clock.
     fn check_timestamp(&self, id: PeerId, timestamp: Tai64n, now: Now) -> Result<Duration, DropReason> {
         let peer = self.peer(id).ok_or(DropReason::UnknownPeer)?;
-        let ahead = timestamp.to_unix().0.saturating_sub(now.wall.0);
-        if timestamp <= peer.last_received_timestamp
-            || self.max_timestamp_ahead.is_some_and(|bound| ahead > bound)
-        {
+        let ahead = timestamp.to_unix().0.saturating_sub(self.wall(now).0);
+        if timestamp <= peer.last_received_timestamp {
             return Err(DropReason::StaleTimestamp);
+        }
+        // An initiation that was answered a moment ago and has not been followed by its first message: the same once more, or
+        // one from before, would only put its session out. An honest peer comes with a later one.
+        if peer.claim.is_some_and(|claim| {
+            timestamp <= claim.timestamp && now.boot.saturating_duration_since(claim.made) < REKEY_TIMEOUT
+        }) {
+            return Err(DropReason::StaleTimestamp);
+        }
+        let member_bound = (!peer.is_static()).then_some(MEMBER_MAX_TIMESTAMP_AHEAD);
+        if [self.max_timestamp_ahead, member_bound].into_iter().flatten().any(|bound| ahead > bound) {
+            return Err(DropReason::TimestampAhead);
         }
         match peer.last_initiation_consumed {
             Some(last) if now.boot.saturating_duration_since(last) < MIN_INITIATION_INTERVAL => {
@@ -173,17 +239,27 @@ impl Device {
                 return Err(reason);
             }
         };
+        // Where the initiation went; a response from elsewhere says nothing of that path.
+        let proven_remote = peer.link.endpoint().map(|endpoint| endpoint.remote);
+        let proven_remote = proven_remote.filter(|&remote| remote == source.remote);
         peer.link.note_handshake_received(source, now.boot, message.as_bytes().len());
+        if let Some(remote) = proven_remote {
+            peer.link.prove_path(remote);
+        }
         self.pending.remove(&index);
-        self.add_session(id, &secrets, now);
+        self.add_session(id, &secrets, proven_remote, now);
         self.complete_handshake(id, now);
         self.update_timers(id);
         self.outputs.push_back(Output::SessionReady { peer: id, initiator: true });
         Ok(())
     }
 
-    /// Requirement 14. The message to repeat is repeated when its time comes, and the endpoint stays.
-    fn consume_cookie_reply(&mut self, message: &CookieReply<'_>, now: Instant) -> Result<(), DropReason> {
+    /// Requirement 14. To a static peer the message is repeated when its time comes; the endpoint stays. Gives the peer.
+    fn consume_cookie_reply(
+        &mut self,
+        message: &CookieReply<'_>,
+        now: Instant,
+    ) -> Result<PeerId, DropReason> {
         let index = message.receiver_index();
         // It answers an initiation, or a response, whose index is that of its keypair.
         let id = match self.pending.get(&index) {
@@ -192,6 +268,7 @@ impl Device {
         };
         let peer = self.peer_mut(id).ok_or(DropReason::UnexpectedResponse)?;
         let remote = peer.remote.as_ref().ok_or(DropReason::UnexpectedResponse)?;
-        peer.cookie_jar.consume_reply(message, remote, now)
+        peer.cookie_jar.consume_reply(message, remote, now)?;
+        Ok(id)
     }
 }

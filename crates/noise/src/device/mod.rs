@@ -2,29 +2,37 @@
 
 mod configure;
 mod handshakes;
+mod membership;
 mod messages;
 mod output;
+mod provisional;
 mod sessions;
 #[cfg(test)]
 mod tests;
 mod timeouts;
 
 pub use configure::AddPeerError;
+pub use membership::{
+    MAX_UNVERIFIED_ATTEMPTS, MEMBER_MAX_TIMESTAMP_AHEAD, MembershipOptions, PROVISIONAL_LIFETIME,
+};
 pub use output::{HANDSHAKE_TRAFFIC_CLASS, Output, PeerStatus, SessionState};
 
-use crate::clock::{Instant, Now};
+use crate::clock::{Instant, Now, UnixTime};
 use crate::cookie::CookieChecker;
 use crate::index_table::IndexTable;
 use crate::keys::{PrivateKey, PublicKey, StaticIdentity};
 use crate::link::Link;
 use crate::peer::Peer;
 use crate::rate_limit::RateLimiter;
+use crate::source_table::SourceTable;
 use crate::tai64n::Tai64n;
 use crate::timers::{Timer, TimerQueue};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tombolo_packet::{PeerId, Steering};
+
+use provisional::Membership;
 
 /// One WireGuard interface: an identity and its peers.
 ///
@@ -45,10 +53,18 @@ pub struct Device {
     outputs: VecDeque<Output>,
     cookies: CookieChecker,
     rate_limiter: RateLimiter,
-    /// When the handshake queue was last found long (requirement 13).
-    last_under_load: Option<Instant>,
+    /// When the handshake queue was last found long (requirement 13): that of known sources, that of others.
+    last_under_load: [Option<Instant>; 2],
     max_timestamp_ahead: Option<Duration>,
     steering: Option<Steering>,
+    timestamp_reservation: Duration,
+    /// The least that the wall clock can be, and when that was said (control rule 18).
+    time_floor: Option<Now>,
+    /// None: keys that are not known are met with silence.
+    membership: Option<Membership>,
+    sources: Arc<SourceTable>,
+    /// Sessions made so far.
+    epochs: u64,
 }
 
 impl Default for Device {
@@ -72,9 +88,14 @@ impl Device {
             outputs: VecDeque::new(),
             cookies: CookieChecker::new(),
             rate_limiter: RateLimiter::new(),
-            last_under_load: None,
+            last_under_load: [None; 2],
             max_timestamp_ahead: None,
             steering: None,
+            timestamp_reservation: Duration::ZERO,
+            time_floor: None,
+            membership: None,
+            sources: Arc::new(SourceTable::new()),
+            epochs: 0,
         }
     }
 
@@ -122,7 +143,7 @@ impl Device {
     pub fn peer_status(&self, id: PeerId, now: Now) -> Option<PeerStatus> {
         let peer = self.peer(id)?;
         let known = |timestamp: Tai64n| (timestamp != Tai64n::default()).then_some(timestamp);
-        let state = if peer.link.sending_keypair(now.boot).is_some() {
+        let state = if peer.link.session_keypair(now.boot).is_some() {
             SessionState::Established
         } else if peer.timers.deadline(Timer::Retransmit).is_some() || peer.keypairs.next.is_some() {
             SessionState::Connecting
@@ -130,6 +151,7 @@ impl Device {
             SessionState::Idle
         };
         Some(PeerStatus {
+            standing: peer.link.standing(),
             preshared_key: peer.preshared_key.clone(),
             last_handshake: peer.link.last_handshake(),
             persistent_keepalive: peer.persistent_keepalive,
@@ -138,6 +160,7 @@ impl Device {
             last_received_timestamp: known(peer.last_received_timestamp),
             timestamp_ahead: peer.timestamp_ahead,
             last_sent_timestamp: known(peer.last_sent_timestamp),
+            reserved_timestamp: known(peer.reserved_timestamp.max(peer.last_sent_timestamp)),
             last_received_age: peer
                 .link
                 .last_received()
@@ -162,8 +185,17 @@ impl Device {
         self.peers().collect()
     }
 
+    /// The wall clock, or what is known to be the least that it can be (control rule 18).
+    fn wall(&self, now: Now) -> UnixTime {
+        let floor = self.time_floor.map(|floor| {
+            UnixTime(floor.wall.0.saturating_add(now.boot.saturating_duration_since(floor.boot)))
+        });
+        floor.map_or(now.wall, |floor| floor.max(now.wall))
+    }
+
     /// Puts the peer's earliest deadline into the queue: the last step of whatever changes its timers.
     fn update_timers(&mut self, id: PeerId) {
+        self.update_known_source(id);
         // Not through `peer_mut`, so that the queue can be borrowed as well.
         if let Some(Some(peer)) = self.peers.get_mut(id.0 as usize) {
             self.timers.update(id, &mut peer.timers);

@@ -1,9 +1,11 @@
 //! What the device hands out.
 
 use crate::clock::UnixTime;
-use crate::keys::PresharedKey;
+use crate::keys::{PresharedKey, PublicKey};
+use crate::standing::Standing;
 use crate::tai64n::Tai64n;
 use arrayvec::ArrayVec;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tombolo_packet::message::INITIATION_LEN;
 use tombolo_packet::{Endpoint, PeerId};
@@ -60,6 +62,35 @@ pub enum Output {
         /// The peer.
         peer: PeerId,
     },
+    /// An unknown key completed its half of a handshake: there is a provisional peer of which the shell knows
+    /// nothing yet. Comes before its response, so that workers know the peer before anything of it arrives (control rule 8).
+    PeerAppeared {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The device removed the peer on its own: a provisional one whose time was up. The slot may be in use by another
+    /// already, of which [`PeerAppeared`](Self::PeerAppeared) comes later.
+    PeerGone {
+        /// The slot it had.
+        peer: PeerId,
+        /// Its key.
+        public_key: PublicKey,
+    },
+    /// A peer that is no static one was heard from another address. Where
+    /// [`Link::is_path_limited`](crate::Link::is_path_limited), a challenge is to be sent there, and its answer told to
+    /// [`Device::path_validated`](crate::Device::path_validated) (control rule 10).
+    EndpointMoved {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The key is in use in two places: the peer made new keys from one address, and seconds later old ones are used from
+    /// another. At most once for each session (control rule 19).
+    KeyInTwoPlaces {
+        /// The peer, whose link has the newer address.
+        peer: PeerId,
+        /// The other address.
+        other: SocketAddr,
+    },
     /// The greatest timestamp sent to or received from the peer grew: keep it on disk (requirement 11).
     TimestampAdvanced {
         /// The peer.
@@ -68,15 +99,20 @@ pub enum Output {
 }
 
 impl Output {
-    /// The peer that it is about.
+    /// The peer that it is about, and with which it goes.
     pub(crate) fn peer(&self) -> Option<PeerId> {
         match *self {
             Self::Datagram { peer, .. } => peer,
+            // It outlives the peer.
+            Self::PeerGone { .. } => None,
             Self::Keepalive { peer }
             | Self::SessionReady { peer, .. }
             | Self::FlushStaged { peer }
             | Self::DropStaged { peer }
             | Self::ResolveEndpoint { peer }
+            | Self::PeerAppeared { peer }
+            | Self::EndpointMoved { peer }
+            | Self::KeyInTwoPlaces { peer, .. }
             | Self::TimestampAdvanced { peer } => Some(peer),
         }
     }
@@ -96,6 +132,8 @@ pub enum SessionState {
 /// What the device knows of a peer. Byte counts and the endpoint are on its [`Link`](crate::Link).
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
+    /// What the peer is to us.
+    pub standing: Standing,
     /// The preshared key; all zeros for none.
     pub preshared_key: PresharedKey,
     /// When the last handshake was completed.
@@ -114,6 +152,9 @@ pub struct PeerStatus {
     pub timestamp_ahead: Duration,
     /// Greatest TAI64N sent.
     pub last_sent_timestamp: Option<Tai64n>,
+    /// What is to be kept on disk in place of the greatest TAI64N sent: as great, or ahead of it by what
+    /// [`Device::set_timestamp_reservation`](crate::Device::set_timestamp_reservation) says (control rule 18).
+    pub reserved_timestamp: Option<Tai64n>,
     /// Time since anything authenticated came from the peer.
     pub last_received_age: Option<Duration>,
 }

@@ -7,6 +7,7 @@ use crate::index_table::IndexEntry;
 use crate::keypair::Keypair;
 use crate::timers::{Timer, ZERO_KEYS_AFTER_TIME};
 use rand_core::CryptoRng;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tombolo_packet::PeerId;
 
@@ -26,13 +27,23 @@ impl Device {
         }
     }
 
-    /// Installs what a handshake gave (requirement 12; `noise.c` `add_new_keypair`).
-    pub(super) fn add_session(&mut self, id: PeerId, secrets: &SessionSecrets, now: Now) {
+    /// Installs what a handshake gave (requirement 12; `noise.c` `add_new_keypair`). Whoever uses the keys has received at
+    /// `proven_remote`.
+    pub(super) fn add_session(
+        &mut self,
+        id: PeerId,
+        secrets: &SessionSecrets,
+        proven_remote: Option<SocketAddr>,
+        now: Now,
+    ) {
         // A worker may have seen `next` confirmed while this handshake was being made; its event is
         // still under way, and the keypair is the current one all the same.
         self.promote_if_confirmed(id, now);
+        self.epochs += 1;
+        let epoch = self.epochs;
         let Some(peer) = self.peer_mut(id) else { return };
-        let keypair = Arc::new(Keypair::new(secrets, now.boot));
+        let keypair = Arc::new(Keypair::new(secrets, epoch, proven_remote, now.boot));
+        let is_static = peer.is_static();
         let link = Arc::clone(&peer.link);
         let slots = &mut peer.keypairs;
         let dropped = match secrets.role {
@@ -44,6 +55,8 @@ impl Device {
                 let (kept, dropped) = if next.is_some() { (next, current) } else { (current, None) };
                 [std::mem::replace(&mut slots.previous, kept), dropped]
             }
+            // Control rule 10: the initiation of a member may be a replay, so what it costs the true session is nothing.
+            Role::Responder if !is_static => [slots.next.replace(Arc::clone(&keypair)), None],
             Role::Responder => [slots.next.replace(Arc::clone(&keypair)), slots.previous.take()],
         };
         peer.timers.set(Timer::ZeroKeys, Some(now.boot + ZERO_KEYS_AFTER_TIME));
@@ -66,6 +79,18 @@ impl Device {
         let current = peer.keypairs.current.replace(Arc::clone(&confirmed));
         let dropped = std::mem::replace(&mut peer.keypairs.previous, current);
         peer.link.set_sending(Some(confirmed));
+        peer.link.forget_other_source();
+        peer.told_of_other_source = false;
+        // Control rule 10: only now is it certain that the initiation was no replay.
+        let claim = peer.claim.take();
+        if let Some(claim) = claim {
+            peer.last_received_timestamp = peer.last_received_timestamp.max(claim.timestamp);
+            peer.timestamp_ahead = claim.ahead;
+        }
+        // Of a provisional peer nothing is kept on disk.
+        if claim.is_some() && !peer.is_provisional() {
+            self.outputs.push_back(Output::TimestampAdvanced { peer: id });
+        }
         self.drop_keypairs([dropped]);
         self.complete_handshake(id, now);
         self.outputs.push_back(Output::SessionReady { peer: id, initiator: false });
@@ -105,6 +130,7 @@ impl Device {
         let Some(peer) = self.peer_mut(id) else { return };
         peer.timers.set(Timer::ZeroKeys, None);
         peer.link.set_sending(None);
+        peer.claim = None;
         let slots = std::mem::take(&mut peer.keypairs);
         self.drop_keypairs([slots.previous, slots.current, slots.next]);
     }

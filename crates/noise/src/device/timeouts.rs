@@ -14,6 +14,7 @@ impl Device {
     pub fn handle_event(&mut self, event: Event, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
         let id = event.peer();
         self.promote_if_confirmed(id, now);
+        self.serve_move(id);
         self.serve_wish(id, now, rng);
         self.watch_activity(id, rng);
         self.watch_persistent_keepalive(id, now.boot);
@@ -31,6 +32,9 @@ impl Device {
     }
 
     fn expire_peer_timers(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
+        if self.take_due(id, Timer::Provisional, now.boot) {
+            return self.drop_provisional(id);
+        }
         if self.take_due(id, Timer::ZeroKeys, now.boot) {
             self.erase_keypairs(id);
         }
@@ -96,12 +100,27 @@ impl Device {
         if !self.is_ready() {
             return;
         }
-        let Some(peer) = self.peer(id) else { return };
-        if peer.link.sending_keypair(now.boot).is_some() {
+        let Some(peer) = self.peer(id).filter(|peer| !peer.is_provisional()) else { return };
+        if peer.link.session_keypair(now.boot).is_some() {
             self.outputs.push_back(Output::Keepalive { peer: id });
         } else {
             let _ = peer.link.want_handshake();
             self.start_handshake(id, now, rng);
+        }
+    }
+
+    /// A worker saw the peer at another address.
+    fn serve_move(&mut self, id: PeerId) {
+        let Some(peer) = self.peer(id) else { return };
+        let other = peer.link.other_source();
+        if peer.link.take_moved() {
+            self.outputs.push_back(Output::EndpointMoved { peer: id });
+        }
+        let Some(other) = other else { return };
+        if let Some(peer) = self.peer_mut(id)
+            && !std::mem::replace(&mut peer.told_of_other_source, true)
+        {
+            self.outputs.push_back(Output::KeyInTwoPlaces { peer: id, other });
         }
     }
 
@@ -112,7 +131,7 @@ impl Device {
         if !peer.link.is_handshake_wanted() || !ready {
             return;
         }
-        match peer.link.sending_keypair(now.boot) {
+        match peer.link.session_keypair(now.boot) {
             // The wish is from before this session. Lowered first, then flushed: nothing is forgotten.
             Some(keypair) if !keypair.is_due_on_send(now.boot) => {
                 peer.link.clear_handshake_wanted();
@@ -125,7 +144,7 @@ impl Device {
     /// Sets timers for what workers have started. A timer that is set stays as it is: it fires no later
     /// than what was started since, and then looks again.
     fn watch_activity(&mut self, id: PeerId, rng: &mut (impl CryptoRng + ?Sized)) {
-        let Some(peer) = self.peer_mut(id) else { return };
+        let Some(peer) = self.peer_mut(id).filter(|peer| !peer.is_provisional()) else { return };
         if peer.timers.deadline(Timer::NewHandshake).is_none() {
             let since = peer.link.activity.unanswered_send.watch();
             let deadline = since.map(|since| since + NEW_HANDSHAKE_TIMEOUT + jitter(rng));

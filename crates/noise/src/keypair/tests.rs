@@ -2,6 +2,7 @@ use super::*;
 use crate::keys::PrivateKey;
 use crate::link::{Event, Link, Received};
 use crate::peer::Peer;
+use crate::standing::Standing;
 use crate::test_support::seeded_rng;
 use tombolo_packet::{Endpoint, PeerId};
 
@@ -20,14 +21,14 @@ fn pair() -> (Keypair, Keypair) {
         role,
     };
     (
-        Keypair::new(&secrets(1, 2, 10, 20, Role::Initiator), at(1)),
-        Keypair::new(&secrets(2, 1, 20, 10, Role::Responder), at(1)),
+        Keypair::new(&secrets(1, 2, 10, 20, Role::Initiator), 1, None, at(1)),
+        Keypair::new(&secrets(2, 1, 20, 10, Role::Responder), 1, None, at(1)),
     )
 }
 
 fn link() -> Link {
     let mut rng = seeded_rng(1);
-    Link::new(PeerId(3), PrivateKey::generate(&mut rng).public())
+    Link::new(PeerId(3), PrivateKey::generate(&mut rng).public(), Standing::Static)
 }
 
 #[test]

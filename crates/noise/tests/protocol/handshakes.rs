@@ -183,7 +183,7 @@ fn a_clock_far_ahead_is_shown_and_can_be_refused_requirement_11() {
     world.nodes[1].device.set_max_timestamp_ahead(Some(seconds(600)));
     world.send(0, 1, b"from the future");
     world.advance(seconds(4));
-    assert_eq!(world.nodes[1].dropped(DropReason::StaleTimestamp), 1);
+    assert_eq!(world.nodes[1].dropped(DropReason::TimestampAhead), 1);
     let (id, now) = (world.peer(1, 0), world.now_of(1));
     assert_eq!(
         world.nodes[1].device.peer_status(id, now).unwrap().last_received_timestamp,

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tombolo_noise::clock::{Instant, Now, UnixTime};
 use tombolo_noise::{
-    Device, Event, Keypair, Link, Output, PrivateKey, PublicKey, Received, TRANSPORT_OVERHEAD, padded_len,
+    Device, Event, Keypair, Link, MembershipOptions, Output, PrivateKey, PublicKey, Received,
+    TRANSPORT_OVERHEAD, padded_len,
 };
 use tombolo_packet::message::{MessageType, Transport};
 use tombolo_packet::{DropReason, Endpoint, PeerId};
@@ -61,6 +62,18 @@ impl Sent {
     }
 }
 
+/// A control frame as it came in, with what a join proof is held against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub from: PublicKey,
+    pub handshake_hash: [u8; 32],
+    pub epoch: u64,
+    pub contents: Vec<u8>,
+}
+
+/// The first byte of a control frame (docs/control-protocol.md).
+const CONTROL_FRAME: u8 = 0xf1;
+
 /// A device, and the least shell that it needs.
 pub struct Node {
     pub device: Device,
@@ -71,6 +84,7 @@ pub struct Node {
     pub link_up: bool,
     pub staged: VecDeque<(PeerId, Vec<u8>)>,
     pub delivered: Vec<(Instant, Vec<u8>)>,
+    pub frames: Vec<Frame>,
     pub outputs: Vec<(Instant, Output)>,
     pub drops: Vec<(Instant, DropReason)>,
     /// What the next handshake message finds in the queue, of 1024.
@@ -157,12 +171,79 @@ impl World {
             link_up: true,
             staged: VecDeque::new(),
             delivered: Vec::new(),
+            frames: Vec::new(),
             outputs: Vec::new(),
             drops: Vec::new(),
             queue_depth: 0,
             held_events: None,
         });
         number
+    }
+
+    /// A server in membership mode, node 0, and nodes that know its key from a token.
+    pub fn server(seed: u64, nodes: usize) -> Self {
+        let mut world = Self::new(seed);
+        world.add_node();
+        world.set_membership(0, MembershipOptions::server());
+        for _ in 0..nodes {
+            let node = world.add_node();
+            world.set_membership(node, MembershipOptions::node());
+            world.meet(node, 0);
+        }
+        world
+    }
+
+    pub fn set_membership(&mut self, node: usize, options: MembershipOptions) {
+        let now = self.now_of(node);
+        self.nodes[node].device.set_membership(Some(options), now);
+    }
+
+    /// Makes `to` a peer of `from` by its membership, not verified yet.
+    pub fn meet(&mut self, from: usize, to: usize) -> PeerId {
+        let (public_key, endpoint) = (self.nodes[to].public_key(), Endpoint::new(self.nodes[to].address));
+        let now = self.now_of(from);
+        let id = self.nodes[from].device.add_unverified_peer(public_key).unwrap();
+        self.nodes[from].device.set_endpoint(id, Some(endpoint), now, &mut self.rng);
+        id
+    }
+
+    /// The owner's word: `of` is a member until so long from now.
+    pub fn promote(&mut self, node: usize, of: usize, lifetime: Duration) -> bool {
+        let (id, now) = (self.peer(node, of), self.now_of(node));
+        let promoted = self.nodes[node].device.promote(id, now.boot + lifetime, now);
+        self.run_outputs(node);
+        promoted
+    }
+
+    /// Node 1 and node 2, say, joined at the server: sessions, both sides promoted, nothing under way.
+    pub fn joined(seed: u64, nodes: usize) -> Self {
+        let mut world = Self::server(seed, nodes);
+        for node in 1..=nodes {
+            world.initiate(node, 0);
+            world.advance(seconds(1));
+            world.send_control(node, 0, b"show");
+            world.advance(millis(100));
+            assert!(world.promote(0, node, seconds(100_000)) && world.promote(node, 0, seconds(100_000)));
+            world.send_control(0, node, b"shown");
+            world.advance(millis(100));
+        }
+        world.wire.clear();
+        world
+    }
+
+    pub fn initiate(&mut self, from: usize, to: usize) {
+        let (id, now) = (self.peer(from, to), self.now_of(from));
+        self.nodes[from].device.initiate(id, now, &mut self.rng);
+        self.run_outputs(from);
+    }
+
+    /// Sends a control frame. `false`: there is no session, or the path does not allow it.
+    pub fn send_control(&mut self, from: usize, to: usize, body: &[u8]) -> bool {
+        let (id, link) = (self.peer(from, to), self.link(from, to));
+        let Some(keypair) = link.session_keypair(self.now) else { return false };
+        let sent = self.seal_and_send(from, id, &keypair, &[&[CONTROL_FRAME], body].concat());
+        self.run_outputs(from);
+        sent
     }
 
     /// Makes `to` a peer of `from`, with its endpoint.
@@ -213,7 +294,9 @@ impl World {
             return;
         }
         match self.link(from, to).sending_keypair(self.now) {
-            Some(keypair) => self.seal_and_send(from, id, &keypair, payload),
+            Some(keypair) => {
+                self.seal_and_send(from, id, &keypair, payload);
+            }
             None => {
                 self.nodes[from].staged.push_back((id, payload.to_vec()));
                 let event = self.link(from, to).want_handshake();
@@ -223,17 +306,23 @@ impl World {
         self.run_outputs(from);
     }
 
-    fn seal_and_send(&mut self, from: usize, id: PeerId, keypair: &Arc<Keypair>, payload: &[u8]) {
-        let Ok(counter) = keypair.reserve(1) else { return };
+    fn seal_and_send(&mut self, from: usize, id: PeerId, keypair: &Arc<Keypair>, payload: &[u8]) -> bool {
         let link = Arc::clone(self.nodes[from].device.link(id).unwrap());
         let mut message = vec![0; padded_len(payload.len(), MTU) + TRANSPORT_OVERHEAD];
+        let destination = link.destination(message.len() as u64);
+        if destination == Err(DropReason::PathUnproven) {
+            self.nodes[from].drops.push((self.now, DropReason::PathUnproven));
+            return false;
+        }
+        let Ok(counter) = keypair.reserve(1) else { return false };
         message[16..16 + payload.len()].copy_from_slice(payload);
         keypair.seal(counter, &mut message);
         let event = link.note_sent(keypair, self.now, 1, message.len() as u64, !payload.is_empty());
-        if let Some(endpoint) = link.endpoint() {
+        if let Ok(endpoint) = destination {
             self.transmit(from, endpoint.remote, &message, 0);
         }
         self.report(from, event);
+        true
     }
 
     pub fn report(&mut self, node: usize, event: Option<Event>) {
@@ -298,7 +387,12 @@ impl World {
                 Output::SessionReady { peer, initiator } => self.flush(node, peer, initiator),
                 Output::FlushStaged { peer } => self.flush(node, peer, false),
                 Output::DropStaged { peer } => self.nodes[node].staged.retain(|staged| staged.0 != peer),
-                Output::ResolveEndpoint { .. } | Output::TimestampAdvanced { .. } => {}
+                Output::PeerGone { peer, .. } => self.nodes[node].staged.retain(|staged| staged.0 != peer),
+                Output::ResolveEndpoint { .. }
+                | Output::TimestampAdvanced { .. }
+                | Output::PeerAppeared { .. }
+                | Output::EndpointMoved { .. }
+                | Output::KeyInTwoPlaces { .. } => {}
             }
         }
     }
@@ -306,9 +400,11 @@ impl World {
     /// Sends what is staged, or an empty message if asked to.
     fn flush(&mut self, node: usize, peer: PeerId, or_keepalive: bool) {
         let link = Arc::clone(self.nodes[node].device.link(peer).unwrap());
-        let Some(keypair) = link.sending_keypair(self.now) else { return };
-        let (waiting, rest): (VecDeque<_>, _) =
-            std::mem::take(&mut self.nodes[node].staged).into_iter().partition(|staged| staged.0 == peer);
+        let Some(keypair) = link.session_keypair(self.now) else { return };
+        let may_carry_packets = link.may_carry_packets(self.now);
+        let (waiting, rest): (VecDeque<_>, _) = std::mem::take(&mut self.nodes[node].staged)
+            .into_iter()
+            .partition(|staged| staged.0 == peer && may_carry_packets);
         self.nodes[node].staged = rest;
         if waiting.is_empty() && or_keepalive {
             self.seal_and_send(node, peer, &keypair, &[]);
@@ -383,12 +479,27 @@ impl World {
         if fresh != [true] {
             return Err(DropReason::ReplayedCounter);
         }
-        if !plaintext.is_empty() {
-            self.nodes[node].delivered.push((self.now, plaintext.to_vec()));
-        }
-        let received = Received { messages: 1, bytes, data: !plaintext.is_empty() };
+        let contents = plaintext.to_vec();
+        let received = Received { messages: 1, bytes, data: !contents.is_empty() };
         let event = entry.link().note_received(entry.keypair(), Endpoint::new(source), self.now, &received);
+        // As in the engine: the control thread hears of a session before it hears its first frame.
         self.report(node, event);
-        Ok(())
+        match contents.first() {
+            None => Ok(()),
+            Some(&CONTROL_FRAME) => {
+                self.nodes[node].frames.push(Frame {
+                    from: *entry.link().public_key(),
+                    handshake_hash: *entry.keypair().handshake_hash(),
+                    epoch: entry.keypair().epoch(),
+                    contents,
+                });
+                Ok(())
+            }
+            Some(_) if !entry.link().may_carry_packets(self.now) => Err(DropReason::NotAuthorised),
+            Some(_) => {
+                self.nodes[node].delivered.push((self.now, contents));
+                Ok(())
+            }
+        }
     }
 }
