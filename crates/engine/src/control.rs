@@ -1,6 +1,7 @@
 //! The control thread: owner of the protocol state, the routes and the peers.
 
 mod apply;
+mod membership;
 mod probes;
 mod report;
 
@@ -150,8 +151,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             self.device.handle_event(event, now, &mut self.random);
         }
         for _ in 0..HANDSHAKES_PER_TURN {
-            let depth = self.shared.handshakes.len();
-            let Some(datagram) = self.shared.handshakes.pop() else { break };
+            let Some((depth, datagram)) = self.shared.next_handshake() else { break };
             worked = true;
             let handled = self.device.handle_message(
                 datagram.bytes(),
@@ -226,6 +226,12 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             Command::Probe { public_key, source, destination, timeout, reply } => {
                 self.probe(public_key, source, destination, timeout, reply, now);
             }
+            Command::Member(command, reply) => {
+                let _ = reply.send(self.member_command(command, now));
+            }
+            Command::SendFrame { public_key, frame, reply } => {
+                let _ = reply.send(self.send_frame(&public_key, &frame, now));
+            }
             Command::SetLinkUp(up) => {
                 self.link_up = up;
                 self.device.set_link_up(up, now, &mut self.random);
@@ -282,7 +288,11 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                     (self.events)(EngineEvent::ResolveEndpoint(*record.peer.link.public_key()));
                 }
             }
-            Output::TimestampAdvanced { peer } | Output::EndpointMoved { peer } => self.peer_changed(peer),
+            Output::TimestampAdvanced { peer } => self.peer_changed(peer),
+            Output::EndpointMoved { peer } => {
+                self.peer_changed(peer);
+                self.report_move(peer);
+            }
             Output::PeerAppeared { peer } => {
                 self.add_record(peer);
                 self.publish();
@@ -292,9 +302,10 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 if self.peers.get(&peer).is_some_and(|record| *record.peer.link.public_key() == public_key) {
                     self.forget_peer(peer);
                     self.publish();
+                    (self.events)(EngineEvent::PeerGone(public_key));
                 }
             }
-            Output::KeyInTwoPlaces { .. } => {}
+            Output::KeyInTwoPlaces { peer, other } => self.report_two_places(peer, other),
         }
     }
 
@@ -321,6 +332,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             send_keepalive(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
         }
         (self.events)(EngineEvent::SessionEstablished(*record.peer.link.public_key()));
+        self.report_session(peer, now);
     }
 
     fn send_handshake(

@@ -17,7 +17,7 @@ use crate::handle::EngineHandle;
 use crate::inbound::Inbound;
 use crate::options::{EngineEvent, EngineOptions, SocketBinder, Sockets, queues_for};
 use crate::outbound::Outbound;
-use crate::shared::{Shared, Waker};
+use crate::shared::{Shared, Tables, Waker};
 use crate::worker::Worker;
 
 /// Why an engine could not start.
@@ -77,7 +77,8 @@ impl Engine {
             .collect::<io::Result<_>>()
             .map_err(StartError::Worker)?;
         let offloads = queues.first().map_or(Offloads::NONE, |queue| queue.offloads());
-        let shared = Shared::new(device.index_table(), sockets, offloads, options.mtu, magic, wakers.clone())
+        let tables = Tables { indices: device.index_table(), sources: device.source_table() };
+        let shared = Shared::new(tables, sockets, offloads, options.mtu, magic, wakers.clone())
             .map_err(StartError::Worker)?;
         let shared = Arc::new(shared);
         let (commands, receiver) = mpsc::channel();

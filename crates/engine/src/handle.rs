@@ -1,11 +1,12 @@
 //! The way in to a running engine from other threads.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use tombolo_noise::PublicKey;
+use tombolo_noise::clock::UnixTime;
+use tombolo_noise::{MembershipOptions, PublicKey};
 
 use crate::shared::Shared;
 use crate::status::EngineStatus;
@@ -37,6 +38,39 @@ pub enum ProbeError {
     Stopped,
 }
 
+/// Why a control frame was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendFrameError {
+    /// No such peer.
+    #[error("no such peer")]
+    UnknownPeer,
+    /// There is no session. A handshake was asked for, unless the peer is a provisional one.
+    #[error("there is no session with the peer")]
+    NoSession,
+    /// The peer has no endpoint.
+    #[error("the peer's endpoint is not known yet")]
+    NoEndpoint,
+    /// Three times of what came from the peer's address has gone there, and the path is not proven.
+    #[error("the path to the peer is not proven yet")]
+    PathUnproven,
+    /// It is longer than 1024 bytes.
+    #[error("a control frame has at most 1024 bytes")]
+    TooLong,
+    /// The engine has stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// What the control plane may ask; the answer says whether anything was changed.
+pub(crate) enum MemberCommand {
+    SetMembership(Option<MembershipOptions>),
+    SetTimeFloor(UnixTime),
+    Reject(PublicKey),
+    Revoke(PublicKey),
+    PathValidated(PublicKey, SocketAddr),
+}
+
 /// What other threads may ask of the control thread.
 pub(crate) enum Command {
     Apply(Transaction, mpsc::SyncSender<Result<(), ApplyError>>),
@@ -47,6 +81,12 @@ pub(crate) enum Command {
         destination: IpAddr,
         timeout: Duration,
         reply: mpsc::SyncSender<Result<Duration, ProbeError>>,
+    },
+    Member(MemberCommand, mpsc::SyncSender<bool>),
+    SendFrame {
+        public_key: PublicKey,
+        frame: Vec<u8>,
+        reply: mpsc::SyncSender<Result<(), SendFrameError>>,
     },
     SetLinkUp(bool),
     SetMtu(u16),
@@ -139,5 +179,64 @@ impl EngineHandle {
     /// The engine has stopped.
     pub fn forget_sources(&self) -> Result<(), Stopped> {
         self.send(Command::ForgetSources)
+    }
+
+    fn member(&self, command: MemberCommand) -> Result<bool, Stopped> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(Command::Member(command, reply))?;
+        answer.recv().map_err(|_| Stopped)
+    }
+
+    /// Switches membership mode on, with these limits on strangers, or off (control rule 8).
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn set_membership(&self, options: Option<MembershipOptions>) -> Result<(), Stopped> {
+        self.member(MemberCommand::SetMembership(options)).map(drop)
+    }
+
+    /// The wall clock cannot be earlier than `time` (control rule 18).
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn set_time_floor(&self, time: UnixTime) -> Result<(), Stopped> {
+        self.member(MemberCommand::SetTimeFloor(time)).map(drop)
+    }
+
+    /// What a provisional or unverified peer showed was refused: it goes with its session. `false`: it is a member, a static
+    /// peer, or gone. (The opposite is [`PeerChange::member`](crate::PeerChange::member).)
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn reject(&self, public_key: PublicKey) -> Result<bool, Stopped> {
+        self.member(MemberCommand::Reject(public_key))
+    }
+
+    /// Cuts a peer off at once, unless it is a static one (control rule 16). `false`: it is, or there is none.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn revoke(&self, public_key: PublicKey) -> Result<bool, Stopped> {
+        self.member(MemberCommand::Revoke(public_key))
+    }
+
+    /// A challenge that was sent to the peer at `remote` has been answered: the limit on what goes there ends. `false`: the peer
+    /// is elsewhere by now.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn path_validated(&self, public_key: PublicKey, remote: SocketAddr) -> Result<bool, Stopped> {
+        self.member(MemberCommand::PathValidated(public_key, remote))
+    }
+
+    /// Seals `frame`, header and body, and sends it to the peer (control rule 11).
+    ///
+    /// # Errors
+    /// See [`SendFrameError`].
+    pub fn send_control(&self, public_key: PublicKey, frame: Vec<u8>) -> Result<(), SendFrameError> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(Command::SendFrame { public_key, frame, reply })
+            .map_err(|Stopped| SendFrameError::Stopped)?;
+        answer.recv().unwrap_or(Err(SendFrameError::Stopped))
     }
 }

@@ -25,7 +25,7 @@ mod transaction;
 mod worker;
 
 pub use engine::{Engine, StartError};
-pub use handle::{EngineHandle, ProbeError, Stopped};
-pub use options::{EngineEvent, EngineOptions, MAX_WORKERS, SocketBinder, Sockets, queues_for};
+pub use handle::{EngineHandle, ProbeError, SendFrameError, Stopped};
+pub use options::{EngineEvent, EngineOptions, MAX_WORKERS, Session, SocketBinder, Sockets, queues_for};
 pub use status::{EngineStatus, OffloadStatus, PeerState, PeerStatus};
-pub use transaction::{AllowedIpChange, ApplyError, PeerChange, Transaction};
+pub use transaction::{AllowedIpChange, ApplyError, MemberChange, PeerChange, Transaction};

@@ -1,10 +1,11 @@
 //! What an engine needs from its surroundings.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tombolo_noise::PublicKey;
+use tombolo_noise::{PublicKey, Standing};
 use tombolo_packet::Steering;
 use tombolo_udp::Socket;
 
@@ -69,6 +70,17 @@ pub fn queues_for(workers: usize) -> usize {
     workers.clamp(1, MAX_WORKERS).div_ceil(2)
 }
 
+/// One session with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The Noise handshake hash: what a join proof signs.
+    pub handshake_hash: [u8; 32],
+    /// Whether we sent the initiation.
+    pub initiator: bool,
+    /// The number of the session among all of this engine's: later ones have greater numbers.
+    pub epoch: u64,
+}
+
 /// Something that the owner of the engine may have to act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -79,6 +91,37 @@ pub enum EngineEvent {
     SessionEstablished(PublicKey),
     /// The peer's TAI64N or endpoint changed: what is on disk should be written anew.
     PeerChanged(PublicKey),
+    /// A session with a peer that is no static one: a provisional peer that may show who it is, or one whose key we know from a membership or a
+    /// token, or a member. The initiator sends its first frame now (control rule 9).
+    MemberSession {
+        /// The peer.
+        public_key: PublicKey,
+        /// What it is to us.
+        standing: Standing,
+        /// The session.
+        session: Session,
+    },
+    /// A provisional peer's time was up; it is gone with its session.
+    PeerGone(PublicKey),
+    /// A peer that is no static one was heard from another address (control rule 10).
+    MemberMoved {
+        /// The peer.
+        public_key: PublicKey,
+        /// Where it is now.
+        remote: SocketAddr,
+        /// Whether only three times of what comes from there goes out until the answer to a challenge was told to
+        /// [`EngineHandle::path_validated`](crate::EngineHandle::path_validated).
+        challenge: bool,
+    },
+    /// One key is in use at two addresses: a cloned machine, or a stolen key (control rule 19).
+    KeyInTwoPlaces {
+        /// The key.
+        public_key: PublicKey,
+        /// Where its latest session is from.
+        newer: SocketAddr,
+        /// Where older keys are still in use from.
+        older: SocketAddr,
+    },
     /// The machine slept, a clone of it was resumed, or its clock was set; all keys were thrown away.
     Resumed,
     /// The TUN device was deleted; packets no longer flow.

@@ -190,7 +190,7 @@ pub(crate) fn send_keepalive(
     batch: &mut SendBatch,
     now: Instant,
 ) -> bool {
-    let (Some(keypair), Some(endpoint)) = (peer.link.sending_keypair(now), peer.link.endpoint()) else {
+    let (Some(keypair), Some(endpoint)) = (peer.link.session_keypair(now), peer.link.endpoint()) else {
         return false;
     };
     let sent = seal_one(&[], false, &keypair, &endpoint, 0, peer, shared, sockets, batch, now);

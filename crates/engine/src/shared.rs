@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use arrayvec::ArrayVec;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
-use tombolo_noise::{Event, IndexTable, Link};
+use tombolo_noise::{Event, IndexTable, Link, SourceTable};
 use tombolo_packet::{DropCounters, DropReason, Endpoint, PeerId};
 use tombolo_route::RouteTable;
 use tombolo_tun::Offloads;
@@ -104,6 +104,12 @@ impl Waker {
     }
 }
 
+/// What workers look up of the protocol's state.
+pub(crate) struct Tables {
+    pub(crate) indices: Arc<IndexTable>,
+    pub(crate) sources: Arc<SourceTable>,
+}
+
 /// Everything that more than one thread touches.
 pub(crate) struct Shared {
     pub(crate) snapshot: ArcSwap<Snapshot>,
@@ -115,7 +121,11 @@ pub(crate) struct Shared {
     pub(crate) ready: AtomicBool,
     /// For the control thread. Bounded, because each peer's events are de-duplicated by flags.
     pub(crate) events: SegQueue<Event>,
-    pub(crate) handshakes: ArrayQueue<HandshakeDatagram>,
+    /// Of sources with a live session, which are served first: empty outside of membership mode (control rule 8).
+    known_handshakes: ArrayQueue<HandshakeDatagram>,
+    /// Of all others.
+    handshakes: ArrayQueue<HandshakeDatagram>,
+    sources: Arc<SourceTable>,
     pub(crate) probes: ProbeWatch,
     pub(crate) staging_budget: StagingBudget,
     pub(crate) tun_gone: AtomicBool,
@@ -131,7 +141,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        indices: Arc<IndexTable>,
+        Tables { indices, sources }: Tables,
         sockets: Sockets,
         offloads: Offloads,
         mtu: u16,
@@ -146,7 +156,9 @@ impl Shared {
             mtu: AtomicU32::new(mtu.into()),
             ready: AtomicBool::new(false),
             events: SegQueue::new(),
+            known_handshakes: ArrayQueue::new(HANDSHAKE_QUEUE_LEN),
             handshakes: ArrayQueue::new(HANDSHAKE_QUEUE_LEN),
+            sources,
             probes: ProbeWatch::new(magic),
             staging_budget: StagingBudget::default(),
             tun_gone: AtomicBool::new(false),
@@ -167,10 +179,19 @@ impl Shared {
 
     /// Hands a handshake datagram to the control thread, or drops it if too many wait.
     pub(crate) fn enqueue_handshake(&self, datagram: HandshakeDatagram) {
-        match self.handshakes.push(datagram) {
+        let known = self.sources.contains(datagram.source.remote);
+        let queue = if known { &self.known_handshakes } else { &self.handshakes };
+        match queue.push(datagram) {
             Ok(()) => self.wake_control(),
             Err(_) => self.drops.count(DropReason::HandshakeQueueFull),
         }
+    }
+
+    /// Control thread: the next handshake datagram, and how many there were in its queue.
+    pub(crate) fn next_handshake(&self) -> Option<(usize, HandshakeDatagram)> {
+        [&self.known_handshakes, &self.handshakes]
+            .into_iter()
+            .find_map(|queue| Some((queue.len(), queue.pop()?)))
     }
 
     pub(crate) fn wake_control(&self) {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
+use tombolo_noise::clock::Instant;
 use tombolo_noise::{PresharedKey, PrivateKey, PublicKey, Tai64n};
 
 /// A change that is applied as one: readers see all of it or nothing.
@@ -15,7 +16,7 @@ pub struct Transaction {
     pub listen_port: Option<u16>,
     /// Firewall mark of the datagrams; 0 removes it.
     pub firewall_mark: Option<u32>,
-    /// Removes every peer that `peers` does not name.
+    /// Removes every static peer that `peers` does not name. Members stay.
     pub replace_peers: bool,
     /// Changes to peers, in order.
     pub peers: Vec<PeerChange>,
@@ -29,6 +30,9 @@ pub struct PeerChange {
     pub remove: bool,
     /// Changes it only if it is there already.
     pub update_only: bool,
+    /// The peer is there by membership, not by configuration. A static peer stays one; without this, and without
+    /// `update_only`, one that is there by membership becomes static.
+    pub member: Option<MemberChange>,
     /// A new preshared key; all zeros for none.
     pub preshared_key: Option<PresharedKey>,
     /// A new endpoint.
@@ -54,6 +58,7 @@ impl PeerChange {
             public_key,
             remove: false,
             update_only: false,
+            member: None,
             preshared_key: None,
             endpoint: None,
             persistent_keepalive: None,
@@ -64,6 +69,18 @@ impl PeerChange {
             initiate: false,
         }
     }
+}
+
+/// What the control plane knows of a peer (control rule 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// Its key, from a membership or a token: we may initiate, and send control frames. A member stays one.
+    Unverified,
+    /// Its membership was verified against the key of its session: packets go both ways until then, by the boot clock.
+    Verified {
+        /// The end.
+        not_after: Instant,
+    },
 }
 
 /// One network of a peer's allowed IPs.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use rand_core::CryptoRng;
 use tombolo_noise::clock::Now;
+use tombolo_noise::{AddPeerError, Standing};
 use tombolo_packet::{Endpoint, PeerId};
 
 use super::{Control, PeerRecord};
 use crate::options::SocketBinder;
 use crate::shared::Peer;
 use crate::staging::Staging;
-use crate::transaction::{ApplyError, PeerChange, Transaction};
+use crate::transaction::{ApplyError, MemberChange, PeerChange, Transaction};
 
 impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     /// What can fail comes first, so that a failure leaves everything as it was.
@@ -29,7 +30,13 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 .filter(|change| !change.remove)
                 .filter_map(|change| self.device.peer_by_key(&change.public_key))
                 .collect();
-            let removed: Vec<PeerId> = self.peers.keys().copied().filter(|id| !kept.contains(id)).collect();
+            let is_static = |record: &PeerRecord| record.peer.link.standing() == Standing::Static;
+            let removed: Vec<PeerId> = self
+                .peers
+                .iter()
+                .filter(|(id, record)| !kept.contains(id) && is_static(record))
+                .map(|(&id, _)| id)
+                .collect();
             for id in removed {
                 self.remove_peer(id);
             }
@@ -73,14 +80,10 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             }
             return;
         }
-        let id = match known {
-            Some(id) => id,
-            None if change.update_only => return,
-            None => match self.add_peer(&change) {
-                Some(id) => id,
-                None => return,
-            },
-        };
+        if known.is_none() && change.update_only {
+            return;
+        }
+        let Some(id) = self.peer_for(&change, known) else { return };
         if let Some(preshared_key) = change.preshared_key {
             self.device.set_preshared_key(id, preshared_key);
         }
@@ -107,15 +110,30 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             let interval = (seconds != 0).then_some(seconds);
             self.device.set_persistent_keepalive(id, interval, now, &mut self.random);
         }
+        // Last, so that what waits finds its routes.
+        if let Some(MemberChange::Verified { not_after }) = change.member {
+            self.device.promote(id, not_after, now);
+        }
         if change.initiate {
             self.device.initiate(id, now, &mut self.random);
         }
     }
 
-    /// `None`: our own key, which is no peer (requirement 25).
-    fn add_peer(&mut self, change: &PeerChange) -> Option<PeerId> {
-        let id = self.device.add_peer(change.public_key).ok()?;
-        self.add_record(id);
+    /// The peer that a change is about, added or changed in standing as the change says. `None`: our own key, which is no peer
+    /// (requirement 25).
+    fn peer_for(&mut self, change: &PeerChange, known: Option<PeerId>) -> Option<PeerId> {
+        let added = match change.member {
+            Some(_) => self.device.add_unverified_peer(change.public_key),
+            None if change.update_only => return known,
+            None => self.device.add_peer(change.public_key),
+        };
+        let id = match added {
+            Ok(id) | Err(AddPeerError::Known(id)) => id,
+            Err(_) => return None,
+        };
+        if !self.peers.contains_key(&id) {
+            self.add_record(id);
+        }
         Some(id)
     }
 

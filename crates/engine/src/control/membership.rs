@@ -1,0 +1,130 @@
+//! Members: what the control plane asks of the data plane, and what it is told (control rules 8 to 11).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rand_core::CryptoRng;
+use tombolo_noise::clock::Now;
+use tombolo_noise::handshake::Role;
+use tombolo_noise::{Keypair, PublicKey, Standing, TRANSPORT_OVERHEAD, padded_len};
+use tombolo_packet::message::TRANSPORT_HEADER_LEN;
+use tombolo_packet::{DropReason, PeerId};
+
+use super::Control;
+use crate::handle::{MemberCommand, SendFrameError};
+use crate::options::{EngineEvent, Session, SocketBinder};
+
+/// Bytes of a control frame at most (control rule 11).
+const MAX_FRAME_LEN: usize = 1024;
+
+impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
+    /// Says whether anything was changed.
+    pub(super) fn member_command(&mut self, command: MemberCommand, now: Now) -> bool {
+        match command {
+            MemberCommand::SetMembership(options) => {
+                self.device.set_membership(options, now);
+                true
+            }
+            MemberCommand::SetTimeFloor(time) => {
+                self.device.set_time_floor(time, now);
+                true
+            }
+            MemberCommand::Reject(key) => self.end_membership(&key, |device, id| device.reject(id)),
+            MemberCommand::Revoke(key) => self.end_membership(&key, |device, id| device.revoke(id)),
+            MemberCommand::PathValidated(key, remote) => {
+                self.device.peer_by_key(&key).is_some_and(|id| self.device.path_validated(id, remote))
+            }
+        }
+    }
+
+    fn end_membership(
+        &mut self,
+        key: &PublicKey,
+        end: impl FnOnce(&mut tombolo_noise::Device, PeerId) -> bool,
+    ) -> bool {
+        let Some(id) = self.device.peer_by_key(key) else { return false };
+        let ended = end(&mut self.device, id);
+        if ended {
+            self.forget_peer(id);
+            self.publish();
+        }
+        ended
+    }
+
+    /// Seals a control frame and sends it.
+    pub(super) fn send_frame(
+        &mut self,
+        key: &PublicKey,
+        frame: &[u8],
+        now: Now,
+    ) -> Result<(), SendFrameError> {
+        if frame.len() > MAX_FRAME_LEN {
+            return Err(SendFrameError::TooLong);
+        }
+        let id = self.device.peer_by_key(key).ok_or(SendFrameError::UnknownPeer)?;
+        let link = Arc::clone(self.device.link(id).ok_or(SendFrameError::UnknownPeer)?);
+        let Some(keypair) = link.session_keypair(now.boot) else {
+            if let Some(event) = link.want_handshake() {
+                self.shared.raise(event);
+            }
+            return Err(SendFrameError::NoSession);
+        };
+        let padded = padded_len(frame.len(), self.shared.mtu());
+        let len = padded + TRANSPORT_OVERHEAD;
+        let destination = link.destination(len as u64).map_err(|reason| match reason {
+            DropReason::NoEndpoint => SendFrameError::NoEndpoint,
+            _ => SendFrameError::PathUnproven,
+        })?;
+        let counter = keypair.reserve(1).map_err(|_| SendFrameError::NoSession)?;
+        let mut message = vec![0; len];
+        message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + frame.len()].copy_from_slice(frame);
+        keypair.seal(counter, &mut message);
+        self.send_handshake(Some(id), destination, &message, 0);
+        if let Some(event) = link.note_sent(&keypair, now.boot, 1, len as u64, true) {
+            self.shared.raise(event);
+        }
+        Ok(())
+    }
+
+    /// Who is no static peer has a new session: its first frame may go out at once (control rule 9).
+    pub(super) fn report_session(&self, id: PeerId, now: Now) {
+        let Some(link) = self.device.link(id).filter(|link| link.standing() != Standing::Static) else {
+            return;
+        };
+        let Some(keypair) = link.session_keypair(now.boot) else { return };
+        (self.events)(EngineEvent::MemberSession {
+            public_key: *link.public_key(),
+            standing: link.standing(),
+            session: session_of(&keypair),
+        });
+    }
+
+    pub(super) fn report_move(&self, id: PeerId) {
+        let Some(link) = self.device.link(id) else { return };
+        let Some(endpoint) = link.endpoint() else { return };
+        (self.events)(EngineEvent::MemberMoved {
+            public_key: *link.public_key(),
+            remote: endpoint.remote,
+            challenge: link.is_path_limited(),
+        });
+    }
+
+    pub(super) fn report_two_places(&self, id: PeerId, older: SocketAddr) {
+        let Some(link) = self.device.link(id) else { return };
+        let Some(endpoint) = link.endpoint() else { return };
+        (self.events)(EngineEvent::KeyInTwoPlaces {
+            public_key: *link.public_key(),
+            newer: endpoint.remote,
+            older,
+        });
+    }
+}
+
+/// What a join proof and a first frame need of a session.
+pub(super) fn session_of(keypair: &Keypair) -> Session {
+    Session {
+        handshake_hash: *keypair.handshake_hash(),
+        initiator: keypair.role() == Role::Initiator,
+        epoch: keypair.epoch(),
+    }
+}
