@@ -3,9 +3,9 @@
 use std::hint::black_box;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use tombolo_noise::aead::AeadKey;
 use tombolo_packet::message::TAG_LEN;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::Result;
 use crate::statistics::median;

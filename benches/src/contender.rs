@@ -33,7 +33,8 @@ pub const BORINGTUN: &str = "boringtun";
 pub const GOTATUN: &str = "gotatun";
 /// Who takes part in a quick run.
 pub const QUICK: [&str; 3] = [PLAIN, FORWARDER, OURS];
-const PORT: u16 = 51820;
+/// The UDP port of all of them.
+pub const PORT: u16 = 51820;
 const START_LIMIT: Duration = Duration::from_secs(20);
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 const INSTALL_LIMIT: Duration = Duration::from_secs(1800);

@@ -73,6 +73,63 @@ const TABLES: &[Table] = &[
         columns: &[Column("idle MB", "idle_mb", 1), Column("at most MB", "peak_mb", 1)],
         ratios: false,
     },
+    Table {
+        title: "10,000 configured peers, 1,000 of them active, against one",
+        columns: &[
+            Column("bytes per idle peer", "idle_peer_bytes", 0),
+            Column("bytes per active peer", "active_peer_bytes", 0),
+            Column("resident MB", "peers_mb", 1),
+            Column("one peer Gbit/s", "one_peer_gbps", 2),
+            Column("many peers Gbit/s", "many_peers_gbps", 2),
+            Column("loss %", "peers_loss", 1),
+        ],
+        ratios: false,
+    },
+    Table {
+        title: "Junk initiations with a correct mac1 beside a bulk TCP stream, against the same packets to a closed port",
+        columns: &[
+            Column("initiations kpps", "junk_kpps", 0),
+            Column("closed port Gbit/s", "junk_closed_gbps", 2),
+            Column("tunnel Gbit/s", "junk_tunnel_gbps", 2),
+            Column("loss %", "junk_loss", 1),
+            Column("resident at most MB", "junk_peak_mb", 1),
+        ],
+        ratios: false,
+    },
+    Table {
+        title: "Genuine handshakes beside a bulk TCP stream, against the same packets to a closed port",
+        columns: &[
+            Column("handshakes/s", "handshakes_per_second", 0),
+            Column("answered %", "handshakes_answered", 0),
+            Column("closed port Gbit/s", "handshake_closed_gbps", 2),
+            Column("tunnel Gbit/s", "handshake_tunnel_gbps", 2),
+            Column("processor share %", "handshake_share", 1),
+            Column("loss %", "handshake_loss", 1),
+            Column("loss / share", "handshake_loss_to_share", 2),
+            Column("µs each", "handshake_us", 0),
+        ],
+        ratios: false,
+    },
+    Table {
+        title: "Bad lines of 5 ms each way: 32 TCP streams, Mbit/s",
+        columns: &[
+            Column("20 % loss", "lossy_mbps", 1),
+            Column("20 % reordering", "reordering_mbps", 1),
+            Column("20 % each of loss, reordering, duplication", "impaired_mbps", 1),
+            Column("resident at most MB", "impaired_peak_mb", 1),
+        ],
+        ratios: false,
+    },
+    Table {
+        title: "Wires of other sizes: TCP ×1 Gbit/s, MTU not configured",
+        columns: &[
+            Column("1500", "u1500_gbps", 2),
+            Column("1280", "u1280_gbps", 2),
+            Column("1280, hidden from the sender", "hidden_gbps", 2),
+            Column("9000", "u9000_gbps", 2),
+        ],
+        ratios: false,
+    },
 ];
 
 /// One sample on one line, for whoever watches.
@@ -156,7 +213,8 @@ fn write_table(text: &mut String, results: &Results, table: &Table, base: &str) 
         subjects(results)
             .into_iter()
             .map(|(subject, title)| {
-                let cells = columns.iter().map(|column| cell(value(&subject, column), decimals.unwrap_or(column.2)));
+                let cells =
+                    columns.iter().map(|column| cell(value(&subject, column), decimals.unwrap_or(column.2)));
                 std::iter::once(title).chain(cells).collect::<Vec<String>>()
             })
             .filter(|row| row[1..].iter().any(|cell| cell != "–"))

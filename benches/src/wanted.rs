@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::contender::{BORINGTUN, DAEMON, FORWARDER, GOTATUN, OURS};
+use crate::contender::{BORINGTUN, DAEMON, FORWARDER, GOTATUN, OURS, PLAIN};
 use crate::results::Results;
 use crate::stage::AEAD;
 use crate::statistics::median;
@@ -98,6 +98,10 @@ const fn at_most(
     Wanted { figure, bound: Bound::AtMost(bound), unit, decimals, values }
 }
 
+const fn at_least_gigabyte(figure: &'static str, values: fn(&Results) -> Vec<f64>) -> Wanted {
+    Wanted { figure, bound: Bound::AtLeast(1.0), unit: "GB", decimals: 2, values }
+}
+
 const WANTED: &[Wanted] = &[
     times("TCP ×1, to gotatun", 6.0, |r| r.ratios(OURS, GOTATUN, "tcp_gbps")),
     times("TCP ×1, to boringtun-cli", 10.0, |r| r.ratios(OURS, BORINGTUN, "tcp_gbps")),
@@ -132,6 +136,31 @@ const WANTED: &[Wanted] = &[
     at_most("memory idle, tombolo", 12.0, "MB", 1, |r| r.values(DAEMON, "idle_mb")),
     at_most("memory at full load, tombolo-wireguard", 40.0, "MB", 1, |r| r.values(OURS, "peak_mb")),
     at_most("memory at full load, tombolo", 40.0, "MB", 1, |r| r.values(DAEMON, "peak_mb")),
+    at_most("memory per idle configured peer", 1000.0, "bytes", 0, |r| r.values(OURS, "idle_peer_bytes")),
+    at_most("memory per active peer", 8000.0, "bytes", 0, |r| r.values(OURS, "active_peer_bytes")),
+    at_most("throughput lost to 10,000 configured and 1,000 active peers", 5.0, "%", 1, |r| {
+        r.values(OURS, "peers_loss")
+    }),
+    at_most("throughput lost to handshakes, to their share of the processors", 1.1, "×", 2, |r| {
+        r.values(OURS, "handshake_loss_to_share")
+    }),
+    at_most("throughput lost to 50,000 junk initiations/s", 15.0, "%", 1, |r| r.values(OURS, "junk_loss")),
+    at_most("memory under that flood", 32.0, "MB", 1, |r| r.values(OURS, "junk_peak_mb")),
+    times("TCP at 20 % loss, to the line without a VPN", 0.9, |r| r.ratios(OURS, PLAIN, "lossy_mbps")),
+    times("TCP at 20 % reordering, to the line without a VPN", 0.9, |r| {
+        r.ratios(OURS, PLAIN, "reordering_mbps")
+    }),
+    times("TCP at loss, reordering, duplication, to the line without a VPN", 0.9, |r| {
+        r.ratios(OURS, PLAIN, "impaired_mbps")
+    }),
+    at_most("memory after that", 40.0, "MB", 1, |r| r.values(OURS, "impaired_peak_mb")),
+    at_least_gigabyte("carried in 4 s on a wire of 1280 bytes", |r| r.values(DAEMON, "u1280_gb")),
+    at_least_gigabyte("carried in 4 s on one that hides its 1280 bytes", |r| r.values(DAEMON, "hidden_gb")),
+    times("TCP on a wire of 9000 bytes, to 1500 bytes", 1.05, |r| {
+        r.by_round(|round| {
+            Some(r.in_round(round, DAEMON, "u9000_gbps")? / r.in_round(round, DAEMON, "u1500_gbps")?)
+        })
+    }),
 ];
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! TCP streams that run as fast as they can beside something else.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -17,6 +17,52 @@ const LIMIT: Duration = Duration::from_secs(20);
 const SETTLING: Duration = Duration::from_millis(400);
 const BLOCK: usize = 128 << 10;
 
+/// Connections from east to west that are made, and carry nothing yet.
+#[derive(Debug)]
+pub struct Streams(Vec<(TcpStream, TcpStream)>);
+
+impl Streams {
+    /// Makes so many connections.
+    ///
+    /// # Errors
+    /// When one is not made.
+    pub fn connect(wire: &Wire, destination: Ipv4Addr, count: usize) -> Result<Self> {
+        let listener = wire.west.namespace.enter(|| Ok(TcpListener::bind((destination, 0))?))?;
+        let address = listener.local_addr()?;
+        let pair = |_| -> Result<(TcpStream, TcpStream)> {
+            let sender = wire
+                .east
+                .namespace
+                .enter(|| TcpStream::connect_timeout(&address, LIMIT).context("connecting a bulk stream"))?;
+            Ok((sender, listener.accept()?.0))
+        };
+        Ok(Self((0..count).map(pair).collect::<Result<_>>()?))
+    }
+
+    /// Sends over all of them while `job` runs. Gives what `job` gave, and the Gbit/s that arrived meanwhile.
+    ///
+    /// # Errors
+    /// That of `job`.
+    pub fn run<T>(self, job: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+        let received = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for (sender, receiver) in &self.0 {
+                scope.spawn(|| send(sender));
+                scope.spawn(|| receive(receiver, &received));
+            }
+            thread::sleep(SETTLING);
+            let (start, before) = (now(), received.load(Ordering::Relaxed));
+            let result = job();
+            let bytes = received.load(Ordering::Relaxed) - before;
+            let gigabits_per_second = bytes as f64 * 8e-9 / start.elapsed().as_secs_f64();
+            for stream in self.0.iter().flat_map(|(sender, receiver)| [sender, receiver]) {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            Ok((result?, gigabits_per_second))
+        })
+    }
+}
+
 /// Sends over so many connections from east to west while `job` runs. Gives what `job` gave, and the
 /// Gbit/s that arrived meanwhile.
 ///
@@ -28,25 +74,7 @@ pub fn beside<T>(
     streams: usize,
     job: impl FnOnce() -> Result<T>,
 ) -> Result<(T, f64)> {
-    let listener = wire.west.namespace.enter(|| Ok(TcpListener::bind((destination, 0))?))?;
-    let address = listener.local_addr()?;
-    let pairs = (0..streams).map(|_| connect(wire, &listener, address)).collect::<Result<Vec<_>>>()?;
-    let received = AtomicU64::new(0);
-    thread::scope(|scope| {
-        for (sender, receiver) in &pairs {
-            scope.spawn(|| send(sender));
-            scope.spawn(|| receive(receiver, &received));
-        }
-        thread::sleep(SETTLING);
-        let (start, before) = (now(), received.load(Ordering::Relaxed));
-        let result = job();
-        let bytes = received.load(Ordering::Relaxed) - before;
-        let gigabits_per_second = bytes as f64 * 8e-9 / start.elapsed().as_secs_f64();
-        for stream in pairs.iter().flat_map(|(sender, receiver)| [sender, receiver]) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        Ok((result?, gigabits_per_second))
-    })
+    Streams::connect(wire, destination, streams)?.run(job)
 }
 
 /// The Gbit/s that arrive while nothing else runs.
@@ -59,15 +87,6 @@ pub fn alone(wire: &Wire, destination: Ipv4Addr, streams: usize, duration: Durat
         Ok(())
     };
     Ok(beside(wire, destination, streams, pause)?.1)
-}
-
-fn connect(wire: &Wire, listener: &TcpListener, address: SocketAddr) -> Result<(TcpStream, TcpStream)> {
-    let sender = wire
-        .east
-        .namespace
-        .enter(|| TcpStream::connect_timeout(&address, LIMIT).context("connecting a bulk stream"))?;
-    let (receiver, _) = listener.accept()?;
-    Ok((sender, receiver))
 }
 
 /// Until the stream is shut down.

@@ -1,9 +1,52 @@
 //! What a tunnel must bear besides plain load: many peers, floods, bad lines, small and large wires.
 
+mod flood;
+mod handshakes;
+mod impaired;
+mod peers;
+mod underlays;
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use tombolo_tests::command::run;
+
 use crate::Result;
+use crate::contender::{Entrant, PORT};
 use crate::suite::{Part, Suite};
 
 type Scenario = fn(&mut Suite<'_>) -> Result;
 
 /// All of them, in the order in which they are measured.
-pub const ALL: [(Part, Scenario); 0] = [];
+pub const ALL: [(Part, Scenario); 5] = [
+    (Part::Peers, peers::measure),
+    (Part::Flood, flood::measure),
+    (Part::Handshakes, handshakes::measure),
+    (Part::Impaired, impaired::measure),
+    (Part::Underlays, underlays::measure),
+];
+
+/// The peers of the tables.
+pub use peers::{ACTIVE, CONFIGURED};
+
+/// A port on which nobody listens.
+const CLOSED: u16 = 9;
+
+/// Where the west end of a tunnel takes its messages, and where nobody takes any.
+fn west(entrant: &Entrant) -> [SocketAddr; 2] {
+    [PORT, CLOSED].map(|port| SocketAddr::from((entrant.wire.west.outer, port)))
+}
+
+/// The public key of the west end.
+fn west_key(entrant: &Entrant) -> Result<&str> {
+    Ok(&entrant.running.public_keys.as_ref().context("a contender without keys")?[1])
+}
+
+/// Adds peers to the interface of one end (0: east, 1: west), and the route to all of them.
+fn add_peers(entrant: &Entrant, end: usize, config: &str) -> Result {
+    let interfaces = entrant.running.interfaces.as_ref().context("a contender that `wg` does not know")?;
+    let (interface, host) = (&interfaces[end], entrant.wire.sides()[end].0);
+    let file = entrant.scene.write(&format!("{interface}.peers"), config)?;
+    run(host.namespace.command("wg").args(["addconf", interface]).arg(file))?;
+    host.namespace.ip(&format!("route replace 10.78.0.0/15 dev {interface}")).map(drop)
+}

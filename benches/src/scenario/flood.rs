@@ -1,0 +1,122 @@
+//! Junk initiations with a correct mac1, which anybody who knows the public key can make, beside a bulk
+//! stream; and the same packets to a closed port.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use tombolo_noise::clock::Instant;
+use tombolo_noise::cookie::CookieJar;
+use tombolo_noise::keys::{PrivateKey, PublicKey, RemoteStatic, StaticIdentity};
+use tombolo_packet::message::{INITIATION_LEN, Initiation};
+use tombolo_tests::interrupt;
+use tombolo_tests::transfer::Noise;
+use tombolo_udp::{BindOptions, Family, UdpSocket};
+
+use super::{west, west_key};
+use crate::Result;
+use crate::contender::{DAEMON, Entrant, FORWARDER, PLAIN};
+use crate::load::bulk;
+use crate::load::clients::send_at;
+use crate::results::{Figures, figures};
+use crate::suite::Suite;
+use crate::wire::Wire;
+
+/// Initiations a second.
+const RATE: f64 = 50_000.0;
+/// Different ones, sent over and over.
+const DIFFERENT: usize = 4096;
+
+pub(super) fn measure(suite: &mut Suite<'_>) -> Result {
+    let span = suite.plan.span(Duration::from_millis(2000), Duration::from_millis(700));
+    for contender in &suite.plan.contenders {
+        if [PLAIN, FORWARDER, DAEMON].contains(&contender.name.as_str()) {
+            continue;
+        }
+        let entrant = match contender.enter(Wire::lay()?) {
+            Ok(entrant) => entrant,
+            Err(error) => {
+                interrupt::check()?;
+                suite.fail("flood", &contender.name, &error);
+                continue;
+            }
+        };
+        suite.daemons = entrant.running.pids();
+        let messages = junk(west_key(&entrant)?)?;
+        suite.sample("flood", &entrant.name, || flood(&entrant, &messages, span))?;
+    }
+    Ok(())
+}
+
+fn flood(entrant: &Entrant, messages: &[u8], span: Duration) -> Result<Figures> {
+    let options = BindOptions { gso: false, gro: false, ..BindOptions::default() };
+    let socket = entrant.wire.east.namespace.enter(|| Ok(UdpSocket::bind(Family::V4, 0, &options)?))?;
+    let [tunnel, closed] = west(entrant);
+    let (mut carried, mut rate) = ([0.0; 2], 0.0);
+    // In both orders, so that what changes steadily meets both alike.
+    for which in [0, 1, 1, 0] {
+        let target: SocketAddr = if which == 0 { closed } else { tunnel };
+        let send = || {
+            let sending = || send_at(&socket, target, messages, INITIATION_LEN as u16, RATE, span);
+            let sent = thread::scope(|scope| scope.spawn(sending).join());
+            sent.map_err(|_| anyhow!("the flood panicked"))
+        };
+        let (sent, gigabits) = bulk::beside(&entrant.wire, entrant.running.destination, 1, send)?;
+        carried[which] += gigabits / 2.0;
+        rate += sent.datagrams as f64 / sent.duration.as_secs_f64() / 4.0;
+    }
+    let [closed, tunnel] = carried;
+    Ok(figures([
+        ("junk_kpps", rate / 1e3),
+        ("junk_closed_gbps", closed),
+        ("junk_tunnel_gbps", tunnel),
+        ("junk_loss", (1.0 - tunnel / closed) * 100.0),
+        ("junk_peak_mb", entrant.running.megabytes("VmHWM")?),
+    ]))
+}
+
+/// Initiations to this public key of which nothing is right but mac1.
+fn junk(public_key: &str) -> Result<Vec<u8>> {
+    let server: PublicKey = public_key.parse().map_err(|_| anyhow!("no public key: {public_key}"))?;
+    let identity = StaticIdentity::new(PrivateKey::generate(&mut ChaCha20Rng::seed_from_u64(3)));
+    let remote = RemoteStatic::new(&identity, server);
+    let mut noise = Noise::new(3);
+    let mut messages = Vec::with_capacity(DIFFERENT * INITIATION_LEN);
+    for sender_index in 0..DIFFERENT as u32 {
+        let mut random = [0; 112];
+        noise.fill(&mut random);
+        let (ephemeral, rest) = random.split_at(32);
+        let mut message = Initiation::write(
+            sender_index,
+            ephemeral.try_into()?,
+            rest[..48].try_into()?,
+            rest[48..76].try_into()?,
+        );
+        CookieJar::new().write_macs(&mut message, &remote, Instant::from_nanos(1));
+        messages.extend(message);
+    }
+    Ok(messages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tombolo_noise::cookie::verify_mac1;
+    use tombolo_noise::handshake::consume_initiation_static;
+
+    #[test]
+    fn the_junk_has_a_correct_mac1_and_nothing_else() {
+        let server = StaticIdentity::new(PrivateKey::generate(&mut ChaCha20Rng::seed_from_u64(9)));
+        let messages = junk(&server.public_key().to_string()).unwrap();
+        assert_eq!(messages.len(), DIFFERENT * INITIATION_LEN);
+        for message in messages.chunks(INITIATION_LEN).take(8) {
+            let initiation = Initiation::parse(message).unwrap();
+            assert!(verify_mac1(&initiation, &server));
+            assert!(consume_initiation_static(&server, &initiation).is_err());
+        }
+        assert_ne!(messages[..INITIATION_LEN], messages[INITIATION_LEN..2 * INITIATION_LEN]);
+    }
+}
