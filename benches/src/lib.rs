@@ -21,6 +21,7 @@ pub mod scenario;
 pub mod stage;
 pub mod statistics;
 pub mod suite;
+mod tables;
 pub mod wanted;
 pub mod wire;
 

@@ -34,7 +34,7 @@ struct Arguments {
     /// How often each contender is measured [default: 3, quick: 1].
     #[arg(long)]
     rounds: Option<u32>,
-    /// Length of each TCP transfer [default: 5, quick: 1].
+    /// Length of each TCP transfer [default: 4, quick: 1].
     #[arg(long)]
     seconds: Option<u32>,
     /// Whom the ratios refer to.
@@ -101,7 +101,7 @@ fn run(arguments: Arguments) -> Result {
     suite::run(&Plan {
         contenders: contender::find(&names, &arguments.also)?,
         rounds: arguments.rounds.unwrap_or(if quick { 1 } else { 3 }),
-        seconds: arguments.seconds.unwrap_or(if quick { 1 } else { 5 }),
+        seconds: arguments.seconds.unwrap_or(if quick { 1 } else { 4 }),
         only: arguments.only,
         quick,
         base: arguments.base,
