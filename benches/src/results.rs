@@ -39,6 +39,8 @@ pub struct Sample {
 pub struct Results {
     /// The running kernel.
     pub kernel: String,
+    /// How TCP decides how fast it sends: `net.ipv4.tcp_congestion_control`.
+    pub congestion_control: String,
     /// Number of processors.
     pub processors: f64,
     /// Number of rounds asked for.

@@ -107,8 +107,11 @@ pub struct Suite<'a> {
 /// On an interruption, or when a file cannot be written.
 pub fn run(plan: &Plan) -> Result {
     let contenders = plan.contenders.iter().map(|contender| (contender.name.clone(), contender.version()));
+    let setting =
+        |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).map(|text| text.trim().to_owned());
     let results = Results {
-        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        kernel: setting("kernel/osrelease")?,
+        congestion_control: setting("net/ipv4/tcp_congestion_control")?,
         processors: accounting::processors(),
         rounds: plan.rounds,
         seconds: plan.seconds,

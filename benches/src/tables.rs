@@ -101,7 +101,7 @@ pub(crate) const TABLES: &[Table] = &[
         ratios: false,
     },
     Table {
-        title: "Bad lines of 5 ms each way: 32 TCP streams, Mbit/s",
+        title: "Bad lines of 5 ms each way: 32 TCP streams with CUBIC, Mbit/s",
         columns: &[
             Column("20 % loss", "lossy_mbps", 1),
             Column("20 % reordering", "reordering_mbps", 1),

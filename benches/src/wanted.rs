@@ -38,13 +38,15 @@ pub struct Judged {
     pub rounds: Vec<f64>,
     /// Whether the median keeps the bound.
     pub reached: bool,
+    /// How many decimals mean something.
+    #[serde(skip)]
+    pub decimals: usize,
 }
 
 impl Judged {
     /// As a row of a table.
     pub fn row(&self) -> Vec<String> {
-        let decimals = self.measured.split(' ').next().and_then(|number| number.split_once('.'));
-        let decimals = decimals.map_or(0, |(_, fraction)| fraction.len());
+        let decimals = self.decimals;
         let rounds =
             self.rounds.iter().map(|value| format!("{value:.decimals$}")).collect::<Vec<_>>().join(", ");
         let verdict = if self.reached { "reached" } else { "**not reached**" };
@@ -63,13 +65,14 @@ pub fn judge(results: &Results) -> Vec<Judged> {
                 Bound::AtLeast(bound) => ("≥", bound, measured >= bound),
                 Bound::AtMost(bound) => ("≤", bound, measured <= bound),
             };
-            let Wanted { unit, decimals, .. } = wanted;
+            let &Wanted { unit, decimals, .. } = wanted;
             Some(Judged {
                 figure: wanted.figure.to_owned(),
                 wanted: format!("{word} {bound} {unit}").trim().to_owned(),
                 measured: format!("{measured:.decimals$} {unit}").trim().to_owned(),
                 rounds,
                 reached,
+                decimals,
             })
         })
         .collect()

@@ -12,7 +12,8 @@ use crate::load::round_trip;
 use crate::results::figures;
 use crate::suite::Suite;
 
-/// Connections at once: one alone waits for its timers most of the time, and says little in seconds.
+/// Connections at once: one alone waits for its timers most of the time, and says little in seconds. They
+/// use CUBIC, as most machines do (RFC 9438).
 const STREAMS: usize = 32;
 
 /// What is done to the packets, and the names of the figures.
@@ -32,6 +33,9 @@ pub(super) fn measure(suite: &mut Suite<'_>) -> Result {
     for name in [PLAIN, OURS] {
         let Some(contender) = suite.plan.contender(name) else { continue };
         let (wire, line) = Line::lay()?;
+        for host in [&wire.east, &wire.west] {
+            host.namespace.sysctl("net.ipv4.tcp_congestion_control", "cubic")?;
+        }
         lines.push((contender.enter(wire)?, line));
     }
     suite.daemons = lines.iter().flat_map(|(entrant, _)| entrant.running.pids()).collect();
