@@ -9,12 +9,13 @@ use std::thread::JoinHandle;
 use rand_core::CryptoRng;
 use tombolo_noise::Device;
 use tombolo_packet::Steering;
-use tombolo_tun::{Offloads, Queue};
+use tombolo_tun::Queue;
 
 use crate::busy_poll::BusyPoll;
 use crate::control::{Control, ControlParts};
 use crate::handle::EngineHandle;
 use crate::inbound::Inbound;
+use crate::offload::TunOffloads;
 use crate::options::{EngineEvent, EngineOptions, SocketBinder, Sockets, queues_for};
 use crate::outbound::Outbound;
 use crate::shared::{Shared, Tables, Waker};
@@ -76,9 +77,9 @@ impl Engine {
             .map(|_| Waker::new().map(Arc::new))
             .collect::<io::Result<_>>()
             .map_err(StartError::Worker)?;
-        let offloads = queues.first().map_or(Offloads::NONE, |queue| queue.offloads());
+        let tun = TunOffloads::of(queues.first().map(AsRef::as_ref));
         let tables = Tables { indices: device.index_table(), sources: device.source_table() };
-        let shared = Shared::new(tables, sockets, offloads, options.mtu, magic, wakers.clone())
+        let shared = Shared::new(tables, sockets, tun, options.mtu, magic, wakers.clone())
             .map_err(StartError::Worker)?;
         let shared = Arc::new(shared);
         let (commands, receiver) = mpsc::channel();

@@ -335,8 +335,9 @@ impl<'a> Opener<'a> {
                 (Fault::Gone, _) => gone = true,
                 (Fault::Refused, GsoType::Tcp4 | GsoType::Tcp6) => refused_tcp = true,
                 (Fault::Refused, GsoType::Udp) => refused_udp = true,
-                _ => {}
+                _ => return,
             }
+            shared.tun_offloads.write_refused(header.gso_type, &error);
         });
         self.tun_gone |= gone;
         if refused_tcp || refused_udp {
@@ -345,7 +346,6 @@ impl<'a> Opener<'a> {
             self.options.tcp &= !refused_tcp;
             self.options.udp &= !refused_udp;
             self.coalescer.set_options(self.options);
-            shared.tun_write_demotions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
     }
 }

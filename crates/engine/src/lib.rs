@@ -13,6 +13,7 @@ mod control;
 mod engine;
 mod handle;
 mod inbound;
+mod offload;
 mod options;
 mod outbound;
 mod probe;
@@ -27,5 +28,7 @@ mod worker;
 pub use engine::{Engine, StartError};
 pub use handle::{EngineHandle, ProbeError, SendFrameError, Stopped};
 pub use options::{EngineEvent, EngineOptions, MAX_WORKERS, Session, SocketBinder, Sockets, queues_for};
-pub use status::{EngineStatus, OffloadStatus, PeerState, PeerStatus};
+pub use status::{
+    EngineStatus, OffloadPlace, OffloadReport, OffloadStatus, PeerState, PeerStatus, SocketReport,
+};
 pub use transaction::{AllowedIpChange, ApplyError, MemberChange, PeerChange, Transaction};

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use arc_swap::ArcSwap;
 use arrayvec::ArrayVec;
@@ -12,12 +12,11 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use tombolo_noise::{Event, IndexTable, Link, SourceTable};
 use tombolo_packet::{DropCounters, DropReason, Endpoint, PeerId};
 use tombolo_route::RouteTable;
-use tombolo_tun::Offloads;
 
+use crate::offload::TunOffloads;
 use crate::options::Sockets;
 use crate::probe::ProbeWatch;
 use crate::staging::{Staging, StagingBudget};
-use crate::status::OffloadStatus;
 
 /// Handshake datagrams that wait for the control thread. The kernel's module holds 4096; ours are
 /// taken by one thread at 10 000 a second or more, so that 1024 are a tenth of a second.
@@ -129,10 +128,8 @@ pub(crate) struct Shared {
     pub(crate) probes: ProbeWatch,
     pub(crate) staging_budget: StagingBudget,
     pub(crate) tun_gone: AtomicBool,
-    /// How often the TUN refused a super-packet, so that plain ones are written instead.
-    pub(crate) tun_write_demotions: AtomicU64,
+    pub(crate) tun_offloads: TunOffloads,
     pub(crate) failures: SegQueue<String>,
-    offloads: Offloads,
     stop: AtomicBool,
     control: Waker,
     /// Of the data threads.
@@ -143,7 +140,7 @@ impl Shared {
     pub(crate) fn new(
         Tables { indices, sources }: Tables,
         sockets: Sockets,
-        offloads: Offloads,
+        tun_offloads: TunOffloads,
         mtu: u16,
         magic: u64,
         workers: Vec<Arc<Waker>>,
@@ -162,9 +159,8 @@ impl Shared {
             probes: ProbeWatch::new(magic),
             staging_budget: StagingBudget::default(),
             tun_gone: AtomicBool::new(false),
-            tun_write_demotions: AtomicU64::new(0),
+            tun_offloads,
             failures: SegQueue::new(),
-            offloads,
             stop: AtomicBool::new(false),
             control: Waker::new()?,
             workers,
@@ -230,16 +226,6 @@ impl Shared {
     pub(crate) fn report_failure(&self, what: String) {
         self.failures.push(what);
         self.wake_control();
-    }
-
-    /// What the TUN does at this moment; the UDP half is left false.
-    pub(crate) fn tun_offloads(&self) -> OffloadStatus {
-        let demoted = self.tun_write_demotions.load(Ordering::Relaxed) > 0;
-        OffloadStatus {
-            tun_segmentation: self.offloads.tso4 || self.offloads.tso6,
-            tun_coalescing: self.offloads.write_tcp && !demoted,
-            ..OffloadStatus::default()
-        }
     }
 
     pub(crate) fn mtu(&self) -> usize {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tombolo_noise::clock::UnixTime;
 use tombolo_noise::{PresharedKey, PrivateKey, PublicKey, Tai64n};
-use tombolo_packet::DropReason;
+use tombolo_packet::{DropReason, Offload, OffloadState};
+use tombolo_udp::{Capabilities, FallbackCounters};
 
 /// One consistent view of the engine.
 pub struct EngineStatus {
@@ -22,21 +23,76 @@ pub struct EngineStatus {
     pub peers: Vec<PeerStatus>,
     /// Packets dropped, by reason.
     pub drops: Vec<(DropReason, u64)>,
-    /// What the TUN and the sockets can do, and how often each fell back.
+    /// What the TUN and the sockets can do, and what each had to do without.
     pub offloads: OffloadStatus,
 }
 
-/// Offloads in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Offloads and sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OffloadStatus {
-    /// Super-packets are read from the TUN.
-    pub tun_segmentation: bool,
-    /// Super-packets are written to the TUN.
-    pub tun_coalescing: bool,
-    /// UDP sends several datagrams by one call (`UDP_SEGMENT`).
-    pub udp_segmentation: bool,
-    /// UDP receives several datagrams by one call (`UDP_GRO`).
-    pub udp_coalescing: bool,
+    /// Each offload of the TUN and of each socket.
+    pub offloads: Vec<OffloadReport>,
+    /// The sockets.
+    pub sockets: Vec<SocketReport>,
+}
+
+impl OffloadStatus {
+    /// Whether the offload is in use wherever there is one of that kind.
+    pub fn is_on(&self, offload: Offload) -> bool {
+        let mut reports = self.offloads.iter().filter(|report| report.offload == offload).peekable();
+        reports.peek().is_some() && reports.all(|report| report.state.is_on())
+    }
+}
+
+/// Where an offload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OffloadPlace {
+    /// The TUN device.
+    Tun,
+    /// The IPv4 socket.
+    UdpIpv4,
+    /// The IPv6 socket.
+    UdpIpv6,
+}
+
+impl OffloadPlace {
+    /// The place as it stands in `status` and in the metrics: `snake_case`, stable.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tun => "tun",
+            Self::UdpIpv4 => "udp_ipv4",
+            Self::UdpIpv6 => "udp_ipv6",
+        }
+    }
+}
+
+/// What became of one offload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffloadReport {
+    /// Of the device or of which socket.
+    pub place: OffloadPlace,
+    /// Of which pair of data threads the socket is; 0 for the device, whose queues are alike.
+    pub lane: usize,
+    /// Which one.
+    pub offload: Offload,
+    /// Whether it is in use, and why not.
+    pub state: OffloadState,
+    /// How often the system refused it and something had to go without.
+    pub fallbacks: u64,
+}
+
+/// One socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketReport {
+    /// Which one.
+    pub place: OffloadPlace,
+    /// Of which pair of data threads it is.
+    pub lane: usize,
+    /// What it can do now.
+    pub capabilities: Capabilities,
+    /// What it had to do without.
+    pub counters: FallbackCounters,
 }
 
 /// One peer.

@@ -10,6 +10,7 @@ mod drop_reason;
 mod endpoint;
 pub mod ip;
 pub mod message;
+pub mod offload;
 pub mod split;
 mod steering;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use coalesce::{CoalesceOptions, Coalescer, MAX_MERGED};
 pub use drop_reason::{DropCounters, DropReason};
 pub use endpoint::{Endpoint, LocalAddress, PeerId};
 pub use ip::{Fragment, IpPacket, IpVersion};
+pub use offload::{Offload, OffloadState};
 pub use split::SuperPacket;
 pub use steering::Steering;
 pub use vnet::{GsoType, VnetHeader};

@@ -68,17 +68,55 @@ pub struct GuardReport {
     pub dropped_packets: Option<u64>,
 }
 
-/// Offloads.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+/// Offloads and sockets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OffloadReport {
-    /// Super-packets are read from the TUN.
+    /// TCP super-packets are read from the TUN.
     pub tun_segmentation: bool,
-    /// Super-packets are written to the TUN.
+    /// TCP super-packets are written to the TUN.
     pub tun_coalescing: bool,
     /// UDP sends several datagrams by one call.
     pub udp_segmentation: bool,
     /// UDP receives several datagrams by one call.
     pub udp_coalescing: bool,
+    /// Each offload of the device and of each socket.
+    pub list: Vec<OffloadEntry>,
+    /// What each socket had to do without.
+    pub sockets: Vec<SocketEntry>,
+}
+
+/// One offload of the device or of one socket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OffloadEntry {
+    /// `tun`, `udp_ipv4` or `udp_ipv6`.
+    pub place: String,
+    /// Of which pair of data threads the socket is; 0 for the device.
+    pub lane: usize,
+    /// Its name in `[offload]`.
+    pub offload: String,
+    /// Whether it is in use.
+    pub in_use: bool,
+    /// `on`, `switched_off`, `unsupported`, `avoided`, `refused` (at start) or `demoted` (at run time).
+    pub state: String,
+    /// Why it is not in use; the last error for one that was refused.
+    pub reason: Option<String>,
+    /// How often the system refused it at run time, and something had to go without.
+    pub fallbacks: u64,
+}
+
+/// One socket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SocketEntry {
+    /// `udp_ipv4` or `udp_ipv6`.
+    pub place: String,
+    /// Of which pair of data threads it is.
+    pub lane: usize,
+    /// Bytes of receive buffer that the system granted.
+    pub receive_buffer_bytes: u64,
+    /// Bytes of send buffer that the system granted.
+    pub send_buffer_bytes: u64,
+    /// How often it had to do without something else, by what it was.
+    pub fallbacks: BTreeMap<String, u64>,
 }
 
 /// One peer.

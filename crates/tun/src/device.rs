@@ -8,7 +8,8 @@ use rustix::fs::{Mode, OFlags};
 use tombolo_packet::VnetHeader;
 
 use crate::netlink::{LinkChange, Netlink, NetlinkError, TunMode};
-use crate::{DeviceError, Offloads, Queue, TunQueue, sys};
+use crate::offload::negotiate;
+use crate::{DeviceError, OffloadSwitches, Offloads, Queue, TunQueue, sys};
 
 /// Smallest MTU in bytes that an IPv4 host must take (RFC 791).
 pub const MIN_MTU: u32 = 576;
@@ -18,24 +19,6 @@ pub const MAX_MTU: u32 = 65_535;
 
 /// Longest name of an interface in bytes.
 const MAX_NAME: usize = libc::IFNAMSIZ - 1;
-
-/// Which offloads may be used where the kernel has them. All of them by default; each is a kill
-/// switch for a kernel that gets it wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OffloadSwitches {
-    /// TCP super-packets and unfinished checksums.
-    pub tcp: bool,
-    /// UDP super-packets.
-    pub udp: bool,
-    /// The virtio-net header itself; without it one plain packet moves with each system call.
-    pub vnet_header: bool,
-}
-
-impl Default for OffloadSwitches {
-    fn default() -> Self {
-        Self { tcp: true, udp: true, vnet_header: true }
-    }
-}
 
 /// How to open a device.
 #[derive(Clone, Debug)]
@@ -118,13 +101,13 @@ impl Device {
         let count = if multi_queue { options.queues.max(1) } else { 1 };
 
         let (first, offloads) = open_first(name, multi_queue, options.offloads)?;
-        let mut first = TunQueue::new(first, offloads).map_err(|e| system("open", name, e))?;
+        let mut first =
+            TunQueue::new(first, offloads, options.offloads).map_err(|e| system("open", name, e))?;
         first.probe_writes();
-        let offloads = first.offloads();
         let mut queues = vec![Arc::new(first)];
         while queues.len() < count {
             let fd = attach(name, queue_flags(multi_queue, offloads.vnet_header))?;
-            let queue = TunQueue::new(fd, offloads).map_err(|e| system("open", name, e))?;
+            let queue = queues[0].sibling(fd).map_err(|e| system("open", name, e))?;
             queues.push(Arc::new(queue));
         }
         let link = netlink
@@ -158,20 +141,19 @@ impl Device {
                 settings: "packet information, IFF_NO_PI is not set".into(),
             });
         }
+        let mut switches = switches;
         let offloads = if flags & libc::IFF_VNET_HDR != 0 {
             // The header was chosen by whoever opened it, and has to be read in any case.
-            let switches = OffloadSwitches {
-                tcp: switches.tcp && switches.vnet_header,
-                udp: switches.udp && switches.vnet_header,
-                vnet_header: true,
-            };
+            if !switches.vnet_header {
+                switches = OffloadSwitches { vnet_header: true, ..OffloadSwitches::all(false) };
+            }
             prepare_header(&fd)
                 .and_then(|()| negotiate(&fd, switches))
                 .map_err(|e| system("set the offloads of", &name, e))?
         } else {
             Offloads::NONE
         };
-        let mut queue = TunQueue::new(fd, offloads).map_err(|e| system("take over", &name, e))?;
+        let mut queue = TunQueue::new(fd, offloads, switches).map_err(|e| system("take over", &name, e))?;
         queue.probe_writes();
         let index = Netlink::open()?.link_by_name(&name)?.map_or(0, |link| link.index);
         Ok(Self { name, index, queues: vec![Arc::new(queue)] })
@@ -327,35 +309,6 @@ fn prepare_header(fd: &OwnedFd) -> io::Result<()> {
     // The length of the header is an int to the kernel; 10 fits.
     sys::set_header_length(fd.as_fd(), VnetHeader::LEN as libc::c_int)?;
     sys::set_little_endian(fd.as_fd())
-}
-
-/// Asks for less and less, until the kernel agrees.
-fn negotiate(fd: &OwnedFd, switches: OffloadSwitches) -> io::Result<Offloads> {
-    const TCP: u32 = libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
-    const UDP: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
-    let tcp = if switches.tcp { TCP } else { 0 };
-    let ecn = if switches.tcp { libc::TUN_F_TSO_ECN } else { 0 };
-    let udp = if switches.udp { UDP } else { 0 };
-    // Every kind of segmentation needs the checksums.
-    let checksum = if switches.tcp || switches.udp { libc::TUN_F_CSUM } else { 0 };
-    let attempts = [checksum | tcp | ecn | udp, checksum | tcp | ecn, checksum | tcp, checksum, 0];
-    let mut result = Err(io::Error::from_raw_os_error(libc::EINVAL));
-    for features in attempts {
-        result = sys::set_offload(fd.as_fd(), features).map(|()| Offloads {
-            vnet_header: true,
-            checksum: features & libc::TUN_F_CSUM != 0,
-            tso4: features & libc::TUN_F_TSO4 != 0,
-            tso6: features & libc::TUN_F_TSO6 != 0,
-            tso_ecn: features & libc::TUN_F_TSO_ECN != 0,
-            uso: features & UDP == UDP,
-            write_tcp: switches.tcp,
-            write_udp: switches.udp,
-        });
-        if result.is_ok() {
-            break;
-        }
-    }
-    result
 }
 
 fn open_error(name: &str, error: io::Error) -> DeviceError {

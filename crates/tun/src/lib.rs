@@ -66,13 +66,15 @@ mod error;
 pub mod guard;
 pub mod memory;
 pub mod netlink;
+mod offload;
 mod plan;
 mod queue;
 mod sys;
 mod tun_queue;
 
-pub use device::{Device, DeviceOptions, MAX_MTU, MIN_MTU, OffloadSwitches, Place};
+pub use device::{Device, DeviceOptions, MAX_MTU, MIN_MTU, Place};
 pub use error::DeviceError;
+pub use offload::{OffloadSwitches, TunOffloadStates};
 pub use plan::{
     Applied, Change, InterfacePlan, RULE_PRIORITY, TRANSMIT_QUEUE_LENGTH, gso_max_size_for, table_for,
 };

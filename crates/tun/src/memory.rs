@@ -11,7 +11,8 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 use tombolo_packet::{IpPacket, VnetHeader};
 
-use crate::{Offloads, Queue};
+use crate::offload::{self, TunOffloadStates, WriteRefusals};
+use crate::{OffloadSwitches, Offloads, Queue};
 
 /// Makes a queue and the host at its other end.
 ///
@@ -78,6 +79,10 @@ pub struct MemoryQueue {
 impl Queue for MemoryQueue {
     fn offloads(&self) -> Offloads {
         self.shared.offloads
+    }
+
+    fn offload_states(&self) -> TunOffloadStates {
+        offload::states(OffloadSwitches::default(), self.shared.offloads, WriteRefusals::default())
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>> {

@@ -5,6 +5,8 @@ use std::os::fd::BorrowedFd;
 
 use tombolo_packet::VnetHeader;
 
+use crate::offload::TunOffloadStates;
+
 /// Bytes that a buffer for [`Queue::read`] must hold: the largest IP packet.
 pub const MAX_PACKET: usize = 65_535;
 
@@ -68,6 +70,9 @@ pub trait Queue: Send + Sync {
     /// What the queue can do. Does not change while the queue lives: run-time demotion is the
     /// caller's, upon [`Fault::Refused`].
     fn offloads(&self) -> Offloads;
+
+    /// What became of each offload when the queue was opened, and why.
+    fn offload_states(&self) -> TunOffloadStates;
 
     /// Reads one packet or super-packet into the beginning of `buffer`, which holds at least
     /// [`MAX_PACKET`] bytes, and gives its header and its length in bytes.

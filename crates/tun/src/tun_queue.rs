@@ -6,20 +6,28 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use tombolo_packet::{GsoType, VnetHeader};
 
+use crate::offload::{self, TunOffloadStates, WriteRefusals};
 use crate::queue::{MAX_SLICES, check_header};
-use crate::{Fault, Offloads, Queue, sys};
+use crate::{Fault, OffloadSwitches, Offloads, Queue, sys};
 
 /// One queue of a [`Device`](crate::Device).
 pub struct TunQueue {
     fd: OwnedFd,
     offloads: Offloads,
+    switches: OffloadSwitches,
+    refusals: WriteRefusals,
 }
 
 impl TunQueue {
-    pub(crate) fn new(fd: OwnedFd, offloads: Offloads) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd, offloads: Offloads, switches: OffloadSwitches) -> io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?;
-        Ok(Self { fd, offloads })
+        Ok(Self { fd, offloads, switches, refusals: WriteRefusals::default() })
+    }
+
+    /// A further queue of the same device, of which nothing has to be asked again.
+    pub(crate) fn sibling(&self, fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { refusals: self.refusals, ..Self::new(fd, self.offloads, self.switches)? })
     }
 
     /// Name of the interface now: it may have been renamed. `None`: it was deleted.
@@ -58,20 +66,18 @@ impl TunQueue {
     /// Asks the kernel which super-packets it takes, by writing some that no stack would act on.
     pub(crate) fn probe_writes(&mut self) {
         if self.offloads.vnet_header {
-            let accepts = |header: VnetHeader, packet: &[u8]| {
-                match self.write(header, &[IoSlice::new(packet)]) {
-                    Ok(()) => true,
-                    // The interface is down, which the kernel looks at after the header.
-                    Err(error) => Fault::of(&error) == Fault::Down,
-                }
+            let refusal = |gso_type| {
+                let (header, packet) = probe_packet(gso_type);
+                let error = self.write(header, &[IoSlice::new(&packet)]).err()?;
+                // An interface that is down is found so only after the header was looked at.
+                let refused = Fault::of(&error) != Fault::Down;
+                refused.then(|| error.raw_os_error().unwrap_or(libc::EINVAL))
             };
-            let tcp4 = probe_packet(GsoType::Tcp4);
-            let tcp6 = probe_packet(GsoType::Tcp6);
-            let udp4 = probe_packet(GsoType::Udp);
-            let tcp = accepts(tcp4.0, &tcp4.1) && accepts(tcp6.0, &tcp6.1);
-            let udp = accepts(udp4.0, &udp4.1);
-            self.offloads.write_tcp &= tcp;
-            self.offloads.write_udp &= udp;
+            let tcp = refusal(GsoType::Tcp4).or_else(|| refusal(GsoType::Tcp6));
+            let udp = refusal(GsoType::Udp);
+            self.offloads.write_tcp &= tcp.is_none();
+            self.offloads.write_udp &= udp.is_none();
+            self.refusals = WriteRefusals { tcp, udp };
         }
     }
 }
@@ -79,6 +85,10 @@ impl TunQueue {
 impl Queue for TunQueue {
     fn offloads(&self) -> Offloads {
         self.offloads
+    }
+
+    fn offload_states(&self) -> TunOffloadStates {
+        offload::states(self.switches, self.offloads, self.refusals)
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>> {

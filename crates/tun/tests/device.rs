@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::{Namespace, PATIENCE, root, wait_readable};
-use tombolo_packet::{GsoType, VnetHeader, checksum};
+use tombolo_packet::{GsoType, Offload, OffloadState, VnetHeader, checksum};
 use tombolo_tun::netlink::{LinkState, Netlink, Watch};
 use tombolo_tun::{
     Device, DeviceError, DeviceOptions, Fault, InterfacePlan, OffloadSwitches, Offloads, Place, Queue,
@@ -239,19 +239,47 @@ fn each_offload_can_be_switched_off() {
     }
     let namespace = Namespace::new("switches");
     namespace.enter(|| {
-        let offloads = |tcp, udp, vnet_header| {
-            let offloads = OffloadSwitches { tcp, udp, vnet_header };
-            let options = DeviceOptions { offloads, ..DeviceOptions::new(NAME) };
-            Device::open(&options).unwrap().offloads()
+        let open = |offloads| {
+            let device = Device::open(&DeviceOptions { offloads, ..DeviceOptions::new(NAME) }).unwrap();
+            let off: Vec<Offload> = device.queues()[0]
+                .offload_states()
+                .into_iter()
+                .filter(|(_, state)| *state == OffloadState::SwitchedOff)
+                .map(|(offload, _)| offload)
+                .collect();
+            (device.offloads(), off)
         };
-        let all = offloads(true, true, true);
+        let switches = OffloadSwitches::default();
+        let (all, off) = open(switches);
         assert!(all.vnet_header && all.checksum && all.tso4 && all.tso6 && all.write_tcp);
-        let no_udp = offloads(true, false, true);
-        assert_eq!(no_udp, Offloads { uso: false, write_udp: false, ..all });
-        let no_tcp = offloads(false, true, true);
-        let tcp_off = Offloads { tso4: false, tso6: false, tso_ecn: false, write_tcp: false, ..all };
-        assert_eq!(no_tcp, tcp_off);
-        assert_eq!(offloads(true, true, false), Offloads::NONE);
+        assert_eq!(off, []);
+
+        let no_tso = Offloads { tso4: false, tso6: false, tso_ecn: false, ..all };
+        let no_checksum = Offloads { checksum: false, uso: false, ..no_tso };
+        let everything = Offload::ALL[..6].to_vec();
+        for (switches, offloads, off) in [
+            (OffloadSwitches { tso: false, ..switches }, no_tso, vec![Offload::Tso]),
+            (OffloadSwitches { uso: false, ..switches }, Offloads { uso: false, ..all }, vec![Offload::Uso]),
+            (
+                OffloadSwitches { checksum: false, ..switches },
+                no_checksum,
+                vec![Offload::Checksum, Offload::Tso, Offload::Uso],
+            ),
+            (
+                OffloadSwitches { coalesce_tcp: false, ..switches },
+                Offloads { write_tcp: false, ..all },
+                vec![Offload::CoalesceTcp],
+            ),
+            (
+                OffloadSwitches { coalesce_udp: false, ..switches },
+                Offloads { write_udp: false, ..all },
+                vec![Offload::CoalesceUdp],
+            ),
+            (OffloadSwitches { vnet_header: false, ..switches }, Offloads::NONE, everything.clone()),
+            (OffloadSwitches::all(false), Offloads::NONE, everything),
+        ] {
+            assert_eq!(open(switches), (offloads, off), "{switches:?}");
+        }
     });
 }
 

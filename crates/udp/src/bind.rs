@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::net::{SocketFlags, SocketType, getsockname, socket_with, sockopt};
-use tombolo_packet::Steering;
+use tombolo_packet::{OffloadState, Steering};
 
 use crate::kernel::Release;
 use crate::send::SendState;
@@ -178,12 +178,13 @@ impl UdpSocket {
         report_arrival(socket, family);
         // Before binding, so that no datagram can come in while it is not in force.
         let release = Release::parse(&sys::kernel_release());
-        let gro = options.gro
-            && release.has_safe_receive_offload()
-            && set(socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
-        let gso = options.gso
-            && !release.corrupts_segmentation()
-            && sys::get_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
+        let gro = first_obstacle(options.gro, release.receive_offload(), || {
+            set(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+        });
+        // Whether the network card can do it shows only when something is sent.
+        let gso = first_obstacle(options.gso, release.send_offload(), || {
+            sys::get_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT).map(drop)
+        });
         let receive_buffer = grow(socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.receive_buffer);
         let send_buffer = grow(socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer);
 
@@ -208,6 +209,25 @@ impl UdpSocket {
 }
 
 use sys::set_option as set;
+
+/// The state of an offload at start: the owner decides first, then what is known of the kernel, then the kernel.
+fn first_obstacle(
+    switched_on: bool,
+    known: OffloadState,
+    ask: impl FnOnce() -> io::Result<()>,
+) -> OffloadState {
+    match (switched_on, known) {
+        (false, _) => OffloadState::SwitchedOff,
+        (true, OffloadState::On) => match ask() {
+            Ok(()) => OffloadState::On,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOPROTOOPT) | None => OffloadState::Unsupported,
+                Some(errno) => OffloadState::Refused(errno),
+            },
+        },
+        (true, obstacle) => obstacle,
+    }
+}
 
 /// The rule is set in both cases: by default Linux sets the bit until a router objects, whereas its
 /// own WireGuard never does.
@@ -248,4 +268,26 @@ fn grow(socket: BorrowedFd<'_>, force: i32, plain: i32, bytes: usize) -> usize {
     // Linux reports twice what is usable: the other half is for its bookkeeping (socket(7)).
     let granted = sys::get_option(socket, libc::SOL_SOCKET, plain).unwrap_or(0);
     usize::try_from(granted).unwrap_or(0) / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_obstacle_is_told_and_nothing_after_it_is_asked() {
+        let never = || unreachable!("nobody needs to ask");
+        let avoided = OffloadState::Avoided("known to be wrong");
+        assert_eq!(first_obstacle(false, OffloadState::On, never), OffloadState::SwitchedOff);
+        assert_eq!(first_obstacle(false, avoided, never), OffloadState::SwitchedOff);
+        assert_eq!(first_obstacle(true, avoided, never), avoided);
+        assert_eq!(first_obstacle(true, OffloadState::On, || Ok(())), OffloadState::On);
+        for (errno, state) in [
+            (libc::ENOPROTOOPT, OffloadState::Unsupported),
+            (libc::EPERM, OffloadState::Refused(libc::EPERM)),
+        ] {
+            let refuse = || Err(io::Error::from_raw_os_error(errno));
+            assert_eq!(first_obstacle(true, OffloadState::On, refuse), state);
+        }
+    }
 }

@@ -41,6 +41,8 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+use tombolo_packet::{Offload, OffloadState};
+
 /// Bytes of the arena that [`Socket::receive`] sets aside for one read: the longest UDP datagram or
 /// coalesced run of them, and a little more so that neighbouring slots do not share cache sets.
 pub const RECEIVE_SLOT: usize = 65_536 + 512;
@@ -52,6 +54,9 @@ pub trait Socket: Send + Sync {
     /// What the socket can do now. Offloads go from `true` to `false` when the system refuses them
     /// at run time, never back.
     fn capabilities(&self) -> Capabilities;
+
+    /// What became of each offload of the socket, and why.
+    fn offload_states(&self) -> [(Offload, OffloadState); 2];
 
     /// How often the socket had to do without something.
     fn counters(&self) -> FallbackCounters;

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::event::{EventfdFlags, eventfd};
-use tombolo_packet::{LocalAddress, Steering};
+use tombolo_packet::{LocalAddress, Offload, OffloadState, Steering};
 
 use crate::{
     Capabilities, FallbackCounters, MAX_DATAGRAM, RECEIVE_SLOT, Received, SendError, SendFailure,
@@ -202,6 +202,12 @@ impl Socket for MemorySocket {
             receive_buffer: QUEUE_CAPACITY * 1500,
             send_buffer: usize::MAX,
         }
+    }
+
+    fn offload_states(&self) -> [(Offload, OffloadState); 2] {
+        let state = |on| if on { OffloadState::On } else { OffloadState::SwitchedOff };
+        let Capabilities { gso, gro, .. } = self.capabilities();
+        [(Offload::Gso, state(gso)), (Offload::Gro, state(gro))]
     }
 
     fn counters(&self) -> FallbackCounters {

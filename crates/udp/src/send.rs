@@ -6,10 +6,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
-use tombolo_packet::LocalAddress;
+use tombolo_packet::{LocalAddress, OffloadState};
 
 use crate::control::{self, RawAddress};
 use crate::sys::{BATCH, Outgoing};
@@ -39,6 +39,9 @@ pub(crate) trait DatagramSender {
 #[derive(Debug)]
 pub(crate) struct SendState {
     gso: AtomicBool,
+    gso_at_start: OffloadState,
+    /// The errno for which segmentation was given up last; 0: it was not.
+    gso_error: AtomicI32,
     max_segments: usize,
     gso_demotions: AtomicU64,
     gso_replays: AtomicU64,
@@ -49,9 +52,11 @@ pub(crate) struct SendState {
 }
 
 impl SendState {
-    pub(crate) fn new(gso: bool, max_segments: usize) -> Self {
+    pub(crate) fn new(gso: OffloadState, max_segments: usize) -> Self {
         Self {
-            gso: AtomicBool::new(gso),
+            gso: AtomicBool::new(gso.is_on()),
+            gso_at_start: gso,
+            gso_error: AtomicI32::new(0),
             max_segments,
             gso_demotions: AtomicU64::new(0),
             gso_replays: AtomicU64::new(0),
@@ -64,6 +69,14 @@ impl SendState {
 
     pub(crate) fn gso(&self) -> bool {
         self.gso.load(Ordering::Relaxed)
+    }
+
+    /// What became of segmentation.
+    pub(crate) fn gso_state(&self) -> OffloadState {
+        match self.gso_error.load(Ordering::Relaxed) {
+            0 => self.gso_at_start,
+            errno => OffloadState::Demoted(errno),
+        }
     }
 
     pub(crate) fn max_segments(&self) -> usize {
@@ -82,7 +95,8 @@ impl SendState {
         }
     }
 
-    fn demote_gso(&self) {
+    fn demote_gso(&self, errno: i32) {
+        self.gso_error.store(errno, Ordering::Relaxed);
         if self.gso.swap(false, Ordering::Relaxed) {
             self.gso_demotions.fetch_add(1, Ordering::Relaxed);
         }
@@ -236,7 +250,7 @@ impl<S: DatagramSender> Sending<'_, S> {
                 Ok(()) => {
                     self.state.gso_replays.fetch_add(1, Ordering::Relaxed);
                     if error != libc::EMSGSIZE && !self.exceeds_path_mtu(transmit) {
-                        self.state.demote_gso();
+                        self.state.demote_gso(error);
                     }
                     self.without_gso = Some(piece.index);
                     return self.passed(&first);

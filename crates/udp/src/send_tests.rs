@@ -101,7 +101,7 @@ fn segments_go_as_one_message_and_a_single_one_without_the_option() {
     let sender = scripted(|_| None);
     let outcome = send(
         &sender,
-        &SendState::new(true, 64),
+        &SendState::new(OffloadState::On, 64),
         &[transmit(&contents, 1000, false), transmit(b"x", 1000, true)],
     );
     assert_eq!(outcome.datagrams, 4);
@@ -116,14 +116,20 @@ fn segments_go_as_one_message_and_a_single_one_without_the_option() {
 fn super_datagrams_are_cut_at_the_limits_of_segments_and_of_bytes() {
     let contents = pattern(200 * 10 + 3);
     let sender = scripted(|_| None);
-    assert_eq!(send(&sender, &SendState::new(true, 64), &[transmit(&contents, 10, false)]).datagrams, 201);
+    assert_eq!(
+        send(&sender, &SendState::new(OffloadState::On, 64), &[transmit(&contents, 10, false)]).datagrams,
+        201
+    );
     assert!(sender.seen.borrow().iter().all(|seen| seen.contents.len() <= 640));
     assert_eq!(sender.seen.borrow().len(), 4);
     assert_eq!(bytes(&sender), contents);
 
     let contents = pattern(100 * 1452);
     let sender = scripted(|_| None);
-    assert_eq!(send(&sender, &SendState::new(true, 128), &[transmit(&contents, 1452, false)]).datagrams, 100);
+    assert_eq!(
+        send(&sender, &SendState::new(OffloadState::On, 128), &[transmit(&contents, 1452, false)]).datagrams,
+        100
+    );
     assert!(
         sender
             .seen
@@ -139,7 +145,7 @@ fn a_refused_super_datagram_demotes_the_socket_and_is_replayed_from_the_first_un
     for error in [libc::EIO, libc::EINVAL] {
         let contents = pattern(5 * 100);
         let sender = scripted(|message| segmented(message).then_some(error));
-        let state = SendState::new(true, 64);
+        let state = SendState::new(OffloadState::On, 64);
         let outcome = send(
             &sender,
             &state,
@@ -156,7 +162,7 @@ fn a_refused_super_datagram_demotes_the_socket_and_is_replayed_from_the_first_un
 fn a_destination_that_takes_nothing_at_all_does_not_demote_the_socket() {
     let contents = pattern(500);
     let sender = scripted(|_| Some(libc::EINVAL));
-    let state = SendState::new(true, 64);
+    let state = SendState::new(OffloadState::On, 64);
     let outcome = send(&sender, &state, &[transmit(&contents, 100, false)]);
     assert!(state.gso());
     assert_eq!(
@@ -172,7 +178,7 @@ fn segments_beyond_the_path_mtu_go_one_by_one_and_demote_nothing() {
         let contents = pattern(3 * 1300);
         let sender =
             Scripted { path_mtu, ..scripted(|message: &Outgoing<'_>| segmented(message).then_some(error)) };
-        let state = SendState::new(true, 64);
+        let state = SendState::new(OffloadState::On, 64);
         let outcome = send(&sender, &state, &[transmit(&contents, 1300, false)]);
         assert!(state.gso());
         assert_eq!((outcome.datagrams, outcome.failures.len()), (3, 0));
@@ -186,7 +192,7 @@ fn a_datagram_too_big_for_its_path_is_reported_as_such_and_the_rest_still_goes()
     let contents = pattern(1500);
     let outcome = send(
         &sender,
-        &SendState::new(true, 64),
+        &SendState::new(OffloadState::On, 64),
         &[transmit(&contents, 0, false), transmit(b"small", 0, false)],
     );
     assert_eq!(outcome.failures, [SendFailure { index: 0, datagrams: 1, error: SendError::TooBig }]);
@@ -197,7 +203,7 @@ fn a_datagram_too_big_for_its_path_is_reported_as_such_and_the_rest_still_goes()
 fn a_stale_source_is_left_out_for_its_transmit_and_named_requirement_20() {
     for error in [libc::EINVAL, libc::ENETUNREACH, libc::EADDRNOTAVAIL] {
         let sender = scripted(|message| sourced(message).then_some(error));
-        let state = SendState::new(true, 64);
+        let state = SendState::new(OffloadState::On, 64);
         let contents = pattern(200 * 10);
         let outcome = send(
             &sender,
@@ -215,7 +221,7 @@ fn a_stale_source_is_left_out_for_its_transmit_and_named_requirement_20() {
 #[test]
 fn a_good_source_survives_the_demotion_of_segmentation() {
     let sender = scripted(|message| segmented(message).then_some(libc::EINVAL));
-    let state = SendState::new(true, 64);
+    let state = SendState::new(OffloadState::On, 64);
     let contents = pattern(300);
     let outcome = send(&sender, &state, &[transmit(&contents, 100, true)]);
     assert_eq!((outcome.datagrams, outcome.stale_sources.len()), (3, 0));
@@ -225,7 +231,7 @@ fn a_good_source_survives_the_demotion_of_segmentation() {
 #[test]
 fn a_stale_source_and_a_refused_segmentation_together_are_both_found() {
     let sender = scripted(|message| (segmented(message) || sourced(message)).then_some(libc::EINVAL));
-    let state = SendState::new(true, 64);
+    let state = SendState::new(OffloadState::On, 64);
     let contents = pattern(300);
     let outcome = send(&sender, &state, &[transmit(&contents, 100, true)]);
     assert_eq!((outcome.datagrams, outcome.stale_sources.as_slice()), (3, &[0][..]));
@@ -237,7 +243,7 @@ fn a_stale_source_and_a_refused_segmentation_together_are_both_found() {
 fn a_full_send_buffer_is_waited_for_a_few_times_and_then_everything_left_is_dropped() {
     let left = Cell::new(2);
     let sender = scripted(|_| (left.replace(left.get() - 1) > 0).then_some(libc::EAGAIN));
-    let state = SendState::new(true, 64);
+    let state = SendState::new(OffloadState::On, 64);
     assert_eq!(send(&sender, &state, &[transmit(b"x", 0, false)]).datagrams, 1);
     assert_eq!((sender.waits.get(), state.counters().send_waits), (2, 2));
 
@@ -254,11 +260,11 @@ fn a_full_send_buffer_is_waited_for_a_few_times_and_then_everything_left_is_drop
 fn icmp_answers_to_earlier_datagrams_lose_nothing() {
     let left = Cell::new(3);
     let sender = scripted(|_| (left.replace(left.get() - 1) > 0).then_some(libc::ECONNREFUSED));
-    let outcome = send(&sender, &SendState::new(true, 64), &[transmit(b"x", 0, false)]);
+    let outcome = send(&sender, &SendState::new(OffloadState::On, 64), &[transmit(b"x", 0, false)]);
     assert_eq!((outcome.datagrams, outcome.failures.len()), (1, 0));
     // Nor do they hold the caller for ever.
     let sender = scripted(|_| Some(libc::ECONNREFUSED));
-    let outcome = send(&sender, &SendState::new(true, 64), &[transmit(b"x", 0, false)]);
+    let outcome = send(&sender, &SendState::new(OffloadState::On, 64), &[transmit(b"x", 0, false)]);
     assert_eq!(outcome.failures.len(), 1);
 }
 
@@ -268,7 +274,7 @@ fn a_destination_of_the_other_family_fails_alone() {
     let other = Transmit::new("[2001:db8::1]:7".parse().unwrap(), b"y");
     let outcome = send(
         &sender,
-        &SendState::new(true, 64),
+        &SendState::new(OffloadState::On, 64),
         &[transmit(b"x", 0, false), other, transmit(b"z", 0, false)],
     );
     assert_eq!(outcome.failures, [SendFailure { index: 1, datagrams: 1, error: SendError::WrongFamily }]);
@@ -279,8 +285,11 @@ fn a_destination_of_the_other_family_fails_alone() {
 fn a_system_that_takes_few_messages_at_a_time_gets_each_once_and_in_order() {
     let contents = pattern(300 * 7);
     let sender = Scripted { appetite: 3, ..scripted(|_: &Outgoing<'_>| None) };
-    let outcome =
-        send(&sender, &SendState::new(false, 64), &[transmit(&contents, 7, false), transmit(&[], 7, false)]);
+    let outcome = send(
+        &sender,
+        &SendState::new(OffloadState::SwitchedOff, 64),
+        &[transmit(&contents, 7, false), transmit(&[], 7, false)],
+    );
     assert_eq!(outcome.datagrams, 301);
     assert_eq!(bytes(&sender), contents);
     assert!(sender.seen.borrow().iter().all(|seen| seen.contents.len() <= 7 && seen.control_len == 0));

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+use tombolo_packet::{Offload, OffloadState};
 
 use crate::control::{self, RawAddress};
 use crate::send::{DatagramSender, SendState, send_all};
@@ -47,7 +48,7 @@ pub struct UdpSocket {
     pub(crate) descriptor: OwnedFd,
     pub(crate) family: Family,
     pub(crate) port: u16,
-    pub(crate) gro: bool,
+    pub(crate) gro: OffloadState,
     pub(crate) receive_buffer: usize,
     pub(crate) send_buffer: usize,
     pub(crate) mark: AtomicU32,
@@ -72,11 +73,15 @@ impl Socket for UdpSocket {
         let gso = self.sending.gso();
         Capabilities {
             gso,
-            gro: self.gro,
+            gro: self.gro.is_on(),
             max_segments: if gso { self.sending.max_segments() } else { 1 },
             receive_buffer: self.receive_buffer,
             send_buffer: self.send_buffer,
         }
+    }
+
+    fn offload_states(&self) -> [(Offload, OffloadState); 2] {
+        [(Offload::Gso, self.sending.gso_state()), (Offload::Gro, self.gro)]
     }
 
     fn counters(&self) -> FallbackCounters {

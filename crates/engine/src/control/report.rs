@@ -6,8 +6,9 @@ use tombolo_noise::clock::Now;
 use tombolo_packet::PeerId;
 
 use super::{Control, PeerRecord};
+use crate::offload;
 use crate::options::SocketBinder;
-use crate::status::{EngineStatus, OffloadStatus, PeerState, PeerStatus};
+use crate::status::{EngineStatus, PeerState, PeerStatus};
 
 impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     pub(super) fn status(&self, now: Now) -> EngineStatus {
@@ -23,7 +24,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 .filter_map(|(id, record)| self.peer_status(*id, record, now))
                 .collect(),
             drops: self.shared.drops.iter().collect(),
-            offloads: self.offloads(),
+            offloads: offload::status(&self.shared.tun_offloads, &self.shared.sockets.load()),
         }
     }
 
@@ -49,17 +50,5 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             last_sent_timestamp: status.last_sent_timestamp,
             last_received_age: status.last_received_age,
         })
-    }
-
-    fn offloads(&self) -> OffloadStatus {
-        let sockets = self.shared.sockets.load();
-        let all = |test: fn(&tombolo_udp::Capabilities) -> bool| {
-            sockets.all().all(|socket| test(&socket.capabilities()))
-        };
-        OffloadStatus {
-            udp_segmentation: all(|capabilities| capabilities.gso),
-            udp_coalescing: all(|capabilities| capabilities.gro),
-            ..self.shared.tun_offloads()
-        }
     }
 }

@@ -22,7 +22,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
         tombolo up -n prod                                    start\n  \
         tombolo wait -n prod --peer db-2 --tcp 5432           until the database of db-2 answers\n\n\
         Directories: TOMBOLO_CONFIG_DIR (/etc/tombolo), TOMBOLO_STATE_DIR (/var/lib/tombolo), \
-        TOMBOLO_RUN_DIR (/run/tombolo)."
+        TOMBOLO_RUN_DIR (/run/tombolo).\n\
+        Offloads, on or off: TOMBOLO_OFFLOAD_VNET_HEADER, _CHECKSUM, _TSO, _USO, _COALESCE_TCP, _COALESCE_UDP, \
+        _GSO, _GRO; they beat [offload] in the configuration."
 )]
 pub struct Cli {
     /// What to do.

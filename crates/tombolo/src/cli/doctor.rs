@@ -107,6 +107,14 @@ fn network_findings(directories: &Directories, network: &str) -> Vec<Finding> {
             findings.extend(
                 report.warnings.into_iter().map(|warning| Finding::Bad(format!("{network}: {warning}"))),
             );
+            for entry in report.offloads.list.iter().filter(|entry| !entry.in_use) {
+                findings.push(Finding::Notable(format!(
+                    "{network}: {} of {} is not used: {}",
+                    entry.offload,
+                    entry.place,
+                    entry.reason.as_deref().unwrap_or(&entry.state)
+                )));
+            }
             let silent = report.peers.iter().filter(|peer| peer.state != "established").count();
             if silent > 0 {
                 findings.push(Finding::Notable(format!(

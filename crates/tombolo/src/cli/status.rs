@@ -6,7 +6,7 @@ use super::args::{Cli, StatusArgs};
 use super::{Failure, print_bytes, print_line};
 use crate::control::{Answer, Client, Request};
 use crate::paths::Directories;
-use crate::report::{PeerReport, StatusReport};
+use crate::report::{OffloadEntry, OffloadReport, PeerReport, StatusReport};
 
 pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &StatusArgs) -> Result<(), Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
@@ -53,6 +53,7 @@ fn render(report: &StatusReport) -> String {
         Some(dropped) => writeln!(text, ", {dropped} packets dropped"),
         None => writeln!(text),
     };
+    text.push_str(&offloads(&report.offloads));
     if !report.peers.is_empty() {
         let _ = writeln!(text);
     }
@@ -75,6 +76,27 @@ fn render(report: &StatusReport) -> String {
         }
     }
     text
+}
+
+/// One line where all is well, and one for each offload that is not in use.
+fn offloads(report: &OffloadReport) -> String {
+    let off: Vec<String> = report.list.iter().filter(|entry| !entry.in_use).map(offload_line).collect();
+    match (report.list.len(), off.len()) {
+        (0, _) => String::new(),
+        (_, 0) => "offloads all in use\n".to_owned(),
+        (all, off_count) => format!("offloads {} of {all} in use\n{}", all - off_count, off.concat()),
+    }
+}
+
+fn offload_line(entry: &OffloadEntry) -> String {
+    let reason = entry.reason.as_deref().unwrap_or(&entry.state);
+    let count = match entry.fallbacks {
+        0 => String::new(),
+        1 => ", once".to_owned(),
+        count => format!(", {count} times"),
+    };
+    let lane = if entry.lane > 0 { format!(" {}", entry.lane) } else { String::new() };
+    format!("  {}{lane} {} off: {reason}{count}\n", entry.place, entry.offload)
 }
 
 fn name(peer: &PeerReport) -> &str {
@@ -138,6 +160,33 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_offload_that_is_not_in_use_is_told_with_its_reason_and_how_often() {
+        let entry = |offload: &str, in_use, fallbacks| OffloadEntry {
+            place: "udp_ipv4".to_owned(),
+            lane: 0,
+            offload: offload.to_owned(),
+            in_use,
+            state: "demoted".to_owned(),
+            reason: (!in_use).then(|| "given up at run time: EIO".to_owned()),
+            fallbacks,
+        };
+        let mut report = OffloadReport {
+            tun_segmentation: true,
+            tun_coalescing: true,
+            udp_segmentation: true,
+            udp_coalescing: true,
+            list: vec![entry("gso", true, 0), entry("gro", true, 0)],
+            sockets: Vec::new(),
+        };
+        assert_eq!(offloads(&report), "offloads all in use\n");
+        report.list[0] = entry("gso", false, 3);
+        assert_eq!(
+            offloads(&report),
+            "offloads 1 of 2 in use\n  udp_ipv4 gso off: given up at run time: EIO, 3 times\n"
+        );
+    }
 
     #[test]
     fn amounts_are_for_people() {

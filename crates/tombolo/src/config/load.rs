@@ -16,16 +16,19 @@ const MAX_CONFIG: u64 = 16 << 20;
 /// A key file holds 44 characters; anything much larger is another file.
 const MAX_KEY_FILE: u64 = 4096;
 
-/// Reads and checks `path`, and puts the keys of the key files in their places.
+/// Reads and checks `path`, puts the keys of the key files in their places, and lets the environment switch offloads.
 ///
 /// # Errors
-/// Every problem of the file and of its key files.
+/// Every problem of the file, of its key files and of `TOMBOLO_OFFLOAD_*`.
 pub fn load(path: &Path) -> Result<NetworkConfig, ConfigError> {
     let failed = |problems| ConfigError { path: path.to_owned(), problems };
     let whole = |message: String| failed(vec![Problem { line: 0, column: 0, message }]);
     let text = read_bounded(path, MAX_CONFIG).map_err(|error| whole(format!("cannot be read: {error}")))?;
     let mut config = parse(&text).map_err(failed)?;
     let mut problems = Problems::new(&text);
+    for problem in config.offload.apply_environment(std::env::vars_os()) {
+        problems.whole(problem);
+    }
     if holds_secret(&config)
         && let Err(message) = check_private_mode(path)
     {

@@ -4,6 +4,7 @@
 //! report every problem at once, each with line, column and the mend.
 
 mod load;
+mod offload;
 mod parse;
 mod problem;
 mod section;
@@ -20,6 +21,7 @@ use tombolo_noise::{PresharedKey, PrivateKey, PublicKey};
 use crate::threads::ThreadConfig;
 
 pub use load::{check_private_mode, load};
+pub use offload::{OffloadConfig, Origin, Switch, variable};
 pub use parse::{parse, parse_endpoint, valid_interface_name, valid_name};
 pub use problem::{ConfigError, Problem};
 
@@ -81,25 +83,6 @@ pub struct InterfaceConfig {
     pub max_clock_ahead: Option<Duration>,
     /// The threads that carry packets. After [`load`] what the environment says comes first.
     pub threads: ThreadConfig,
-}
-
-/// `[offload]`: switches for what kernels and network cards are known to get wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OffloadConfig {
-    /// TCP segmentation offload of the TUN.
-    pub tso: bool,
-    /// UDP segmentation offload of the TUN.
-    pub uso: bool,
-    /// `UDP_SEGMENT` on the underlay.
-    pub gso: bool,
-    /// `UDP_GRO` on the underlay.
-    pub gro: bool,
-}
-
-impl Default for OffloadConfig {
-    fn default() -> Self {
-        Self { tso: true, uso: true, gso: true, gro: true }
-    }
 }
 
 /// The host of an endpoint.

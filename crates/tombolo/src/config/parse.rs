@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tombolo_noise::{KeyError, PresharedKey, PrivateKey, PublicKey};
+use tombolo_packet::Offload;
 use toml::de::DeTable;
 
 use super::problem::{Problem, Problems};
 use super::section::{At, Section};
 use super::{
     DEFAULT_PORT, EndpointHost, EndpointName, InterfaceConfig, NetworkConfig, OVERHEAD, OffloadConfig,
-    PeerConfig, SecretSource,
+    Origin, PeerConfig, SecretSource,
 };
 use crate::threads::{ThreadConfig, parse_busy_poll, parse_workers};
 
@@ -43,7 +44,15 @@ const PEER_KEYS: &[&str] = &[
     "endpoint",
     "persistent_keepalive",
 ];
-const OFFLOAD_KEYS: &[&str] = &["tso", "uso", "gso", "gro"];
+const OFFLOAD_KEYS: [&str; Offload::ALL.len()] = {
+    let mut keys = [""; Offload::ALL.len()];
+    let mut index = 0;
+    while index < keys.len() {
+        keys[index] = Offload::ALL[index].name();
+        index += 1;
+    }
+    keys
+};
 const TOP_KEYS: &[&str] = &["interface", "peer", "offload"];
 
 /// Reads a configuration. Key files are named in the result but not opened.
@@ -67,18 +76,15 @@ pub fn parse(text: &str) -> Result<NetworkConfig, Vec<Problem>> {
             None
         }
     };
-    let offload = match top.table("offload", &mut problems) {
-        Some((table, span)) => {
-            let section = Section::new("[offload]", table, span, OFFLOAD_KEYS, &mut problems);
-            OffloadConfig {
-                tso: section.boolean("tso", true, &mut problems),
-                uso: section.boolean("uso", true, &mut problems),
-                gso: section.boolean("gso", true, &mut problems),
-                gro: section.boolean("gro", true, &mut problems),
+    let mut offload = OffloadConfig::default();
+    if let Some((table, span)) = top.table("offload", &mut problems) {
+        let section = Section::new("[offload]", table, span, &OFFLOAD_KEYS, &mut problems);
+        for &switch in Offload::ALL {
+            if section.get(switch.name()).is_some() {
+                offload.set(switch, section.boolean(switch.name(), true, &mut problems), Origin::File);
             }
         }
-        None => OffloadConfig::default(),
-    };
+    }
     let mut claims = Claims::default();
     if let Some((_, addresses)) = &interface {
         for address in addresses {

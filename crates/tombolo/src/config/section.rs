@@ -39,7 +39,7 @@ impl<'t, 'source> Section<'t, 'source> {
         Self { title, table, span }
     }
 
-    fn get(&self, key: &str) -> Option<&'t Spanned<DeValue<'source>>> {
+    pub(super) fn get(&self, key: &str) -> Option<&'t Spanned<DeValue<'source>>> {
         self.table
             .iter()
             .find(|(name, _)| {

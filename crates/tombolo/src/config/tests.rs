@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
 use proptest::prelude::*;
+use tombolo_packet::Offload;
 
 /// Public keys that differ; any 32 bytes are one.
 const KEY_A: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -49,7 +50,8 @@ fn a_whole_configuration_is_read() {
     assert_eq!(interface.threads.workers, Some(4));
     assert_eq!(interface.threads.busy_poll, std::time::Duration::from_micros(50));
     assert_eq!(interface.metrics.unwrap().to_string(), "127.0.0.1:9662");
-    assert_eq!(config.offload, OffloadConfig { tso: false, ..OffloadConfig::default() });
+    let off: Vec<_> = Offload::ALL.iter().filter(|offload| !config.offload.is_on(**offload)).collect();
+    assert_eq!(off, [&Offload::Tso]);
     let peer = &config.peers[0];
     assert_eq!(peer.endpoint.as_ref().unwrap().to_string(), "db-2.example.org:8662");
     assert_eq!(peer.allowed_ips[0].to_string(), "10.66.0.2/32");
@@ -87,7 +89,7 @@ fn unknown_keys_name_the_nearest_known_one() {
     );
     assert_eq!(
         only(&format!("{INTERFACE}[offload]\nzzz = true\n")),
-        "5:1: unknown key `zzz` in [offload]; known are: tso, uso, gso, gro"
+        "5:1: unknown key `zzz` in [offload]; known are: vnet_header, checksum, tso, uso, coalesce_tcp, coalesce_udp, gso, gro"
     );
     assert_eq!(
         only(&format!("{INTERFACE}[peers]\n")),

@@ -6,19 +6,27 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 use tombolo_engine::{Engine, EngineEvent, EngineOptions, SocketBinder, Sockets};
-use tombolo_packet::Steering;
+use tombolo_packet::{Offload, Steering};
 use tombolo_tun::{Device, Queue};
 use tombolo_udp::{BindError, BindOptions, Socket, bind_pairs};
 
 use crate::cli::Failure;
+use crate::config::OffloadConfig;
 use crate::random;
 
 /// Binds the sockets of an engine, in the network namespace of the thread that asks.
 pub(crate) struct UdpBinder {
     /// Whether `UDP_SEGMENT` may be used.
-    pub(crate) gso: bool,
+    gso: bool,
     /// Whether `UDP_GRO` may be used.
-    pub(crate) gro: bool,
+    gro: bool,
+}
+
+impl UdpBinder {
+    /// With the switches of a configuration.
+    pub(crate) fn new(offload: &OffloadConfig) -> Self {
+        Self { gso: offload.is_on(Offload::Gso), gro: offload.is_on(Offload::Gro) }
+    }
 }
 
 impl SocketBinder for UdpBinder {

@@ -6,7 +6,7 @@ use std::path::Path;
 use tombolo_engine::queues_for;
 use tombolo_tun::guard::{Guard, GuardPlan};
 use tombolo_tun::netlink::Netlink;
-use tombolo_tun::{Device, DeviceError, DeviceOptions, InterfacePlan, OffloadSwitches};
+use tombolo_tun::{Device, DeviceError, DeviceOptions, InterfacePlan};
 
 use super::peers;
 use crate::atomic_file;
@@ -116,14 +116,9 @@ fn guard_plan(name: &str, config: &NetworkConfig) -> GuardPlan {
 
 /// Opens the device of a network.
 pub(super) fn open_device(name: &str, config: &NetworkConfig) -> Result<Device, DeviceError> {
-    let offload = config.offload;
     Device::open(&DeviceOptions {
         persistent: config.interface.persistent,
-        offloads: OffloadSwitches {
-            tcp: offload.tso,
-            udp: offload.uso,
-            vnet_header: offload.tso || offload.uso,
-        },
+        offloads: config.offload.tun(),
         queues: queues_for(config.interface.threads.workers()),
         ..DeviceOptions::new(name)
     })

@@ -75,7 +75,7 @@ impl Daemon {
         new.interface.persistent = old.interface.persistent;
         new.interface.max_clock_ahead = old.interface.max_clock_ahead;
         new.interface.threads = old.interface.threads;
-        new.offload = old.offload;
+        new.offload.clone_from(&old.offload);
         for key in kept {
             let notice = format!("`{key}` was changed in the configuration; it takes effect with a restart");
             tracing::warn!("{notice}");

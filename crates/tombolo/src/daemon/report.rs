@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tombolo_engine::{EngineStatus, PeerState, PeerStatus};
+use tombolo_engine::{EngineStatus, OffloadStatus, PeerState, PeerStatus, SocketReport};
 use tombolo_noise::PublicKey;
+use tombolo_packet::{Offload, OffloadState};
 
 use super::interface::Interface;
-use crate::config::{NetworkConfig, PeerConfig};
-use crate::report::{GuardReport, InterfaceReport, OffloadReport, PeerReport, SCHEMA, StatusReport};
+use crate::config::{NetworkConfig, OffloadConfig, PeerConfig};
+use crate::report::{
+    GuardReport, InterfaceReport, OffloadEntry, OffloadReport, PeerReport, SCHEMA, SocketEntry, StatusReport,
+};
 
 /// A peer's timestamp that far ahead of our clock is told (requirement 11).
 const NOTABLE_LEAD: Duration = Duration::from_secs(60);
@@ -80,15 +83,52 @@ pub(super) fn build(context: Context<'_>, status: &EngineStatus, interface: &mut
             overlay: config.overlay().iter().map(ToString::to_string).collect(),
             dropped_packets: interface.guard_drops(),
         },
-        offloads: OffloadReport {
-            tun_segmentation: status.offloads.tun_segmentation,
-            tun_coalescing: status.offloads.tun_coalescing,
-            udp_segmentation: status.offloads.udp_segmentation,
-            udp_coalescing: status.offloads.udp_coalescing,
-        },
+        offloads: offload_report(&status.offloads, &config.offload),
         peers,
         drops: status.drops.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
         warnings,
+    }
+}
+
+fn offload_report(status: &OffloadStatus, config: &OffloadConfig) -> OffloadReport {
+    let entry = |report: &tombolo_engine::OffloadReport| OffloadEntry {
+        place: report.place.name().to_owned(),
+        lane: report.lane,
+        offload: report.offload.name().to_owned(),
+        in_use: report.state.is_on(),
+        state: report.state.name().to_owned(),
+        reason: match report.state {
+            OffloadState::On => None,
+            OffloadState::SwitchedOff => Some(config.reason(report.offload)),
+            state => Some(state.to_string()),
+        },
+        fallbacks: report.fallbacks,
+    };
+    OffloadReport {
+        tun_segmentation: status.is_on(Offload::Tso),
+        tun_coalescing: status.is_on(Offload::CoalesceTcp),
+        udp_segmentation: status.is_on(Offload::Gso),
+        udp_coalescing: status.is_on(Offload::Gro),
+        list: status.offloads.iter().map(entry).collect(),
+        sockets: status.sockets.iter().map(socket_entry).collect(),
+    }
+}
+
+fn socket_entry(socket: &SocketReport) -> SocketEntry {
+    let counters = socket.counters;
+    let fallbacks = [
+        ("stale_sources", counters.stale_sources),
+        ("send_waits", counters.send_waits),
+        ("send_buffer_full", counters.send_buffer_full),
+        ("send_errors", counters.send_errors),
+        ("truncated", counters.truncated),
+    ];
+    SocketEntry {
+        place: socket.place.name().to_owned(),
+        lane: socket.lane,
+        receive_buffer_bytes: socket.capabilities.receive_buffer as u64,
+        send_buffer_bytes: socket.capabilities.send_buffer as u64,
+        fallbacks: fallbacks.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
     }
 }
 

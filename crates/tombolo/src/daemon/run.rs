@@ -200,7 +200,7 @@ impl Daemon {
         let mut tries = 0;
         loop {
             tries += 1;
-            let binder = engine::UdpBinder { gso: self.config.offload.gso, gro: self.config.offload.gro };
+            let binder = engine::UdpBinder::new(&self.config.offload);
             match engine::start(
                 options(&self.config, &self.interface),
                 &self.device,

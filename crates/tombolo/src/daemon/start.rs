@@ -125,7 +125,7 @@ impl Daemon {
         let running = engine::start(
             options(&config, &interface),
             &device,
-            UdpBinder { gso: config.offload.gso, gro: config.offload.gro },
+            UdpBinder::new(&config.offload),
             events.clone(),
         )?;
         let slot = EngineSlot::new(running.handle());

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::report::{PeerReport, StatusReport};
+use crate::report::{OffloadReport, PeerReport, StatusReport};
 
 /// All metrics. Names are `tombolo_*`, units are seconds and bytes.
 pub fn render(report: &StatusReport) -> String {
@@ -23,7 +23,7 @@ pub fn render(report: &StatusReport) -> String {
         page.sample("tombolo_guard_dropped_packets_total", &[], dropped);
     }
     page.family("tombolo_offload_enabled", "gauge", "Offloads in use.");
-    let offloads = report.offloads;
+    let offloads = &report.offloads;
     for (name, enabled) in [
         ("tun_segmentation", offloads.tun_segmentation),
         ("tun_coalescing", offloads.tun_coalescing),
@@ -32,6 +32,7 @@ pub fn render(report: &StatusReport) -> String {
     ] {
         page.sample("tombolo_offload_enabled", &[("offload", name)], u8::from(enabled));
     }
+    sockets_and_device(&mut page, offloads);
     page.family("tombolo_dropped_packets_total", "counter", "Packets dropped, by reason.");
     for (reason, count) in &report.drops {
         page.sample("tombolo_dropped_packets_total", &[("reason", reason)], count);
@@ -40,6 +41,30 @@ pub fn render(report: &StatusReport) -> String {
     page.sample("tombolo_warnings", &[], report.warnings.len());
     peers(&mut page, &report.peers);
     page.text
+}
+
+fn sockets_and_device(page: &mut Page, offloads: &OffloadReport) {
+    page.family("tombolo_offload_in_use", "gauge", "Offloads of the device and of each socket.");
+    for entry in &offloads.list {
+        let lane = entry.lane.to_string();
+        let labels =
+            [("place", &*entry.place), ("lane", &lane), ("offload", &entry.offload), ("state", &entry.state)];
+        page.sample("tombolo_offload_in_use", &labels, u8::from(entry.in_use));
+    }
+    page.family("tombolo_offload_fallbacks_total", "counter", "How often the system refused an offload.");
+    for entry in &offloads.list {
+        let lane = entry.lane.to_string();
+        let labels = [("place", &*entry.place), ("lane", &lane), ("offload", &entry.offload)];
+        page.sample("tombolo_offload_fallbacks_total", &labels, entry.fallbacks);
+    }
+    page.family("tombolo_socket_fallbacks_total", "counter", "What a socket had to do without.");
+    for socket in &offloads.sockets {
+        let lane = socket.lane.to_string();
+        for (kind, count) in &socket.fallbacks {
+            let labels = [("place", &*socket.place), ("lane", &lane), ("kind", kind)];
+            page.sample("tombolo_socket_fallbacks_total", &labels, count);
+        }
+    }
 }
 
 fn peers(page: &mut Page, peers: &[PeerReport]) {

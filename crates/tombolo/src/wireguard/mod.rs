@@ -5,7 +5,7 @@
 //! (requirement 10).
 //!
 //! The environment is wireguard-go's: `WG_PROCESS_FOREGROUND=1`, `WG_TUN_FD`, `LOG_LEVEL`
-//! (`verbose`, `error`, `silent`); and ours, `TOMBOLO_WORKERS` and `TOMBOLO_BUSY_POLL`.
+//! (`verbose`, `error`, `silent`); and ours, `TOMBOLO_WORKERS`, `TOMBOLO_BUSY_POLL` and `TOMBOLO_OFFLOAD_*`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,12 +15,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tombolo_engine::{Engine, EngineEvent, EngineHandle, EngineOptions, queues_for};
 use tombolo_tun::netlink::{LinkState, Netlink, Watch};
-use tombolo_tun::{Device, DeviceOptions, OffloadSwitches, Place, table_for};
+use tombolo_tun::{Device, DeviceOptions, Place, table_for};
 use tracing_subscriber::EnvFilter;
 
 use crate::background::{self, Outcome};
 use crate::cli::args::LogFormat;
 use crate::cli::{Failure, logging};
+use crate::config::OffloadConfig;
 use crate::daemon::notify::{self, Waiting};
 use crate::daemon::{engine, privileges, watching};
 use crate::threads::ThreadConfig;
@@ -41,6 +42,8 @@ const SOCKET_LOOK: Duration = Duration::from_millis(500);
     version,
     after_help = "Environment: WG_PROCESS_FOREGROUND=1 (as -f), WG_TUN_FD (an open TUN), LOG_LEVEL (verbose, error, silent),\n\
                   TOMBOLO_WORKERS (auto, or 1 to 64), TOMBOLO_BUSY_POLL (5us to 10ms, or 0).\n\
+                  TOMBOLO_OFFLOAD_NAME=off switches an offload off, NAME being one of VNET_HEADER, CHECKSUM, TSO, USO, \
+                  COALESCE_TCP, COALESCE_UDP, GSO, GRO.\n\
                   With wg-quick: WG_QUICK_USERSPACE_IMPLEMENTATION=tombolo-wireguard wg-quick up wg0"
 )]
 struct Arguments {
@@ -173,15 +176,20 @@ fn engine_mtu(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
-fn open_device(interface: &str, queues: usize) -> Result<Device, Failure> {
+fn open_device(interface: &str, queues: usize, offload: &OffloadConfig) -> Result<Device, Failure> {
     let failed = |error: tombolo_tun::DeviceError| Failure::Runtime(error.to_string());
     if let Ok(text) = std::env::var("WG_TUN_FD") {
         let number: i32 =
             text.parse().map_err(|_| Failure::Mistake(format!("WG_TUN_FD is `{text}`, not a number")))?;
-        return Device::from_inherited(number, OffloadSwitches::default()).map_err(failed);
+        return Device::from_inherited(number, offload.tun()).map_err(failed);
     }
-    Device::open(&DeviceOptions { mtu: Some(DEFAULT_MTU), queues, ..DeviceOptions::new(interface) })
-        .map_err(failed)
+    Device::open(&DeviceOptions {
+        mtu: Some(DEFAULT_MTU),
+        queues,
+        offloads: offload.tun(),
+        ..DeviceOptions::new(interface)
+    })
+    .map_err(failed)
 }
 
 impl Running {
@@ -191,7 +199,9 @@ impl Running {
         }
         let threads =
             ThreadConfig::default().overridden(|name| std::env::var_os(name)).map_err(Failure::Mistake)?;
-        let device = open_device(interface, queues_for(threads.workers()))?;
+        let offload = OffloadConfig::from_environment(std::env::vars_os())
+            .map_err(|problems| Failure::Mistake(problems.join("; ")))?;
+        let device = open_device(interface, queues_for(threads.workers()), &offload)?;
         let name = device.name().to_owned();
         let system = |error: &dyn std::fmt::Display| Failure::Runtime(error.to_string());
         let watch = Watch::open(&name, table_for(&name)).map_err(|error| system(&error))?;
@@ -208,7 +218,13 @@ impl Running {
             busy_poll: threads.busy_poll,
         };
         let (sender, events) = mpsc::unbounded_channel();
-        let engine = engine::start(options, &device, engine::UdpBinder { gso: true, gro: true }, sender)?;
+        let engine = engine::start(options, &device, engine::UdpBinder::new(&offload), sender)?;
+        if let Ok(status) = engine.handle().status() {
+            for report in status.offloads.offloads.iter().filter(|report| !report.state.is_on()) {
+                let (place, offload) = (report.place.name(), report.offload.name());
+                tracing::debug!("{offload} of {place} is not used: {}", report.state);
+            }
+        }
         let notices = watching::start(watch).map_err(|error| system(&error))?;
         let socket = UapiSocket::open(&name, EngineSlot::new(engine.handle()))
             .map_err(|error| Failure::runtime("the socket for wg cannot be served", error))?;
