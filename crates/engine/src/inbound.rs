@@ -272,6 +272,8 @@ impl<'a> Opener<'a> {
         let link = session.link();
         // A peer that was removed a moment ago may have left its slot to another one.
         let current = snapshot.peer(link.peer()).is_some_and(|peer| Arc::ptr_eq(&peer.link, link));
+        // Control rule 9: once for each batch.
+        let authorised = link.may_carry_packets(now);
         let mut batch = Batch::default();
         let mut newest: Option<&Opened> = None;
         let fresh = std::mem::take(&mut self.fresh);
@@ -287,6 +289,10 @@ impl<'a> Opener<'a> {
                 continue;
             }
             batch.data = true;
+            if !authorised {
+                self.shared.drops.count(DropReason::NotAuthorised);
+                continue;
+            }
             if !current {
                 continue;
             }

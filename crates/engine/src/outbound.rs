@@ -114,6 +114,13 @@ impl Sealer<'_> {
             flush_staged(peer, self.shared, sockets, &mut self.batch, now);
         }
         let segments = packet.segments();
+        if peer.link.is_path_limited() {
+            // Control rule 10: nothing is sealed that may not go there.
+            let mtu = self.shared.mtu();
+            let sealed = (0..segments).map(|index| padded_len(packet.segment_len(index), mtu));
+            let sealed: usize = sealed.map(|padded| TRANSPORT_HEADER_LEN + padded + TAG_LEN).sum();
+            peer.link.destination(sealed as u64)?;
+        }
         let first_counter = match keypair.reserve(segments as u64) {
             Ok(counter) => counter,
             Err(_) => {
@@ -211,9 +218,13 @@ fn seal_one(
     batch: &mut SendBatch,
     now: Instant,
 ) -> bool {
-    let Ok(counter) = keypair.reserve(1) else { return false };
     let padded = padded_len(packet.len(), shared.mtu());
     let len = TRANSPORT_HEADER_LEN + padded + TAG_LEN;
+    if peer.link.destination(len as u64).is_err() {
+        shared.drops.count(DropReason::PathUnproven);
+        return false;
+    }
+    let Ok(counter) = keypair.reserve(1) else { return false };
     if batch.room(len).is_none() {
         batch.flush(sockets, shared);
         batch.grow(len);

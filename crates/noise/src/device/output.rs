@@ -15,10 +15,6 @@ pub const HANDSHAKE_TRAFFIC_CLASS: u8 = 0x88;
 
 /// Something for the shell to do: from [`Device::poll_output`](crate::Device::poll_output), in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "outputs are few and short-lived; a box for each message would cost more"
-)]
 pub enum Output {
     /// Send a handshake message or a cookie reply.
     Datagram {
