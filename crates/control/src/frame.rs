@@ -7,7 +7,8 @@
 //! | 2 | length of the body in bytes, high byte first |
 //! | n | body: a map with numbered fields, in deterministic CBOR |
 //!
-//! At most 1024 bytes in all. Behind the body there may be up to 15 zeros, by which WireGuard fills a message up.
+//! At most 1024 bytes in all. Behind the body there may be up to 15 zeros, by which WireGuard fills a message up; behind
+//! that of a path probe as many as the probe is to be large.
 //! Unknown versions, types and fields are no mistakes of the sender: the first two are counted and dropped, the
 //! last are ignored.
 
@@ -132,6 +133,18 @@ pub enum Frame {
     AdminRequest(AdminRequest),
     /// What came of it.
     AdminAnswer(AdminAnswer),
+    /// Shows by its length, filling included, what the path carries. The engine sends and answers these.
+    PathProbe {
+        /// Chosen by the sender; the answer has it too.
+        id: u64,
+    },
+    /// What came of a path probe.
+    PathAnswer {
+        /// The probe's.
+        id: u64,
+        /// Length in bytes of the decrypted message that the probe came as.
+        size: u16,
+    },
 }
 
 /// [`Frame::JoinRequest`]. The node's key is the session's and not named here.
@@ -308,7 +321,8 @@ impl Frame {
             return Err(FrameError::Length);
         }
         let (body, padding) = rest.split_at_checked(length).ok_or(FrameError::Length)?;
-        if padding.len() > PADDING_MAX || padding.iter().any(|&byte| byte != 0) {
+        let filled = *kind == body::PATH_PROBE;
+        if padding.len() > PADDING_MAX && !filled || padding.iter().any(|&byte| byte != 0) {
             return Err(FrameError::Padding);
         }
         body::read(*kind, body)

@@ -2,6 +2,7 @@
 
 mod apply;
 mod membership;
+mod path_mtu;
 mod probes;
 mod report;
 
@@ -24,12 +25,13 @@ use tombolo_udp::{SendOutcome, Transmit};
 
 use crate::clock;
 use crate::handle::Command;
-use crate::options::{EngineEvent, SocketBinder};
+use crate::options::{EngineEvent, PathMtuOptions, SocketBinder};
 use crate::outbound::{flush_staged, send_keepalive};
 use crate::send_batch::SendBatch;
 use crate::shared::{HANDSHAKE_QUEUE_LEN, Peer, Shared, Snapshot, wait_readable};
 use crate::suspend::SuspendWatch;
 
+use path_mtu::{PathRecord, Paths};
 use probes::Probes;
 
 /// Handshake datagrams taken before commands and timers have their turn again.
@@ -40,6 +42,7 @@ struct PeerRecord {
     peer: Arc<Peer>,
     initiation_sent: Option<Instant>,
     round_trip: Option<Duration>,
+    path: PathRecord,
     /// Position in the order of addition.
     order: u64,
 }
@@ -58,6 +61,7 @@ pub(crate) struct Control<B, R> {
     steering: Steering,
     link_up: bool,
     probes: Probes,
+    paths: Paths,
     batch: SendBatch,
     outcome: SendOutcome,
     timer: OwnedFd,
@@ -77,6 +81,7 @@ pub(crate) struct ControlParts<B, R> {
     pub(crate) firewall_mark: u32,
     pub(crate) steering: Steering,
     pub(crate) link_up: bool,
+    pub(crate) path_mtu: PathMtuOptions,
 }
 
 impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
@@ -98,6 +103,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             steering: parts.steering,
             link_up: parts.link_up,
             probes: Probes::default(),
+            paths: Paths::new(parts.path_mtu),
             batch: SendBatch::small(),
             outcome: SendOutcome::default(),
             timer,
@@ -177,6 +183,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             worked = true;
             self.device.handle_timeout(now, &mut self.random);
         }
+        worked |= self.handle_frames(now);
+        worked |= self.poll_paths(now);
         worked |= self.probes.expire(now.boot);
         self.shared.probes.set_outstanding(self.probes.len());
         worked |= self.drain_outputs(now);
@@ -237,13 +245,17 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 self.device.set_link_up(up, now, &mut self.random);
                 self.update_ready();
             }
-            Command::SetMtu(mtu) => self.shared.mtu.store(mtu.into(), Ordering::Relaxed),
+            Command::SetMtu(mtu) => {
+                self.shared.mtu.store(mtu.into(), Ordering::Relaxed);
+                self.doubt_all_paths();
+            }
             Command::ForgetSources => {
                 for record in self.peers.values() {
                     if let Some(endpoint) = record.peer.link.endpoint() {
                         record.peer.link.forget_source(endpoint);
                     }
                 }
+                self.doubt_all_paths();
             }
             Command::ExpireKeys => self.device.expire_all(now, &mut self.random),
         }
@@ -333,6 +345,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         }
         (self.events)(EngineEvent::SessionEstablished(*record.peer.link.public_key()));
         self.report_session(peer, now);
+        self.go_on_with_path(peer, now);
     }
 
     fn send_handshake(
@@ -380,7 +393,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     }
 
     fn arm_timer(&mut self) {
-        let deadline = [self.device.poll_timeout(), self.probes.deadline()].into_iter().flatten().min();
+        let deadlines = [self.device.poll_timeout(), self.probes.deadline(), self.paths.deadline()];
+        let deadline = deadlines.into_iter().flatten().min();
         if deadline == self.timer_set_to {
             return;
         }

@@ -79,8 +79,9 @@ impl Engine {
             .map_err(StartError::Worker)?;
         let tun = TunOffloads::of(queues.first().map(AsRef::as_ref));
         let tables = Tables { indices: device.index_table(), sources: device.source_table() };
-        let shared = Shared::new(tables, sockets, tun, options.mtu, magic, wakers.clone())
-            .map_err(StartError::Worker)?;
+        let shared =
+            Shared::new(tables, sockets, tun, options.mtu, magic, wakers.clone(), options.path_mtu.clamp_mss)
+                .map_err(StartError::Worker)?;
         let shared = Arc::new(shared);
         let (commands, receiver) = mpsc::channel();
         let control = Control::new(ControlParts {
@@ -93,6 +94,7 @@ impl Engine {
             firewall_mark: options.firewall_mark,
             steering,
             link_up: options.link_up,
+            path_mtu: options.path_mtu,
         })
         .map_err(StartError::Worker)?;
         let handle = EngineHandle { commands, shared: Arc::clone(&shared) };

@@ -11,12 +11,13 @@ use tombolo_noise::{IndexEntry, Received as Batch};
 use tombolo_packet::coalesce::{CoalesceOptions, Coalescer};
 use tombolo_packet::ip::{IpPacket, ecn_decapsulate};
 use tombolo_packet::message::{MessageType, Transport};
-use tombolo_packet::{DropReason, Endpoint, GsoType, VnetHeader};
+use tombolo_packet::{DropReason, Endpoint, GsoType, VnetHeader, clamp_mss};
 use tombolo_tun::{Fault, Queue, gso_max_size_for};
 use tombolo_udp::{RECEIVE_SLOT, Received};
 
 use crate::clock;
 use crate::options::Sockets;
+use crate::path_mtu;
 use crate::shared::{HandshakeDatagram, Shared, Snapshot};
 use crate::worker::{End, Turn};
 
@@ -271,11 +272,12 @@ impl<'a> Opener<'a> {
         session.keypair().commit(&self.counters, &mut self.fresh);
         let link = session.link();
         // A peer that was removed a moment ago may have left its slot to another one.
-        let current = snapshot.peer(link.peer()).is_some_and(|peer| Arc::ptr_eq(&peer.link, link));
+        let current = snapshot.peer(link.peer()).filter(|peer| Arc::ptr_eq(&peer.link, link));
         // Control rule 9: once for each batch.
         let authorised = link.may_carry_packets(now);
         let mut batch = Batch::default();
         let mut newest: Option<&Opened> = None;
+        let mut frames = false;
         let fresh = std::mem::take(&mut self.fresh);
         for (opened, &fresh) in group.iter().zip(&fresh) {
             if !fresh {
@@ -288,24 +290,40 @@ impl<'a> Opener<'a> {
             if opened.plaintext.is_empty() {
                 continue;
             }
+            let message = &arena[opened.plaintext.clone()];
+            if path_mtu::is_frame(message) {
+                frames = true;
+                batch.data |= !path_mtu::is_path_frame(message);
+                continue;
+            }
             batch.data = true;
             if !authorised {
                 self.shared.drops.count(DropReason::NotAuthorised);
                 continue;
             }
-            if !current {
+            if current.is_none() {
                 continue;
             }
             if let Err(reason) = self.packet(opened, arena, snapshot, link.peer(), now) {
                 self.shared.drops.count(reason);
             }
         }
-        self.fresh = fresh;
-        let Some(newest) = newest else { return };
-        let endpoint: Endpoint = received[newest.source].endpoint();
-        if let Some(event) = link.note_received(session.keypair(), endpoint, now, &batch) {
-            self.shared.raise(event);
+        if let Some(newest) = newest {
+            let endpoint: Endpoint = received[newest.source].endpoint();
+            if let Some(event) = link.note_received(session.keypair(), endpoint, now, &batch) {
+                self.shared.raise(event);
+            }
         }
+        // Behind the event, which may be what lets the control thread answer.
+        if let Some(peer) = current.filter(|_| frames) {
+            for (opened, _) in group.iter().zip(&fresh).filter(|(_, fresh)| **fresh) {
+                let message = &arena[opened.plaintext.clone()];
+                if path_mtu::is_frame(message) {
+                    self.shared.enqueue_frame(peer, message, now);
+                }
+            }
+        }
+        self.fresh = fresh;
     }
 
     /// An authenticated, fresh, inner packet.
@@ -322,11 +340,15 @@ impl<'a> Opener<'a> {
         if snapshot.routes.lookup(packet.source()) != Some(peer) {
             return Err(DropReason::SourceNotAllowed);
         }
-        let len = packet.total_len();
+        let (len, opens_connection) = (packet.total_len(), packet.is_tcp_syn());
         if self.shared.probes.take(&packet, &bytes[..len], now) {
             return Ok(());
         }
         ecn_decapsulate(&mut bytes[..len], opened.ecn)?;
+        if opens_connection && self.shared.clamp_mss {
+            let path = snapshot.peer(peer).map_or(usize::MAX, |peer| peer.path.limit());
+            clamp_mss(&mut bytes[..len], path.min(self.shared.mtu()));
+        }
         self.coalescer.push(arena, opened.plaintext.start..opened.plaintext.start + len);
         Ok(())
     }

@@ -7,28 +7,36 @@
 //! nothing of files, names, netlink or tokio.
 #![forbid(unsafe_code)]
 
+mod bucket;
 mod busy_poll;
 mod clock;
 mod control;
 mod engine;
+mod frames;
 mod handle;
 mod inbound;
 mod offload;
 mod options;
 mod outbound;
+mod path_mtu;
 mod probe;
 mod send_batch;
 mod shared;
 mod staging;
 mod status;
 mod suspend;
+mod too_big;
 mod transaction;
 mod worker;
 
 pub use engine::{Engine, StartError};
 pub use handle::{EngineHandle, ProbeError, SendFrameError, Stopped};
-pub use options::{EngineEvent, EngineOptions, MAX_WORKERS, Session, SocketBinder, Sockets, queues_for};
+pub use options::{
+    EngineEvent, EngineOptions, MAX_WORKERS, PathMtuOptions, Route, Session, SocketBinder, Sockets,
+    queues_for,
+};
 pub use status::{
-    EngineStatus, OffloadPlace, OffloadReport, OffloadStatus, PeerState, PeerStatus, SocketReport,
+    EngineStatus, OffloadPlace, OffloadReport, OffloadStatus, PathMtuState, PeerState, PeerStatus,
+    SocketReport,
 };
 pub use transaction::{AllowedIpChange, ApplyError, MemberChange, PeerChange, Transaction};

@@ -1,7 +1,7 @@
 //! What an engine needs from its surroundings.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,55 @@ pub trait SocketBinder: Send + 'static {
     /// Binds both families to `port` (0: any), with `mark` as firewall mark (0: none), once for each lane.
     /// `steering` says how many lanes there are, and to which one a datagram had best come.
     fn bind(&mut self, port: u16, mark: u32, steering: Steering) -> io::Result<Sockets>;
+
+    /// The way that packets to `destination` with that mark leave by. `None`, as here: it is not known, and
+    /// the interface's MTU holds.
+    fn route(&mut self, destination: IpAddr, mark: u32) -> Option<Route> {
+        let _ = (destination, mark);
+        None
+    }
+}
+
+/// A way out of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Number of the device.
+    pub interface: u32,
+    /// Largest IP packet in bytes that the device takes.
+    pub interface_mtu: u32,
+    /// Largest IP packet in bytes on the whole route, by its configuration or by what the kernel was told of it.
+    pub mtu: u32,
+}
+
+/// How the size of packets is found out and told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathMtuOptions {
+    /// The paths to peers that know probes are searched for the largest packet that they carry.
+    pub discover: bool,
+    /// TCP connections are told what the path carries: the segment size in a SYN is made smaller.
+    pub clamp_mss: bool,
+    /// While packets go to a peer: time between two confirmations of the size in use.
+    pub confirm_interval: Duration,
+    /// While packets go to a peer: time between two attempts to find a larger size.
+    pub raise_interval: Duration,
+}
+
+impl Default for PathMtuOptions {
+    fn default() -> Self {
+        Self {
+            discover: true,
+            clamp_mss: true,
+            confirm_interval: Duration::from_secs(5),
+            raise_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+impl PathMtuOptions {
+    /// All of it off: sizes are somebody else's affair.
+    pub fn off() -> Self {
+        Self { discover: false, clamp_mss: false, ..Self::default() }
+    }
 }
 
 /// Settings of an engine.
@@ -58,6 +107,8 @@ pub struct EngineOptions {
     pub workers: usize,
     /// How long an idle data thread looks for more before it sleeps, while that pays; zero: not at all.
     pub busy_poll: Duration,
+    /// How large packets are.
+    pub path_mtu: PathMtuOptions,
 }
 
 /// The most data threads that make sense: each further pair has a TUN queue and sockets of its own.

@@ -9,13 +9,14 @@ use tombolo_noise::{Keypair, padded_len};
 use tombolo_packet::ip::{IpPacket, ecn_encapsulate};
 use tombolo_packet::message::{TAG_LEN, TRANSPORT_HEADER_LEN};
 use tombolo_packet::split::SuperPacket;
-use tombolo_packet::{DropReason, Endpoint, VnetHeader};
+use tombolo_packet::{DropReason, Endpoint, VnetHeader, clamp_mss};
 use tombolo_tun::{Fault, MAX_PACKET, Queue};
 
 use crate::clock;
 use crate::options::Sockets;
 use crate::send_batch::{SendBatch, may_send};
 use crate::shared::{Peer, Shared, Snapshot};
+use crate::too_big::TooBig;
 use crate::worker::{End, Turn};
 
 /// Reads that share one look at the clock and the snapshot. Never waited for: an empty queue ends a batch.
@@ -34,9 +35,11 @@ pub(crate) struct Outbound<'a> {
 /// Where packets are sealed and gathered.
 struct Sealer<'a> {
     shared: &'a Shared,
+    queue: &'a dyn Queue,
     batch: SendBatch,
     /// One packet on its way into a staging queue.
     segment: Vec<u8>,
+    too_big: TooBig,
 }
 
 impl<'a> Outbound<'a> {
@@ -48,7 +51,13 @@ impl<'a> Outbound<'a> {
             snapshots: Cache::new(&shared.snapshot),
             sockets: Cache::new(&shared.sockets),
             buffer: vec![0; MAX_PACKET],
-            sealer: Sealer { shared, batch: SendBatch::new(), segment: vec![0; MAX_PACKET] },
+            sealer: Sealer {
+                shared,
+                queue,
+                batch: SendBatch::new(),
+                segment: vec![0; MAX_PACKET],
+                too_big: TooBig::new(),
+            },
         }
     }
 
@@ -98,9 +107,17 @@ impl Sealer<'_> {
         sockets: &Sockets,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let packet = SuperPacket::parse(header, packet)?;
+        let bytes = packet;
+        let mut packet = SuperPacket::parse(header, bytes)?;
         let id = snapshot.routes.lookup(packet.destination()).ok_or(DropReason::NoRoute)?;
         let peer = snapshot.peer(id).ok_or(DropReason::NoRoute)?;
+        let mtu = self.shared.mtu().min(peer.path.limit());
+        if self.shared.clamp_mss && packet.ip().is_tcp_syn() && packet.segments() == 1 {
+            clamp_mss(bytes, mtu);
+            packet = SuperPacket::parse(VnetHeader::default(), bytes)?;
+        }
+        self.too_big.fit(&mut packet, peer.path.limit(), self.queue, now)?;
+        self.shared.note_path_use(peer);
         let Some(endpoint) = peer.link.endpoint() else { return Err(DropReason::NoEndpoint) };
         if !may_send(self.shared) {
             return Err(DropReason::NotReady);
@@ -129,7 +146,6 @@ impl Sealer<'_> {
             }
         };
         let traffic_class = ecn_encapsulate(packet.traffic_class());
-        let mtu = self.shared.mtu();
         let mut bytes = 0;
         for index in 0..segments {
             let plaintext_len = packet.segment_len(index);
@@ -218,7 +234,7 @@ fn seal_one(
     batch: &mut SendBatch,
     now: Instant,
 ) -> bool {
-    let padded = padded_len(packet.len(), shared.mtu());
+    let padded = padded_len(packet.len(), shared.mtu().min(peer.path.limit()));
     let len = TRANSPORT_HEADER_LEN + padded + TAG_LEN;
     if peer.link.destination(len as u64).is_err() {
         shared.drops.count(DropReason::PathUnproven);

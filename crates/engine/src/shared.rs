@@ -13,8 +13,10 @@ use tombolo_noise::{Event, IndexTable, Link, SourceTable};
 use tombolo_packet::{DropCounters, DropReason, Endpoint, PeerId};
 use tombolo_route::RouteTable;
 
+use crate::frames::{FrameGate, FrameQueue};
 use crate::offload::TunOffloads;
 use crate::options::Sockets;
+use crate::path_mtu::PeerPath;
 use crate::probe::ProbeWatch;
 use crate::staging::{Staging, StagingBudget};
 
@@ -49,6 +51,9 @@ impl HandshakeDatagram {
 pub(crate) struct Peer {
     pub(crate) link: Arc<Link>,
     pub(crate) staging: Staging,
+    /// How large a packet to it may be.
+    pub(crate) path: PeerPath,
+    pub(crate) frames: FrameGate,
 }
 
 /// An immutable view of routes and peers.
@@ -125,6 +130,11 @@ pub(crate) struct Shared {
     /// Of all others.
     handshakes: ArrayQueue<HandshakeDatagram>,
     sources: Arc<SourceTable>,
+    pub(crate) frames: FrameQueue,
+    /// Peers that are spoken to again after a rest. Bounded, because each is announced once.
+    pub(crate) paths_used: SegQueue<PeerId>,
+    /// Whether TCP connections are told what the path carries.
+    pub(crate) clamp_mss: bool,
     pub(crate) probes: ProbeWatch,
     pub(crate) staging_budget: StagingBudget,
     pub(crate) tun_gone: AtomicBool,
@@ -144,6 +154,7 @@ impl Shared {
         mtu: u16,
         magic: u64,
         workers: Vec<Arc<Waker>>,
+        clamp_mss: bool,
     ) -> io::Result<Self> {
         Ok(Self {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
@@ -156,6 +167,9 @@ impl Shared {
             known_handshakes: ArrayQueue::new(HANDSHAKE_QUEUE_LEN),
             handshakes: ArrayQueue::new(HANDSHAKE_QUEUE_LEN),
             sources,
+            frames: FrameQueue::default(),
+            paths_used: SegQueue::new(),
+            clamp_mss,
             probes: ProbeWatch::new(magic),
             staging_budget: StagingBudget::default(),
             tun_gone: AtomicBool::new(false),
@@ -171,6 +185,23 @@ impl Shared {
     pub(crate) fn raise(&self, event: Event) {
         self.events.push(event);
         self.wake_control();
+    }
+
+    /// A worker has packets for the peer: the control thread is told if it waits for that.
+    #[inline]
+    pub(crate) fn note_path_use(&self, peer: &Peer) {
+        if peer.path.note_use() {
+            self.paths_used.push(peer.link.peer());
+            self.wake_control();
+        }
+    }
+
+    /// Hands a control frame of a peer to the control thread.
+    pub(crate) fn enqueue_frame(&self, peer: &Arc<Peer>, message: &[u8], now: tombolo_noise::clock::Instant) {
+        match self.frames.push(peer, message, now) {
+            Ok(()) => self.wake_control(),
+            Err(reason) => self.drops.count(reason),
+        }
     }
 
     /// Hands a handshake datagram to the control thread, or drops it if too many wait.

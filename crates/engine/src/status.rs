@@ -121,8 +121,28 @@ pub struct PeerStatus {
     pub last_received_timestamp: Option<Tai64n>,
     /// Greatest TAI64N sent, to be kept on disk.
     pub last_sent_timestamp: Option<Tai64n>,
+    /// Largest packet in bytes that is sent to it whole.
+    pub mtu: u16,
+    /// How [`PeerStatus::mtu`] is known.
+    pub mtu_state: PathMtuState,
     /// When anything authenticated last came from the peer: time since, on the boot clock.
     pub last_received_age: Option<Duration>,
+}
+
+/// How it is known how large a packet to a peer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PathMtuState {
+    /// It is the interface's MTU: nothing is known of the way.
+    Interface,
+    /// From the route to the endpoint; the peer is not probed.
+    Route,
+    /// The path is being searched; this is the best guess.
+    Searching,
+    /// The peer has answered a probe of this size.
+    Confirmed,
+    /// The peer answers no probes; this is what the device takes.
+    Unanswered,
 }
 
 /// Whether packets can flow to a peer.

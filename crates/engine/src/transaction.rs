@@ -47,6 +47,9 @@ pub struct PeerChange {
     pub last_received_timestamp: Option<Tai64n>,
     /// Greatest TAI64N that may have been sent to the peer before a restart.
     pub last_sent_timestamp: Option<Tai64n>,
+    /// Whether the peer is another Tombolo, which is sent control frames and whose frames are read (control rule 11).
+    /// A new peer is not.
+    pub tombolo: Option<bool>,
     /// Starts a handshake at once if there is an endpoint.
     pub initiate: bool,
 }
@@ -66,6 +69,7 @@ impl PeerChange {
             allowed_ips: Vec::new(),
             last_received_timestamp: None,
             last_sent_timestamp: None,
+            tombolo: None,
             initiate: false,
         }
     }

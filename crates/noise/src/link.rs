@@ -328,6 +328,11 @@ impl Link {
         self.activity.last_received()
     }
 
+    /// Since when data has been sent and nothing authenticated has come back; `None`: something came since.
+    pub fn unanswered_since(&self) -> Option<Instant> {
+        self.activity.unanswered_send.running_since()
+    }
+
     /// Roaming (requirement 19).
     pub(crate) fn move_endpoint(&self, from: Endpoint) {
         // Reading first: the endpoint is stored, and allocated, when it changes and not for every batch.

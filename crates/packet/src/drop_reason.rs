@@ -73,6 +73,10 @@ drop_reasons! {
     NotAuthorised => "not_authorised",
     /// A message beyond three times of what came from a path that is not proven yet.
     PathUnproven => "path_unproven",
+    /// A control frame that is malformed, of no known type, or of a peer that is not to send any (control rule 11).
+    UnknownFrame => "unknown_frame",
+    /// A control frame that found too many others waiting.
+    FrameQueueFull => "frame_queue_full",
     /// An outgoing packet whose destination no peer has.
     NoRoute => "no_route",
     /// An outgoing packet for a peer with no known endpoint.

@@ -10,18 +10,22 @@ mod drop_reason;
 mod endpoint;
 pub mod ip;
 pub mod message;
+mod mss;
 pub mod offload;
 pub mod split;
 mod steering;
 #[cfg(test)]
 mod test_packets;
+mod too_big;
 mod vnet;
 
 pub use coalesce::{CoalesceOptions, Coalescer, MAX_MERGED};
 pub use drop_reason::{DropCounters, DropReason};
 pub use endpoint::{Endpoint, LocalAddress, PeerId};
 pub use ip::{Fragment, IpPacket, IpVersion};
+pub use mss::clamp_mss;
 pub use offload::{Offload, OffloadState};
 pub use split::SuperPacket;
 pub use steering::Steering;
+pub use too_big::{IPV6_MINIMUM_MTU, TOO_BIG_ANSWER_MAX, too_big_answer};
 pub use vnet::{GsoType, VnetHeader};

@@ -7,10 +7,13 @@ use std::net::IpAddr;
 
 use crate::checksum::Sum;
 use crate::ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, protocol};
+use crate::mss::{option_kind, walk_options};
 use crate::{DropReason, Fragment, GsoType, IpPacket, IpVersion, VnetHeader};
 
 const TCP_HEADER_LEN: usize = 20;
 const UDP_HEADER_LEN: usize = 8;
+/// A limit that leaves less than this beside the headers is not worth splitting for.
+const LEAST_PAYLOAD: usize = 256;
 /// Offset in bytes of the checksum within the TCP header.
 pub(crate) const TCP_CHECKSUM_OFFSET: u16 = 16;
 /// Offset in bytes of the checksum within the UDP header.
@@ -144,6 +147,66 @@ impl<'a> SuperPacket<'a> {
         let payload_per_segment = usize::from(header.gso_size);
         let segments = (ip.total_len() - headers_len).div_ceil(payload_per_segment).max(1);
         Some(Self { ip, headers_len, payload_per_segment, segments, plan })
+    }
+
+    /// Makes every packet that comes out `limit` bytes at most, where TCP allows that: smaller segments carry the same
+    /// stream. So does a single segment that was larger, unless something in its header is about this very segment: SYN, RST, an
+    /// urgent pointer, a signature. `false`: packets are larger than the limit, and stay so.
+    #[inline]
+    pub fn fit(&mut self, limit: usize) -> bool {
+        self.segment_len(0) <= limit || self.split_smaller(limit)
+    }
+
+    #[cold]
+    fn split_smaller(&mut self, limit: usize) -> bool {
+        if matches!(self.plan, Plan::Single) {
+            let Some((headers_len, plan)) = self.plan_of_single() else { return false };
+            if limit < headers_len + LEAST_PAYLOAD {
+                return false;
+            }
+            (self.headers_len, self.plan) = (headers_len, plan);
+        }
+        let payload = match self.plan {
+            Plan::Tcp { .. } => limit.saturating_sub(self.headers_len),
+            // Each segment is a datagram of its own.
+            Plan::Udp { .. } | Plan::Single => 0,
+        };
+        if payload < LEAST_PAYLOAD {
+            return false;
+        }
+        self.payload_per_segment = payload;
+        self.segments = (self.ip.total_len() - self.headers_len).div_ceil(payload).max(1);
+        true
+    }
+
+    /// A complete TCP segment as if it were a super-packet of one segment.
+    fn plan_of_single(&self) -> Option<(usize, Plan)> {
+        if self.ip.protocol() != protocol::TCP || self.ip.fragment() != Fragment::No {
+            return None;
+        }
+        let transport = self.ip.payload();
+        let tcp = transport.first_chunk::<TCP_HEADER_LEN>()?;
+        let tcp_header_len = usize::from(tcp[12] >> 4) * 4;
+        let divisible = tcp_flags::FIN | tcp_flags::PSH | tcp_flags::ACK | tcp_flags::ECE | tcp_flags::CWR;
+        let options = transport.get(TCP_HEADER_LEN..tcp_header_len)?;
+        let signed = walk_options(options)
+            .any(|(kind, _)| [option_kind::MD5_SIGNATURE, option_kind::AUTHENTICATION].contains(&kind));
+        if tcp[13] & !divisible != 0 || signed {
+            return None;
+        }
+        let number = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
+        // What the checksum says is the sum of everything; without the payload it is that of header and
+        // pseudo-header. So a checksum that was wrong stays wrong.
+        let transport_sum = Sum::ZERO
+            .add_u16(!number(16))
+            .subtract_u16(Sum::of(&transport[tcp_header_len..]).folded())
+            .subtract_u16(number(4))
+            .subtract_u16(number(6))
+            .subtract_u16(number(12))
+            .subtract_u16(transport.len() as u16);
+        let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let plan = Plan::Tcp { ip_sum: ip_sum(&self.ip), transport_sum, sequence };
+        Some((self.ip.transport_offset() + tcp_header_len, plan))
     }
 
     /// Where all segments go.

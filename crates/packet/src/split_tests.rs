@@ -163,7 +163,94 @@ fn a_buffer_too_short_or_a_segment_too_far_gives_nothing() {
     assert_eq!(packet.write_segment(0, &mut out), 1052);
 }
 
+/// All segments of at most `limit` bytes.
+fn split_within(
+    header: VnetHeader,
+    packet: &mut [u8],
+    limit: usize,
+) -> Result<(bool, Vec<Vec<u8>>), DropReason> {
+    let mut packet = SuperPacket::parse(header, packet)?;
+    let fits = packet.fit(limit);
+    let segments = (0..packet.segments())
+        .map(|index| {
+            let mut out = vec![0xee; packet.segment_len(index)];
+            assert_eq!(packet.write_segment(index, &mut out), out.len());
+            out
+        })
+        .collect();
+    Ok((fits, segments))
+}
+
+#[test]
+fn what_is_about_one_very_segment_is_not_split() {
+    let spec = Spec::new(false, true, vec![1; 1400]);
+    let fits = |spec: &Spec| split_within(VnetHeader::default(), &mut spec.build(), 1200).unwrap();
+    assert_eq!(fits(&spec), (true, spec.segments(1200 - spec.headers_len())));
+    for flags in [0x02, 0x12, 0x04, 0x14, 0x30] {
+        let spec = Spec { flags, ..spec.clone() };
+        assert_eq!(fits(&spec), (false, vec![spec.build()]), "flags {flags:#x}");
+    }
+    for kind in [19, 29] {
+        let mut spec = spec.clone();
+        spec.tcp_options = vec![1, 1, kind, 18];
+        spec.tcp_options.resize(20, 0);
+        assert_eq!(fits(&spec), (false, vec![spec.build()]), "option {kind}");
+    }
+    let mut fragment = spec.build();
+    fragment[6] = 0x20;
+    let (fits, segments) = split_within(VnetHeader::default(), &mut fragment.clone(), 1200).unwrap();
+    assert_eq!((fits, segments), (false, vec![fragment]));
+}
+
+#[test]
+fn datagrams_stay_as_they_are_whatever_the_limit() {
+    let spec = Spec::new(true, false, vec![1; 4000]);
+    let split = |limit| split_within(spec.vnet_header(1300), &mut spec.build_partial(), limit).unwrap();
+    assert_eq!(split(1348), (true, spec.segments(1300)));
+    assert_eq!(split(1347), (false, spec.segments(1300)));
+    let single = Spec::new(false, false, vec![1; 1300]);
+    let whole = split_within(VnetHeader::default(), &mut single.build(), 1200).unwrap();
+    assert_eq!(whole, (false, vec![single.build()]));
+}
+
+#[test]
+fn a_wrong_checksum_stays_wrong() {
+    let spec = Spec::new(true, true, vec![9; 1400]);
+    let mut packet = spec.build();
+    let last = packet.len() - 1;
+    packet[last] ^= 0x55;
+    let (fits, segments) = split_within(VnetHeader::default(), &mut packet, 1280).unwrap();
+    assert!(fits);
+    for segment in segments {
+        let mut sum = segment[8..40].to_vec();
+        sum.extend(((segment.len() - 40) as u32).to_be_bytes());
+        sum.extend([0, 0, 0, 6]);
+        sum.extend(&segment[40..]);
+        assert_ne!(slow_sum(&sum), 0xffff);
+    }
+}
+
 proptest! {
+    /// As if the kernel had cut it to that size at once; also where it gave a single segment.
+    #[test]
+    fn a_smaller_split_equals_the_slow_one(
+        spec in specs(), gso_size in 1..1500_u16, limit in 600..1500_usize, whole in any::<bool>(),
+    ) {
+        prop_assume!(spec.tcp);
+        let spec = Spec { flags: spec.flags & 0xd9 | 0x10, ..spec };
+        let room = limit - spec.headers_len();
+        let whole = whole || spec.payload.len() <= usize::from(gso_size);
+        let (header, mut packet, unsplit) = if whole {
+            (VnetHeader::default(), spec.build(), spec.payload.len().max(1))
+        } else {
+            (spec.vnet_header(gso_size), spec.build_partial(), usize::from(gso_size))
+        };
+        let (fits, segments) = split_within(header, &mut packet, limit).unwrap();
+        prop_assert!(fits);
+        prop_assert!(segments.iter().all(|segment| segment.len() <= limit));
+        prop_assert_eq!(segments, spec.segments(unsplit.min(room)));
+    }
+
     #[test]
     fn a_split_equals_the_slow_one(spec in specs(), gso_size in 1..1500_u16) {
         let segments = split(spec.vnet_header(gso_size), &mut spec.build_partial());

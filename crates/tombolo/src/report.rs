@@ -152,6 +152,11 @@ pub struct PeerReport {
     pub received_bytes: u64,
     /// Bytes sent, whole messages.
     pub sent_bytes: u64,
+    /// Largest packet in bytes that is sent to it whole.
+    pub mtu_bytes: u16,
+    /// How that is known: `confirmed` (the peer answered a probe of this size), `searching`, `unanswered` (it answers
+    /// no probes), `route` or `interface` (it is not probed).
+    pub mtu_state: String,
     /// Seconds between keepalives; 0 for none.
     pub persistent_keepalive_seconds: u16,
     /// The greatest timestamp received lies ahead of our clock by this many seconds: until then the

@@ -173,8 +173,9 @@ impl UdpSocket {
             set(socket, libc::SOL_SOCKET, libc::SO_MARK, options.mark.cast_signed())
                 .map_err(failed("set the firewall mark"))?;
         }
-        set_fragmentation(socket, family, options.dont_fragment)
-            .map_err(failed("set the fragmentation rule"))?;
+        let fragmentation =
+            if options.dont_fragment { Fragmentation::Refused } else { Fragmentation::Allowed };
+        set_fragmentation(socket, family, fragmentation).map_err(failed("set the fragmentation rule"))?;
         report_arrival(socket, family);
         // Before binding, so that no datagram can come in while it is not in force.
         let release = Release::parse(&sys::kernel_release());
@@ -201,6 +202,7 @@ impl UdpSocket {
             gro,
             receive_buffer,
             send_buffer,
+            fragmentation,
             mark: AtomicU32::new(options.mark),
             truncated: AtomicU64::new(0),
             sending: SendState::new(gso, release.max_segments()),
@@ -229,17 +231,44 @@ fn first_obstacle(
     }
 }
 
-/// The rule is set in both cases: by default Linux sets the bit until a router objects, whereas its
-/// own WireGuard never does.
-fn set_fragmentation(socket: BorrowedFd<'_>, family: Family, dont_fragment: bool) -> io::Result<()> {
-    match family {
-        Family::V4 => {
-            let rule = if dont_fragment { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
-            set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, rule)
+/// What may become of a datagram that is larger than a link on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fragmentation {
+    /// Fragments may be made of it.
+    Allowed,
+    /// The system refuses what exceeds the path MTU that it knows, and the rest carries the don't-fragment bit.
+    Refused,
+    /// As [`Fragmentation::Refused`], but only the first link counts.
+    Probe,
+}
+
+/// A rule is always set: by default Linux sets the bit until a router objects, whereas its own WireGuard never does.
+pub(crate) fn set_fragmentation(
+    socket: BorrowedFd<'_>,
+    family: Family,
+    rule: Fragmentation,
+) -> io::Result<()> {
+    match (family, rule) {
+        // Anyone can send the ICMP message that says how small a path is, and the kernel would cut all that goes
+        // there as small as 552 bytes for ten minutes. Over IPv4 routers cut what is too large, so that nobody has to believe it.
+        (Family::V4, Fragmentation::Allowed) => {
+            set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT)
+                .or_else(|_| set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT))
         }
-        Family::V6 => {
-            let rule = if dont_fragment { libc::IPV6_PMTUDISC_DO } else { libc::IPV6_PMTUDISC_DONT };
-            set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, rule)
+        (Family::V4, Fragmentation::Refused) => {
+            set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
+        }
+        (Family::V4, Fragmentation::Probe) => {
+            set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+        }
+        // Over IPv6 only the sender makes fragments, and learns from ICMP how small they have to be.
+        (Family::V6, rule) => {
+            let value = match rule {
+                Fragmentation::Allowed => libc::IPV6_PMTUDISC_DONT,
+                Fragmentation::Refused => libc::IPV6_PMTUDISC_DO,
+                Fragmentation::Probe => libc::IPV6_PMTUDISC_PROBE,
+            };
+            set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value)
         }
     }
 }

@@ -72,6 +72,13 @@ pub trait Socket: Send + Sync {
     /// happened are in [`SendOutcome::stale_sources`] (requirement 20).
     fn send(&self, transmits: &[Transmit<'_>], outcome: &mut SendOutcome);
 
+    /// Sends one datagram of which no router may make fragments, whatever the system believes of the path: only the
+    /// first link may refuse it. For probes, from one thread; what others send at the same moment may be treated alike.
+    ///
+    /// # Errors
+    /// [`SendError::TooBig`] when the first link does not take it.
+    fn send_unfragmented(&self, transmit: &Transmit<'_>) -> Result<(), SendError>;
+
     /// Receives as many datagrams as wait and fit, without blocking; `received` is emptied first.
     ///
     /// Returns the number of entries in `received`; 0 means that nothing waits. The arena must

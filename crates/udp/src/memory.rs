@@ -46,6 +46,10 @@ pub struct Faults {
     pub reordering_per_mille: u16,
     /// Given to any of the sockets that share the port, instead of the one that it is steered to.
     pub astray_per_mille: u16,
+    /// Largest IP packet in bytes that passes whole; 0: any. Larger ones pass as fragments …
+    pub path_mtu: u16,
+    /// … unless those are lost. Nobody is told.
+    pub drops_fragments: bool,
 }
 
 /// A network in memory. Clones are the same network.
@@ -239,10 +243,10 @@ impl Socket for MemorySocket {
                 Some(source) => {
                     let mut state = lock(&self.network.0);
                     if transmit.contents.is_empty() {
-                        state.carry(source, transmit, &[]);
+                        state.carry(source, transmit, &[], true);
                     }
                     for contents in transmit.contents.chunks(transmit.stride()) {
-                        state.carry(source, transmit, contents);
+                        state.carry(source, transmit, contents, true);
                     }
                     None
                 }
@@ -255,6 +259,12 @@ impl Socket for MemorySocket {
                 outcome.datagrams += datagrams as u64;
             }
         }
+    }
+
+    fn send_unfragmented(&self, transmit: &Transmit<'_>) -> Result<(), SendError> {
+        let source = self.source_for(transmit, &mut false).ok_or(SendError::System(libc::ENETUNREACH))?;
+        lock(&self.network.0).carry(source, transmit, transmit.contents, false);
+        Ok(())
     }
 
     fn receive(&self, arena: &mut [u8], received: &mut Vec<Received>) -> io::Result<usize> {
@@ -308,8 +318,13 @@ impl Socket for MemorySocket {
 }
 
 impl State {
-    fn carry(&mut self, source: SocketAddr, transmit: &Transmit<'_>, contents: &[u8]) {
-        let copies = if self.happens(self.faults.loss_per_mille) {
+    fn carry(&mut self, source: SocketAddr, transmit: &Transmit<'_>, contents: &[u8], fragments: bool) {
+        let headers = if transmit.destination.is_ipv4() { 20 + 8 } else { 40 + 8 };
+        let too_large =
+            self.faults.path_mtu != 0 && contents.len() + headers > usize::from(self.faults.path_mtu);
+        let copies = if too_large && (self.faults.drops_fragments || !fragments) {
+            0
+        } else if self.happens(self.faults.loss_per_mille) {
             0
         } else {
             1 + usize::from(self.happens(self.faults.duplication_per_mille))

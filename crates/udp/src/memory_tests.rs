@@ -127,3 +127,29 @@ fn without_coalescing_each_datagram_arrives_by_itself() {
         assert_eq!(west.receive(&mut arena, &mut received).unwrap(), reads);
     }
 }
+
+#[test]
+fn what_is_too_large_for_the_path_passes_in_fragments_or_not_at_all() {
+    let network = MemoryNetwork::new(1);
+    let east = network.socket(&["192.0.2.1".parse().unwrap()], 1);
+    let west = network.socket(&["192.0.2.2".parse().unwrap()], 2);
+    let (mut arena, mut received) = (vec![0; RECEIVE_SLOT], Vec::new());
+    for (len, drops_fragments, whole, passes) in [
+        (1252, true, true, true),
+        (1252, true, false, true),
+        (1253, false, true, false),
+        (1253, false, false, true),
+        (1253, true, false, false),
+    ] {
+        network.set_faults(Faults { path_mtu: 1280, drops_fragments, ..Faults::default() });
+        let contents = vec![7; len];
+        let transmit = Transmit::new("192.0.2.2:2".parse().unwrap(), &contents);
+        if whole {
+            east.send_unfragmented(&transmit).unwrap();
+        } else {
+            east.send(&[transmit], &mut SendOutcome::default());
+        }
+        let count = west.receive(&mut arena, &mut received).unwrap();
+        assert_eq!(count == 1, passes, "{len} {drops_fragments} {whole}");
+    }
+}

@@ -9,10 +9,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use tombolo_packet::{Offload, OffloadState};
 
+use crate::bind::{Fragmentation, set_fragmentation};
 use crate::control::{self, RawAddress};
 use crate::send::{DatagramSender, SendState, send_all};
 use crate::sys::{self, Incoming, Outgoing};
-use crate::{Capabilities, FallbackCounters, RECEIVE_SLOT, Received, SendOutcome, Socket, Transmit};
+use crate::{
+    Capabilities, FallbackCounters, RECEIVE_SLOT, Received, SendError, SendOutcome, Socket, Transmit,
+};
 
 /// Longest wait for room in the send buffer at a time.
 const SEND_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
@@ -51,6 +54,7 @@ pub struct UdpSocket {
     pub(crate) gro: OffloadState,
     pub(crate) receive_buffer: usize,
     pub(crate) send_buffer: usize,
+    pub(crate) fragmentation: Fragmentation,
     pub(crate) mark: AtomicU32,
     pub(crate) truncated: AtomicU64,
     pub(crate) sending: SendState,
@@ -94,6 +98,17 @@ impl Socket for UdpSocket {
 
     fn send(&self, transmits: &[Transmit<'_>], outcome: &mut SendOutcome) {
         send_all(self, &self.sending, transmits, outcome);
+    }
+
+    fn send_unfragmented(&self, transmit: &Transmit<'_>) -> Result<(), SendError> {
+        // The rule belongs to the socket: Linux takes none along with a datagram over IPv4. Probing is the rule
+        // that sets the bit and asks the device alone, not what ICMP messages made the kernel believe (ip(7)).
+        let system = |error: io::Error| SendError::System(error.raw_os_error().unwrap_or(libc::EIO));
+        set_fragmentation(self.fd(), self.family, Fragmentation::Probe).map_err(system)?;
+        let mut outcome = SendOutcome::default();
+        send_all(self, &self.sending, std::slice::from_ref(transmit), &mut outcome);
+        set_fragmentation(self.fd(), self.family, self.fragmentation).map_err(system)?;
+        outcome.failures.first().map_or(Ok(()), |failure| Err(failure.error))
     }
 
     fn receive(&self, arena: &mut [u8], received: &mut Vec<Received>) -> io::Result<usize> {

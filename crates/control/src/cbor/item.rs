@@ -107,7 +107,7 @@ macro_rules! smaller_number {
         }
     )*};
 }
-smaller_number!(u8, u32);
+smaller_number!(u8, u16, u32);
 
 impl Item for bool {
     fn to_value(&self) -> Value {

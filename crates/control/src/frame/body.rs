@@ -30,13 +30,18 @@ mod kind {
     pub(super) const KEEPALIVE_ANSWER: u8 = 14;
     pub(super) const CHALLENGE: u8 = 15;
     pub(super) const CHALLENGE_ANSWER: u8 = 16;
+    pub(super) const PATH_PROBE: u8 = 17;
+    pub(super) const PATH_ANSWER: u8 = 18;
 }
+
+/// The one type whose filling is part of what it says.
+pub(super) const PATH_PROBE: u8 = kind::PATH_PROBE;
 
 const RELAYS_MAX: usize = 4;
 
 /// Reads a body. What is left of the fields is unknown, and ignored (control rule 6).
 pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
-    let known = matches!(kind, kind::JOIN_REQUEST..=kind::CHALLENGE_ANSWER)
+    let known = matches!(kind, kind::JOIN_REQUEST..=kind::PATH_ANSWER)
         || matches!(kind, renewal::kind::RENEW..=renewal::kind::LEFT)
         || matches!(kind, admin::kind::TOKEN_NEW..=admin::kind::REFUSED);
     if !known {
@@ -101,6 +106,10 @@ pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
         }),
         kind::CHALLENGE => Frame::Challenge(fields.required(1, "nonce")?),
         kind::CHALLENGE_ANSWER => Frame::ChallengeAnswer(fields.required(1, "nonce")?),
+        kind::PATH_PROBE => Frame::PathProbe { id: fields.required(1, "id")? },
+        kind::PATH_ANSWER => {
+            Frame::PathAnswer { id: fields.required(1, "id")?, size: fields.required(2, "size")? }
+        }
         renewal::kind::RENEW..=renewal::kind::LEFT => return renewal::read(kind, fields),
         other => return admin::read(other, fields),
     };
@@ -183,6 +192,8 @@ pub(super) fn write(frame: &Frame) -> (u8, Value) {
         Frame::Left(time) => (renewal::kind::LEFT, map.put(1, time)),
         Frame::AdminRequest(request) => admin::write_request(map, request),
         Frame::AdminAnswer(answer) => admin::write_answer(map, answer),
+        Frame::PathProbe { id } => (kind::PATH_PROBE, map.put(1, id)),
+        Frame::PathAnswer { id, size } => (kind::PATH_ANSWER, map.put(1, id).put(2, size)),
     };
     (kind, map.build())
 }

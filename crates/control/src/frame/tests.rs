@@ -63,6 +63,8 @@ fn samples() -> Vec<Frame> {
         }),
         Frame::Challenge([1; 16]),
         Frame::ChallengeAnswer([2; 16]),
+        Frame::PathProbe { id: u64::MAX },
+        Frame::PathAnswer { id: u64::MAX, size: u16::MAX },
     ]
 }
 
@@ -97,7 +99,7 @@ fn unknown_versions_and_types_are_told_apart_from_mistakes_control_rule_11() {
         assert!(is_frame(&other));
         assert_eq!(Frame::parse(&other), Err(FrameError::Version(version)));
     }
-    for kind in [0, 17, 255] {
+    for kind in [0, 19, 255] {
         let mut other = bytes.clone();
         other[1] = kind;
         // Whatever its body is.
@@ -113,12 +115,24 @@ fn lengths_are_exact_control_rule_11() {
         for cut in 1..bytes.len() {
             assert_eq!(Frame::parse(&bytes[..cut]), Err(FrameError::Length), "cut at {cut}");
         }
-        assert_eq!(Frame::parse(&[&bytes[..], &[0; 16]].concat()), Err(FrameError::Padding));
+        if !matches!(frame, Frame::PathProbe { .. }) {
+            assert_eq!(Frame::parse(&[&bytes[..], &[0; 16]].concat()), Err(FrameError::Padding));
+        }
         assert_eq!(Frame::parse(&[&bytes[..], &[0, 1]].concat()), Err(FrameError::Padding));
     }
     let mut long = vec![0xf1, 7, 0x03, 0xfd];
     long.resize(1025, 0);
     assert_eq!(Frame::parse(&long), Err(FrameError::Length));
+}
+
+#[test]
+fn a_path_probe_is_filled_to_any_length_control_rule_11() {
+    let frame = Frame::PathProbe { id: 5 };
+    let mut bytes = frame.to_bytes().unwrap();
+    bytes.resize(9000, 0);
+    assert_eq!(Frame::parse(&bytes), Ok(frame));
+    bytes[8999] = 1;
+    assert_eq!(Frame::parse(&bytes), Err(FrameError::Padding));
 }
 
 /// A frame of one type with a body of the test's.
@@ -198,7 +212,7 @@ proptest! {
     }
 
     #[test]
-    fn any_damage_is_met_without_a_panic(which in 0_usize..21, index in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn any_damage_is_met_without_a_panic(which in 0_usize..23, index in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut bytes = samples()[which].to_bytes().unwrap();
         let index = index.index(bytes.len());
         bytes[index] = byte;

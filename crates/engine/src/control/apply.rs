@@ -7,8 +7,11 @@ use tombolo_noise::clock::Now;
 use tombolo_noise::{AddPeerError, Standing};
 use tombolo_packet::{Endpoint, PeerId};
 
+use super::path_mtu::PathRecord;
 use super::{Control, PeerRecord};
+use crate::frames::FrameGate;
 use crate::options::SocketBinder;
+use crate::path_mtu::PeerPath;
 use crate::shared::Peer;
 use crate::staging::Staging;
 use crate::transaction::{ApplyError, MemberChange, PeerChange, Transaction};
@@ -114,6 +117,10 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         if let Some(MemberChange::Verified { not_after }) = change.member {
             self.device.promote(id, not_after, now);
         }
+        if let (Some(tombolo), Some(record)) = (change.tombolo, self.peers.get_mut(&id)) {
+            record.set_tombolo(tombolo);
+        }
+        self.go_on_with_path(id, now);
         if change.initiate {
             self.device.initiate(id, now, &mut self.random);
         }
@@ -140,11 +147,19 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     /// What workers and the status need of a peer of the device.
     pub(super) fn add_record(&mut self, id: PeerId) {
         let Some(link) = self.device.link(id) else { return };
-        let peer = Peer { link: Arc::clone(link), staging: Staging::default() };
+        let peer = Peer {
+            link: Arc::clone(link),
+            staging: Staging::default(),
+            path: PeerPath::new(),
+            frames: FrameGate::default(),
+        };
+        // Whoever is, or wants to be, a member speaks in frames; of static peers the configuration says.
+        peer.frames.set_open(link.standing() != Standing::Static);
         let record = PeerRecord {
             peer: Arc::new(peer),
             initiation_sent: None,
             round_trip: None,
+            path: PathRecord::new(),
             order: self.next_order,
         };
         self.next_order += 1;
@@ -158,7 +173,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
 
     pub(super) fn forget_peer(&mut self, id: PeerId) {
         self.routes.remove_peer(id);
-        if let Some(record) = self.peers.remove(&id) {
+        if let Some(mut record) = self.peers.remove(&id) {
+            self.paths.forget(id, &mut record.path);
             record.peer.staging.clear(&self.shared.staging_budget);
         }
     }

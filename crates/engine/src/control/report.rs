@@ -31,6 +31,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     fn peer_status(&self, id: PeerId, record: &PeerRecord, now: Now) -> Option<PeerStatus> {
         let status = self.device.peer_status(id, now)?;
         let link = &record.peer.link;
+        let (mtu, mtu_state) = self.path_status(record);
         Some(PeerStatus {
             public_key: *link.public_key(),
             preshared_key: status.preshared_key,
@@ -48,6 +49,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             round_trip: record.round_trip,
             last_received_timestamp: status.last_received_timestamp,
             last_sent_timestamp: status.last_sent_timestamp,
+            mtu,
+            mtu_state,
             last_received_age: status.last_received_age,
         })
     }

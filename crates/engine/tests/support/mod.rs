@@ -11,8 +11,8 @@ use std::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tombolo_engine::{
-    AllowedIpChange, Engine, EngineEvent, EngineHandle, EngineOptions, PeerChange, SocketBinder, Sockets,
-    Transaction, queues_for,
+    AllowedIpChange, Engine, EngineEvent, EngineHandle, EngineOptions, PathMtuOptions, PeerChange,
+    SocketBinder, Sockets, Transaction, queues_for,
 };
 use tombolo_noise::{PrivateKey, PublicKey};
 use tombolo_packet::checksum::{Sum, pseudo_header};
@@ -72,6 +72,18 @@ impl Machine {
         workers: usize,
         busy_poll: Duration,
     ) -> Self {
+        Self::start_with(network, number, offloads, workers, busy_poll, PathMtuOptions::default())
+    }
+
+    /// Starts a machine that finds packet sizes out in this way.
+    pub fn start_with(
+        network: &MemoryNetwork,
+        number: u8,
+        offloads: Offloads,
+        workers: usize,
+        busy_poll: Duration,
+        path_mtu: PathMtuOptions,
+    ) -> Self {
         let mut random = ChaCha20Rng::seed_from_u64(number.into());
         let outer: IpAddr = [192, 0, 2, number].into();
         let (queues, host) = queues(offloads, queues_for(workers)).unwrap();
@@ -89,6 +101,7 @@ impl Machine {
             max_clock_ahead: None,
             workers,
             busy_poll,
+            path_mtu,
         };
         let engine = Engine::start(options, queues, binder, random, move |event| {
             let _ = sender.lock().unwrap().send(event);

@@ -108,8 +108,19 @@ fn table(peers: &[PeerReport]) -> String {
         return String::new();
     }
     let mut rows = vec![
-        ["PEER", "ADDRESS", "STATE", "PATH", "ENDPOINT", "HANDSHAKE", "ROUND TRIP", "RECEIVED", "SENT"]
-            .map(str::to_owned),
+        [
+            "PEER",
+            "ADDRESS",
+            "STATE",
+            "PATH",
+            "ENDPOINT",
+            "MTU",
+            "HANDSHAKE",
+            "ROUND TRIP",
+            "RECEIVED",
+            "SENT",
+        ]
+        .map(str::to_owned),
     ];
     for peer in peers {
         let dash = || "-".to_owned();
@@ -119,6 +130,7 @@ fn table(peers: &[PeerReport]) -> String {
             peer.state.clone(),
             peer.path.clone(),
             peer.endpoint.clone().or_else(|| peer.configured_endpoint.clone()).unwrap_or_else(dash),
+            peer.mtu_bytes.to_string(),
             peer.last_handshake_age_seconds.map_or_else(dash, |age| format!("{} ago", duration(age))),
             peer.round_trip_seconds.map_or_else(dash, |time| format!("{:.1} ms", time * 1e3)),
             bytes(peer.received_bytes),
@@ -126,7 +138,7 @@ fn table(peers: &[PeerReport]) -> String {
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 9] = std::array::from_fn(width);
+    let widths: [usize; 10] = std::array::from_fn(width);
     let mut text = String::new();
     for row in &rows {
         let cells: Vec<String> =

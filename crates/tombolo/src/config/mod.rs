@@ -28,6 +28,9 @@ pub use problem::{ConfigError, Problem};
 /// The first UDP port of Tombolo.
 pub const DEFAULT_PORT: u16 = 8662;
 
+/// Time between two attempts to find a larger packet size.
+pub const DEFAULT_PATH_MTU_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Bytes that the outer headers add at most: IPv6 40, UDP 8, WireGuard 32.
 pub const OVERHEAD: u32 = 80;
 
@@ -67,8 +70,14 @@ pub struct InterfaceConfig {
     pub private_key: SecretSource<PrivateKey>,
     /// UDP port; 0 lets the system choose.
     pub listen_port: u16,
-    /// MTU in bytes of an inner packet. `None`: the route's to the endpoints, less [`OVERHEAD`].
+    /// MTU in bytes of an inner packet. `None`: that of the largest route to an endpoint, less [`OVERHEAD`].
     pub mtu: Option<u32>,
+    /// Whether the paths to peers are searched for the largest packet that they carry.
+    pub path_mtu_discovery: bool,
+    /// Time between two attempts to find a larger packet size.
+    pub path_mtu_interval: Duration,
+    /// Whether TCP connections through the overlay are told what the path carries.
+    pub clamp_mss: bool,
     /// Mark on the outer packets; 0 for none.
     pub fwmark: u32,
     /// The interface and its addresses outlive the daemon.
@@ -127,6 +136,8 @@ pub struct PeerConfig {
     pub endpoint: Option<EndpointName>,
     /// Seconds between keepalives; 0 for none.
     pub persistent_keepalive: u16,
+    /// Another Tombolo, and no other implementation of WireGuard: control frames are exchanged with it.
+    pub tombolo: bool,
 }
 
 impl<K> SecretSource<K> {

@@ -14,8 +14,8 @@ use toml::de::DeTable;
 use super::problem::{Problem, Problems};
 use super::section::{At, Section};
 use super::{
-    DEFAULT_PORT, EndpointHost, EndpointName, InterfaceConfig, NetworkConfig, OVERHEAD, OffloadConfig,
-    Origin, PeerConfig, SecretSource,
+    DEFAULT_PATH_MTU_INTERVAL, DEFAULT_PORT, EndpointHost, EndpointName, InterfaceConfig, NetworkConfig,
+    OVERHEAD, OffloadConfig, Origin, PeerConfig, SecretSource,
 };
 use crate::threads::{ThreadConfig, parse_busy_poll, parse_workers};
 
@@ -26,6 +26,9 @@ const INTERFACE_KEYS: &[&str] = &[
     "private_key_file",
     "listen_port",
     "mtu",
+    "path_mtu_discovery",
+    "path_mtu_interval",
+    "clamp_mss",
     "fwmark",
     "persistent",
     "hosts",
@@ -43,6 +46,7 @@ const PEER_KEYS: &[&str] = &[
     "allowed_ips",
     "endpoint",
     "persistent_keepalive",
+    "tombolo",
 ];
 const OFFLOAD_KEYS: [&str; Offload::ALL.len()] = {
     let mut keys = [""; Offload::ALL.len()];
@@ -137,6 +141,7 @@ fn interface(
         " (IPv4 needs 576; a datagram holds 65535 less 80 for the tunnel)"
     };
     let mtu = section.integer("mtu", least_mtu..=u64::from(65535 - OVERHEAD), reason, problems);
+    let path_mtu_interval = section.integer("path_mtu_interval", 1..=86_400, " seconds", problems);
     let fwmark = section.integer("fwmark", 0..=u64::from(u32::MAX), "", problems);
     let gateway_subnets = gateway_subnets(&section, &addresses, problems);
     let max_clock_ahead = section.integer("max_clock_ahead", 1..=315_360_000, " seconds", problems);
@@ -147,6 +152,10 @@ fn interface(
         private_key: private_key?,
         listen_port: listen_port.map_or(DEFAULT_PORT, |port| port.value as u16),
         mtu: mtu.map(|mtu| mtu.value as u32),
+        path_mtu_discovery: section.boolean("path_mtu_discovery", true, problems),
+        path_mtu_interval: path_mtu_interval
+            .map_or(DEFAULT_PATH_MTU_INTERVAL, |seconds| Duration::from_secs(seconds.value)),
+        clamp_mss: section.boolean("clamp_mss", true, problems),
         fwmark: fwmark.map_or(0, |mark| mark.value as u32),
         persistent: section.boolean("persistent", true, problems),
         hosts: section.boolean("hosts", false, problems),
@@ -383,6 +392,7 @@ fn peer(
         allowed_ips,
         endpoint,
         persistent_keepalive: keepalive.map_or(0, |seconds| seconds.value as u16),
+        tombolo: section.boolean("tombolo", true, problems),
     })
 }
 

@@ -1,12 +1,14 @@
 //! Starting the engine.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustix::io::Errno;
 use tokio::sync::mpsc;
-use tombolo_engine::{Engine, EngineEvent, EngineOptions, SocketBinder, Sockets};
+use tombolo_engine::{Engine, EngineEvent, EngineOptions, Route, SocketBinder, Sockets};
 use tombolo_packet::{Offload, Steering};
+use tombolo_tun::netlink::Netlink;
 use tombolo_tun::{Device, Queue};
 use tombolo_udp::{BindError, BindOptions, Socket, bind_pairs};
 
@@ -20,12 +22,20 @@ pub(crate) struct UdpBinder {
     gso: bool,
     /// Whether `UDP_GRO` may be used.
     gro: bool,
+    /// Where routes are asked for; `None`: packet sizes are the user's affair.
+    routes: Option<Netlink>,
 }
 
 impl UdpBinder {
     /// With the switches of a configuration.
     pub(crate) fn new(offload: &OffloadConfig) -> Self {
-        Self { gso: offload.is_on(Offload::Gso), gro: offload.is_on(Offload::Gro) }
+        Self { gso: offload.is_on(Offload::Gso), gro: offload.is_on(Offload::Gro), routes: None }
+    }
+
+    /// Also tells the engine which way its packets leave. Without netlink there would be no interface; should it fail
+    /// only now, the interface's MTU holds for all.
+    pub(crate) fn with_routes(self) -> Self {
+        Self { routes: Netlink::open().ok(), ..self }
     }
 }
 
@@ -44,6 +54,11 @@ impl SocketBinder for UdpBinder {
         });
         let first = lanes.next().unwrap_or_default();
         Ok(Sockets { more: lanes.collect(), ..first })
+    }
+
+    fn route(&mut self, destination: IpAddr, mark: u32) -> Option<Route> {
+        let path = self.routes.as_mut()?.path_to(destination, None, mark).ok()??;
+        Some(Route { interface: path.interface, interface_mtu: path.interface_mtu, mtu: path.mtu })
     }
 }
 

@@ -124,18 +124,22 @@ pub(super) fn open_device(name: &str, config: &NetworkConfig) -> Result<Device, 
     })
 }
 
-/// The least MTU of the paths to the endpoints that are known by address, less the tunnel's headers.
+/// The greatest MTU of the paths to the endpoints, less the tunnel's headers: peers whose path takes less are sent smaller
+/// packets. Of a path that is searched it is the device's that counts, since discovery finds out the rest.
 fn automatic_mtu(netlink: &mut Netlink, config: &NetworkConfig) -> u32 {
-    let mut least: Option<u32> = None;
+    let mut greatest: Option<u32> = None;
     for peer in &config.peers {
         let address = peer.endpoint.as_ref().and_then(peers::literal);
         let path = address
             .and_then(|address| netlink.path_to(address.ip(), None, config.interface.fwmark).ok().flatten());
-        let mtu = path.map_or(USUAL_MTU, |path| path.mtu.saturating_sub(OVERHEAD));
-        least = Some(least.map_or(mtu, |least| least.min(mtu)));
+        let searched = config.interface.path_mtu_discovery && peer.tombolo;
+        let mtu = path.map_or(USUAL_MTU, |path| {
+            if searched { path.interface_mtu } else { path.mtu }.saturating_sub(OVERHEAD)
+        });
+        greatest = greatest.max(Some(mtu));
     }
     let floor = if config.interface.addresses.iter().any(|own| own.addr().is_ipv6()) { 1280 } else { 576 };
-    least.unwrap_or(USUAL_MTU).clamp(floor, 65_535 - OVERHEAD)
+    greatest.unwrap_or(USUAL_MTU).clamp(floor, 65_535 - OVERHEAD)
 }
 
 /// The name of the interface: the configured one; or the one that this network had before; or the first

@@ -35,6 +35,7 @@ fn whole(peer: &PeerConfig) -> PeerChange {
         persistent_keepalive: Some(peer.persistent_keepalive),
         replace_allowed_ips: true,
         allowed_ips: allowed_ips(peer),
+        tombolo: Some(peer.tombolo),
         ..PeerChange::new(peer.public_key)
     }
 }
@@ -106,6 +107,10 @@ fn changed(before: &PeerConfig, peer: &PeerConfig) -> Option<PeerChange> {
     }
     if before.persistent_keepalive != peer.persistent_keepalive {
         change.persistent_keepalive = Some(peer.persistent_keepalive);
+        any = true;
+    }
+    if before.tombolo != peer.tombolo {
+        change.tombolo = Some(peer.tombolo);
         any = true;
     }
     // Added and removed one by one: replacing the list would drop packets in between.

@@ -4,7 +4,7 @@ use tombolo_engine::EngineEvent;
 
 use super::interface::Interface;
 use super::{Daemon, notify, peers};
-use crate::config::{self, NetworkConfig};
+use crate::config::{self, InterfaceConfig, NetworkConfig};
 use crate::state::StateStore;
 
 impl Daemon {
@@ -68,6 +68,12 @@ impl Daemon {
         if new.interface.threads.busy_poll != old.interface.threads.busy_poll {
             kept.push("busy_poll");
         }
+        let sizes = |interface: &InterfaceConfig| {
+            (interface.path_mtu_discovery, interface.path_mtu_interval, interface.clamp_mss)
+        };
+        if sizes(&new.interface) != sizes(&old.interface) {
+            kept.push("path_mtu_discovery, path_mtu_interval or clamp_mss");
+        }
         if new.offload != old.offload {
             kept.push("[offload]");
         }
@@ -75,6 +81,9 @@ impl Daemon {
         new.interface.persistent = old.interface.persistent;
         new.interface.max_clock_ahead = old.interface.max_clock_ahead;
         new.interface.threads = old.interface.threads;
+        new.interface.path_mtu_discovery = old.interface.path_mtu_discovery;
+        new.interface.path_mtu_interval = old.interface.path_mtu_interval;
+        new.interface.clamp_mss = old.interface.clamp_mss;
         new.offload.clone_from(&old.offload);
         for key in kept {
             let notice = format!("`{key}` was changed in the configuration; it takes effect with a restart");

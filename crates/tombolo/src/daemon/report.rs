@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tombolo_engine::{EngineStatus, OffloadStatus, PeerState, PeerStatus, SocketReport};
+use tombolo_engine::{EngineStatus, OffloadStatus, PathMtuState, PeerState, PeerStatus, SocketReport};
 use tombolo_noise::PublicKey;
 use tombolo_packet::{Offload, OffloadState};
 
@@ -132,6 +132,16 @@ fn socket_entry(socket: &SocketReport) -> SocketEntry {
     }
 }
 
+fn mtu_state(state: PathMtuState) -> &'static str {
+    match state {
+        PathMtuState::Interface => "interface",
+        PathMtuState::Route => "route",
+        PathMtuState::Confirmed => "confirmed",
+        PathMtuState::Unanswered => "unanswered",
+        _ => "searching",
+    }
+}
+
 fn peer_report(
     peer: &PeerStatus,
     configured: Option<&PeerConfig>,
@@ -161,6 +171,8 @@ fn peer_report(
         round_trip_seconds: peer.round_trip.map(|time| time.as_secs_f64()),
         received_bytes: peer.received_bytes,
         sent_bytes: peer.sent_bytes,
+        mtu_bytes: peer.mtu,
+        mtu_state: mtu_state(peer.mtu_state).to_owned(),
         persistent_keepalive_seconds: peer.persistent_keepalive.unwrap_or(0),
         timestamp_ahead_seconds: ahead.filter(|ahead| *ahead > NOTABLE_LEAD).map(|ahead| ahead.as_secs_f64()),
     }

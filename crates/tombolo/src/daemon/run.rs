@@ -200,7 +200,7 @@ impl Daemon {
         let mut tries = 0;
         loop {
             tries += 1;
-            let binder = engine::UdpBinder::new(&self.config.offload);
+            let binder = engine::UdpBinder::new(&self.config.offload).with_routes();
             match engine::start(
                 options(&self.config, &self.interface),
                 &self.device,

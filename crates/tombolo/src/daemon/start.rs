@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand_core::Rng as _;
 use tokio::sync::mpsc;
-use tombolo_engine::{EngineOptions, PeerChange, Transaction};
+use tombolo_engine::{EngineOptions, PathMtuOptions, PeerChange, Transaction};
 use tombolo_tun::DeviceError;
 use tombolo_tun::netlink::Watch;
 
@@ -125,7 +125,7 @@ impl Daemon {
         let running = engine::start(
             options(&config, &interface),
             &device,
-            UdpBinder::new(&config.offload),
+            UdpBinder::new(&config.offload).with_routes(),
             events.clone(),
         )?;
         let slot = EngineSlot::new(running.handle());
@@ -264,5 +264,11 @@ pub(super) fn options(config: &NetworkConfig, interface: &Interface) -> EngineOp
         max_clock_ahead: config.interface.max_clock_ahead,
         workers: config.interface.threads.workers(),
         busy_poll: config.interface.threads.busy_poll,
+        path_mtu: PathMtuOptions {
+            discover: config.interface.path_mtu_discovery,
+            clamp_mss: config.interface.clamp_mss,
+            raise_interval: config.interface.path_mtu_interval,
+            ..PathMtuOptions::default()
+        },
     }
 }

@@ -257,6 +257,8 @@ impl Collected {
                 let _ = writeln!(toml, "preshared_key_file = \"{file}\"");
                 secrets.push((file, key.to_base64()));
             }
+            // A file of wg-quick does not say what the other side runs.
+            let _ = writeln!(toml, "tombolo = false");
             let networks: Vec<String> =
                 peer.allowed_ips.iter().map(|network| format!("\"{network}\"")).collect();
             let _ = writeln!(toml, "allowed_ips = [{}]", networks.join(", "));

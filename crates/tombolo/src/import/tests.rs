@@ -25,9 +25,9 @@ fn a_whole_file_is_converted() {
             "# Converted from a wg-quick file.\n\n[interface]\naddress = [\"10.66.0.1/16\", \"fd00::1/64\"]\n\
              private_key_file = \"prod.key\"\nlisten_port = 51820\nmtu = 1380\nfwmark = 0x2a\n\n\
              [[peer]]\nname = \"db-2\"\npublic_key = \"{PUBLIC}\"\npreshared_key_file = \"prod-db-2.psk\"\n\
-             allowed_ips = [\"10.66.0.2/32\", \"fd00::2/128\", \"192.168.7.0/24\"]\n\
+             tombolo = false\nallowed_ips = [\"10.66.0.2/32\", \"fd00::2/128\", \"192.168.7.0/24\"]\n\
              endpoint = \"db-2.example.org:51820\"\npersistent_keepalive = 25\n\n\
-             [[peer]]\nname = \"peer-2\"\npublic_key = \"{OTHER}\"\nallowed_ips = [\"10.66.0.3/32\"]\n\
+             [[peer]]\nname = \"peer-2\"\npublic_key = \"{OTHER}\"\ntombolo = false\nallowed_ips = [\"10.66.0.3/32\"]\n\
              persistent_keepalive = 0\n"
         )
     );

@@ -90,6 +90,20 @@ fn peers(page: &mut Page, peers: &[PeerReport]) {
     });
     page.each(
         peers,
+        "tombolo_peer_mtu_bytes",
+        "gauge",
+        "Largest packet that is sent to the peer whole.",
+        |peer| Some(f64::from(peer.mtu_bytes)),
+    );
+    page.each(
+        peers,
+        "tombolo_peer_mtu_confirmed",
+        "gauge",
+        "Whether the peer has answered a probe of that size.",
+        |peer| Some(f64::from(u8::from(peer.mtu_state == "confirmed"))),
+    );
+    page.each(
+        peers,
         "tombolo_peer_last_handshake_age_seconds",
         "gauge",
         "Time since the last handshake.",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tombolo_engine::{EngineStatus, OffloadStatus, PeerState, PeerStatus, Transaction};
+use tombolo_engine::{EngineStatus, OffloadStatus, PathMtuState, PeerState, PeerStatus, Transaction};
 use tombolo_noise::clock::UnixTime;
 use tombolo_noise::{PresharedKey, PrivateKey, PublicKey};
 
@@ -142,6 +142,8 @@ fn peer_status(byte: u8) -> PeerStatus {
         round_trip: None,
         last_received_timestamp: None,
         last_sent_timestamp: None,
+        mtu: 1420,
+        mtu_state: PathMtuState::Interface,
         last_received_age: None,
     }
 }

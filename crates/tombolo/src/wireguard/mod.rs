@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tombolo_engine::{Engine, EngineEvent, EngineHandle, EngineOptions, queues_for};
+use tombolo_engine::{Engine, EngineEvent, EngineHandle, EngineOptions, PathMtuOptions, queues_for};
 use tombolo_tun::netlink::{LinkState, Netlink, Watch};
 use tombolo_tun::{Device, DeviceOptions, Place, table_for};
 use tracing_subscriber::EnvFilter;
@@ -216,6 +216,7 @@ impl Running {
             max_clock_ahead: None,
             workers: threads.workers(),
             busy_poll: threads.busy_poll,
+            path_mtu: PathMtuOptions::off(),
         };
         let (sender, events) = mpsc::unbounded_channel();
         let engine = engine::start(options, &device, engine::UdpBinder::new(&offload), sender)?;

@@ -56,6 +56,8 @@ pub struct PathTo {
     pub gateway: Option<IpAddr>,
     /// Largest packet in bytes: the route's MTU (learned or configured), or the interface's.
     pub mtu: u32,
+    /// Largest packet in bytes that the interface takes, whatever is known of the rest of the path.
+    pub interface_mtu: u32,
 }
 
 impl Netlink {
@@ -163,7 +165,7 @@ impl Netlink {
             _ => None,
         });
         let Some(message) = found else { return Ok(None) };
-        let mut path = PathTo { interface: 0, source: None, gateway: None, mtu: 0 };
+        let mut path = PathTo { interface: 0, source: None, gateway: None, mtu: 0, interface_mtu: 0 };
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => path.interface = *index,
@@ -185,6 +187,7 @@ impl Netlink {
         if path.mtu == 0 || (device_mtu != 0 && device_mtu < path.mtu) {
             path.mtu = device_mtu;
         }
+        path.interface_mtu = if device_mtu == 0 { path.mtu } else { device_mtu };
         Ok(Some(path))
     }
 }
