@@ -43,6 +43,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod authority;
 mod cbor;
 mod cose;
 pub mod document;
@@ -51,6 +52,7 @@ pub mod frame;
 mod identity;
 mod name;
 pub mod pull;
+pub mod root;
 mod signing;
 #[cfg(test)]
 mod test_support;

@@ -1,0 +1,618 @@
+//! The authority: issues memberships, keeps the register, signs the network document.
+//!
+//! Sans-IO (control rule 23). Frames of identified sessions and requests of the local socket go in, frames and
+//! [`Transaction`]s come out, and the results of those go in again: late, in any order, or never. Nothing is
+//! answered before it is committed (control rule 21). The authority holds all of the register in memory; each
+//! transaction says on which revisions it is founded, so that a store which others write to as well refuses what was
+//! decided on old knowledge, and the decision is made anew.
+//!
+//! Two decisions about the same key of the register are never on their way together: the second waits. Decisions about
+//! different keys are, which is what group commit lives by.
+//!
+//! ```
+//! # use tombolo_control::authority::{Authority, Snapshot, Session, Outcome, Transaction, RegisterError};
+//! # use tombolo_control::frame::Frame;
+//! # use tombolo_control::SigningKey;
+//! # use tombolo_noise::clock::Now;
+//! # fn run(snapshot: Snapshot, issuer: SigningKey, now: Now, rng: &mut dyn rand_core::CryptoRng,
+//! #        inbound: Vec<(Session, Frame)>, mut store: impl FnMut(Transaction) -> Outcome) -> Result<(), RegisterError> {
+//! let mut authority = Authority::new(issuer, snapshot, now)?;
+//! for (session, frame) in &inbound {
+//!     authority.handle_frame(session, frame, now, rng); // and handle_request for the local socket
+//! }
+//! authority.handle_timeout(now, rng); // when poll_timeout says so
+//! while let Some(transaction) = authority.poll_store() {
+//!     let id = transaction.id;
+//!     let outcome = store(transaction); // on the store's thread, in truth
+//!     authority.handle_store(id, outcome, now, rng);
+//! }
+//! while let Some((session, frame)) = authority.poll_frame() { /* seal it into this session's tunnel */ }
+//! while let Some(event) = authority.poll_event() { /* install documents, cut tunnels, raise alarms */ }
+//! # Ok(())
+//! # }
+//! ```
+
+mod admin;
+pub mod audit;
+mod due;
+mod genesis;
+mod issue;
+mod mirror;
+mod nodes;
+mod recovery;
+mod register;
+mod transaction;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use rand_core::CryptoRng;
+use tombolo_noise::PublicKey;
+use tombolo_noise::clock::{Instant, Now, UnixTime};
+
+use crate::document::{NetworkDocument, TrustDocument, Verified, Version};
+use crate::frame::admin::{AdminAnswer, AdminRequest, Reply};
+use crate::frame::{
+    AdminRefusal, Frame, JoinAnswer, JoinRefusal, JoinRequest, RenewAnswer, RenewRefusal, TICKET_LEN,
+};
+use crate::{NodeId, SigningKey};
+
+pub use admin::TOKEN_LIFETIME;
+pub use genesis::{Genesis, GenesisError, Server};
+use mirror::{Mirror, Plan};
+pub use recovery::{restore, without_backup};
+pub use register::{Claim, Key, NodeRecord, Published, Record, RegisterError, Settings, TokenRecord};
+pub use transaction::{Condition, Outcome, Snapshot, Stored, Transaction, TransactionId};
+
+/// How often the network document is signed anew (control rule 2).
+pub const PUBLISH_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// From a document's issue to its expiry: two misses, and it is stale.
+pub const DOCUMENT_LIFETIME: Duration = Duration::from_secs(3 * 3600);
+
+/// After a rotation the old key is revoked so much later (control rule 17).
+pub const RETIRE_AFTER: Duration = Duration::from_secs(60);
+
+/// How long a rotation ticket is good.
+pub const TICKET_LIFETIME: Duration = Duration::from_secs(300);
+
+/// Most transactions on their way.
+const IN_FLIGHT_MAX: usize = 1024;
+
+/// Most decisions that wait for a transaction on its way.
+const WAITING_MAX: usize = 4096;
+
+/// A decision that so many others have overtaken is given up.
+const ATTEMPTS_MAX: u32 = 16;
+
+/// Which session, or which connection of the local socket: chosen by the shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// The session that a frame came over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Where the answer goes.
+    pub id: SessionId,
+    /// The handshake's remote static key: who is asking (control rule 3).
+    pub key: PublicKey,
+    /// The handshake's hash, which a join proof covers.
+    pub handshake_hash: [u8; 32],
+    /// Whether a valid membership was shown over it: not a provisional session.
+    pub authorised: bool,
+}
+
+/// Who asks for something that only administrators may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Somebody at the local socket, whom the shell has let in by peer credentials.
+    Local {
+        /// Where the answer goes.
+        id: SessionId,
+        /// As the system calls them; stands in the audit log.
+        who: String,
+    },
+    /// A member; to be in an admin group.
+    Session(Session),
+}
+
+impl Caller {
+    fn id(&self) -> SessionId {
+        match self {
+            Self::Local { id, .. } => *id,
+            Self::Session(session) => session.id,
+        }
+    }
+}
+
+/// What the shell is to do or to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A new network document: to be installed into the server's own verifier, and told to all members.
+    Published(Published),
+    /// A new trust document, likewise.
+    TrustInstalled(Vec<u8>),
+    /// A node has a new membership.
+    Issued {
+        /// Which.
+        node: NodeId,
+        /// The membership, signed.
+        membership: Vec<u8>,
+    },
+    /// A token that was spent is tried by another key: it was stolen, or given to two machines (control rule 15).
+    TokenReused {
+        /// Short form of the token's public key.
+        token: crate::KeyId,
+        /// Who was the first to spend it.
+        first_spender: NodeId,
+        /// That node's key.
+        first_key: PublicKey,
+        /// Who tries it now.
+        key: PublicKey,
+    },
+    /// After a restore: two nodes show memberships with the same name, address or key.
+    AdoptionConflict {
+        /// Who has it.
+        holder: NodeId,
+        /// Who claims it.
+        claimant: NodeId,
+    },
+    /// After a restore: a node has a newer network document, of this version. It is to be pulled from that session, and
+    /// given to [`Authority::handle_document`].
+    DocumentWanted {
+        /// Who has it.
+        session: SessionId,
+        /// Its version.
+        version: Version,
+        /// What to pull.
+        pull: crate::pull::Pull,
+    },
+    /// The network document could not be signed: the issuer has expired or lacks a right. Sign a new trust document
+    /// with the root key.
+    CannotSign(String),
+}
+
+/// What leaves when a decision is committed.
+#[derive(Clone, Debug)]
+pub(crate) enum Effect {
+    Frame(SessionId, Box<Frame>),
+    Event(Event),
+}
+
+/// Something to decide.
+#[derive(Clone, Debug)]
+enum Job {
+    Join { session: Session, request: JoinRequest },
+    Renew { session: Session, node: Option<NodeId> },
+    Rotate { session: Session, ticket: [u8; TICKET_LEN] },
+    Leave { session: Session },
+    Admin { caller: Caller, request: AdminRequest },
+    Publish,
+    Due,
+    Trust { bytes: Vec<u8> },
+    Adopt { session: Session, membership: Vec<u8> },
+    Document { bytes: Vec<u8> },
+}
+
+/// What is decided.
+enum Decision {
+    /// Nothing is to be written.
+    Answer(Vec<Effect>),
+    /// To be decided again when the transaction about this key is through.
+    Wait(Key),
+    /// To be written first.
+    Commit(Box<Plan>),
+}
+
+/// A job, and how often it was overtaken.
+#[derive(Debug)]
+struct Pending {
+    job: Job,
+    attempts: u32,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    pending: Pending,
+    transaction: Transaction,
+    effects: Vec<Effect>,
+}
+
+/// A rotation ticket that was given out. Held in memory alone: after a restart another is asked for.
+#[derive(Debug)]
+struct OpenTicket {
+    secret: [u8; TICKET_LEN],
+    expires: UnixTime,
+    /// Good once: for the key that showed it first.
+    spent_by: Option<PublicKey>,
+}
+
+/// The state machine of the authority; see the module.
+pub struct Authority {
+    issuer: SigningKey,
+    trust: Verified<TrustDocument>,
+    document: Option<Verified<NetworkDocument>>,
+    mirror: Mirror,
+    audit: Option<audit::AuditHead>,
+    next_id: u64,
+    in_flight: HashMap<TransactionId, InFlight>,
+    waiting: BTreeMap<Key, VecDeque<Pending>>,
+    waiting_count: usize,
+    to_store: VecDeque<TransactionId>,
+    frames: VecDeque<(SessionId, Frame)>,
+    events: VecDeque<Event>,
+    publish_at: Instant,
+    due_at: Instant,
+    tickets: HashMap<NodeId, OpenTicket>,
+    seen: HashMap<NodeId, UnixTime>,
+    /// After a restore: the greatest version that a node was heard to have.
+    wanted: Option<Version>,
+    started: UnixTime,
+}
+
+/// Whole seconds, which is what documents and the register have.
+fn whole(time: UnixTime) -> UnixTime {
+    UnixTime(Duration::from_secs(time.0.as_secs()))
+}
+
+/// `time` and so much more.
+fn after(time: UnixTime, more: Duration) -> UnixTime {
+    UnixTime(time.0.saturating_add(more))
+}
+
+impl Authority {
+    /// An authority over what its store has. `issuer` signs; the trust document must name it, or nothing can be
+    /// issued until one that does is installed.
+    ///
+    /// # Errors
+    /// Says what of the register is missing or damaged.
+    pub fn new(issuer: SigningKey, snapshot: Snapshot, now: Now) -> Result<Self, RegisterError> {
+        let audit = snapshot.audit;
+        let mirror = Mirror::load(snapshot)?;
+        let Some(Record::Trust(trust)) = mirror.record(&Key::Trust) else {
+            return Err(RegisterError::Missing("trust document"));
+        };
+        let settings = mirror.settings();
+        let trust = TrustDocument::verify(trust, &settings.network, &[settings.root])?;
+        let document = read_document(&mirror, &trust);
+        let interval = if document.is_some() { PUBLISH_INTERVAL } else { Duration::ZERO };
+        // What was signed an hour ago when the process ended is signed anew at once.
+        let age = document.as_ref().map_or(Duration::ZERO, |held| now.wall.0.saturating_sub(held.issued.0));
+        Ok(Self {
+            issuer,
+            trust,
+            document,
+            mirror,
+            audit,
+            next_id: 1,
+            in_flight: HashMap::new(),
+            waiting: BTreeMap::new(),
+            waiting_count: 0,
+            to_store: VecDeque::new(),
+            frames: VecDeque::new(),
+            events: VecDeque::new(),
+            publish_at: now.boot + interval.saturating_sub(age),
+            due_at: now.boot + due::INTERVAL,
+            tickets: HashMap::new(),
+            seen: HashMap::new(),
+            wanted: None,
+            started: whole(now.wall),
+        })
+    }
+
+    /// The newest trust document.
+    pub fn trust(&self) -> &Verified<TrustDocument> {
+        &self.trust
+    }
+
+    /// The newest network document, if its issuer still is one.
+    pub fn document(&self) -> Option<&Verified<NetworkDocument>> {
+        self.document.as_ref()
+    }
+
+    /// The newest documents as they are handed out.
+    pub fn published(&self) -> Option<&Published> {
+        match self.mirror.record(&Key::Published) {
+            Some(Record::Published(published)) => Some(published),
+            _ => None,
+        }
+    }
+
+    /// The nodes there are.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeRecord> {
+        self.mirror.nodes()
+    }
+
+    /// What holds in the network.
+    pub fn settings(&self) -> &Settings {
+        self.mirror.settings()
+    }
+
+    /// Notes that a member was heard: ephemeral nodes are gone a while after.
+    pub fn note_seen(&mut self, key: &PublicKey, now: Now) {
+        let time = self.time(now);
+        if let Some(node) = self.mirror.node_of_key(*key) {
+            self.seen.insert(node.node, time);
+        }
+    }
+
+    /// Takes a frame that came over a session. Frames that are none of the authority's are let be.
+    pub fn handle_frame(&mut self, session: &Session, frame: &Frame, now: Now, rng: &mut dyn CryptoRng) {
+        let session = *session;
+        match frame {
+            Frame::JoinRequest(request) => {
+                let network = self.mirror.settings().network;
+                // Checked once, when it comes: who holds no token costs one signature and no more.
+                if request.proof.verify(&request.token, &session.handshake_hash, &session.key, &network) {
+                    self.run(Job::Join { session, request: request.clone() }, now, rng);
+                } else {
+                    self.answer_join(session, Err(JoinRefusal::UnknownToken), now);
+                }
+            }
+            Frame::Renew(node) => self.run(Job::Renew { session, node: *node }, now, rng),
+            Frame::AskTicket => self.give_ticket(session, now, rng),
+            Frame::Rotate(ticket) => self.run(Job::Rotate { session, ticket: *ticket }, now, rng),
+            Frame::Leave => self.run(Job::Leave { session }, now, rng),
+            Frame::AdminRequest(request) => {
+                let job = Job::Admin { caller: Caller::Session(session), request: request.clone() };
+                self.run(job, now, rng);
+            }
+            Frame::Show(show) => self.handle_show(session, show, now, rng),
+            _ => {}
+        }
+    }
+
+    /// Takes a request of the local socket.
+    pub fn handle_request(
+        &mut self,
+        caller: Caller,
+        request: AdminRequest,
+        now: Now,
+        rng: &mut dyn CryptoRng,
+    ) {
+        self.run(Job::Admin { caller, request }, now, rng);
+    }
+
+    /// Takes a trust document that the root key has signed. It must name this authority's issuer key.
+    ///
+    /// # Errors
+    /// Says why it is not taken.
+    pub fn install_trust(
+        &mut self,
+        bytes: &[u8],
+        now: Now,
+        rng: &mut dyn CryptoRng,
+    ) -> Result<(), GenesisError> {
+        self.check_trust(bytes)?;
+        self.run(Job::Trust { bytes: bytes.to_vec() }, now, rng);
+        Ok(())
+    }
+
+    /// Takes what came of a transaction. Results of transactions that are not known are let be.
+    pub fn handle_store(&mut self, id: TransactionId, outcome: Outcome, now: Now, rng: &mut dyn CryptoRng) {
+        let Some(InFlight { mut pending, transaction, effects }) = self.in_flight.remove(&id) else { return };
+        self.mirror.release(&transaction.conditions);
+        let keys: Vec<Key> = transaction.conditions.iter().map(|condition| condition.key.clone()).collect();
+        match outcome {
+            Outcome::Committed { revision, audit } => {
+                if audit.map(|head| head.sequence) > self.audit.map(|head| head.sequence) {
+                    self.audit = audit;
+                }
+                self.commit(transaction, revision, now);
+                self.emit(effects);
+            }
+            Outcome::Conflict { current } => {
+                current.into_iter().for_each(|stored| self.take(stored));
+                pending.attempts += 1;
+                if pending.attempts < ATTEMPTS_MAX {
+                    self.decide_and_submit(pending, now, rng);
+                } else {
+                    self.refuse(&pending.job, Failure::Busy, now);
+                }
+            }
+            Outcome::Failed => self.refuse(&pending.job, Failure::Store, now),
+        }
+        for key in keys {
+            let waiting = self.waiting.remove(&key).unwrap_or_default();
+            self.waiting_count -= waiting.len();
+            waiting.into_iter().for_each(|pending| self.decide_and_submit(pending, now, rng));
+        }
+    }
+
+    /// Takes over what another authority on the same store has written, where the store tells of it.
+    pub fn handle_change(&mut self, stored: Stored) {
+        self.take(stored);
+    }
+
+    /// The next transaction for the store.
+    pub fn poll_store(&mut self) -> Option<Transaction> {
+        let id = self.to_store.pop_front()?;
+        self.in_flight.get(&id).map(|in_flight| in_flight.transaction.clone())
+    }
+
+    /// The next frame, and over which session it goes.
+    pub fn poll_frame(&mut self) -> Option<(SessionId, Frame)> {
+        self.frames.pop_front()
+    }
+
+    /// The next thing that the shell is to do or to say.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Authority::handle_timeout`] is to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        Some(self.publish_at.min(self.due_at))
+    }
+
+    /// Signs the network document anew, revokes old keys, lets go who is gone.
+    pub fn handle_timeout(&mut self, now: Now, rng: &mut dyn CryptoRng) {
+        if now.boot >= self.due_at {
+            self.due_at = now.boot + due::INTERVAL;
+            let time = self.time(now);
+            self.tickets.retain(|_, ticket| ticket.expires > time);
+            self.run(Job::Due, now, rng);
+        }
+        if now.boot >= self.publish_at {
+            // Until it is committed, which sets the next time, it is tried again each minute.
+            self.publish_at = now.boot + Duration::from_secs(60);
+            self.run(Job::Publish, now, rng);
+        }
+    }
+
+    /// The time: never behind what was signed (control rule 18).
+    fn time(&self, now: Now) -> UnixTime {
+        let issued = self.document.as_ref().map_or(self.trust.issued, |held| held.issued);
+        whole(now.wall.max(issued))
+    }
+
+    fn run(&mut self, job: Job, now: Now, rng: &mut dyn CryptoRng) {
+        self.decide_and_submit(Pending { job, attempts: 0 }, now, rng);
+    }
+
+    fn decide_and_submit(&mut self, pending: Pending, now: Now, rng: &mut dyn CryptoRng) {
+        match self.decide(&pending.job, now, rng) {
+            Decision::Answer(effects) => self.emit(effects),
+            Decision::Wait(key) => self.wait(key, pending, now),
+            Decision::Commit(plan) => {
+                let busy = self.mirror.first_busy(plan.keys()).cloned();
+                if let Some(key) = busy {
+                    return self.wait(key, pending, now);
+                }
+                if self.in_flight.len() >= IN_FLIGHT_MAX {
+                    return self.refuse(&pending.job, Failure::Busy, now);
+                }
+                let id = TransactionId(self.next_id);
+                self.next_id += 1;
+                let (transaction, effects) = plan.into_transaction(id);
+                self.mirror.reserve(&transaction.conditions);
+                self.in_flight.insert(id, InFlight { pending, transaction, effects });
+                self.to_store.push_back(id);
+            }
+        }
+    }
+
+    fn decide(&mut self, job: &Job, now: Now, rng: &mut dyn CryptoRng) -> Decision {
+        match job {
+            Job::Join { session, request } => self.decide_join(session, request, now, rng),
+            Job::Renew { session, node } => self.decide_renew(session, *node, now),
+            Job::Rotate { session, ticket } => self.decide_rotate(session, ticket, now),
+            Job::Leave { session } => self.decide_leave(session, now),
+            Job::Admin { caller, request } => self.decide_admin(caller, request, now, rng),
+            Job::Publish => self.decide_publish(now),
+            Job::Due => self.decide_due(now),
+            Job::Trust { bytes } => self.decide_trust(bytes, now),
+            Job::Adopt { session, membership } => self.decide_adopt(session, membership, now),
+            Job::Document { bytes } => self.decide_document(bytes, now),
+        }
+    }
+
+    fn wait(&mut self, key: Key, pending: Pending, now: Now) {
+        if matches!(pending.job, Job::Publish | Job::Due) {
+            // It comes again by itself.
+            return;
+        }
+        if self.waiting_count >= WAITING_MAX {
+            return self.refuse(&pending.job, Failure::Busy, now);
+        }
+        self.waiting_count += 1;
+        self.waiting.entry(key).or_default().push_back(pending);
+    }
+
+    fn emit(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Frame(session, frame) => self.frames.push_back((session, *frame)),
+                Effect::Event(event) => self.events.push_back(event),
+            }
+        }
+    }
+
+    fn commit(&mut self, transaction: Transaction, revision: u64, now: Now) {
+        for (key, record) in transaction.writes {
+            if key == Key::Published {
+                self.publish_at = now.boot + PUBLISH_INTERVAL;
+            }
+            self.take(Stored { key, revision, record });
+        }
+    }
+
+    /// Takes over a record, and what is derived from it.
+    fn take(&mut self, stored: Stored) {
+        let key = stored.key.clone();
+        self.mirror.set(stored);
+        if key == Key::Trust
+            && let Some(Record::Trust(bytes)) = self.mirror.record(&key)
+        {
+            let settings = self.mirror.settings();
+            let roots = [settings.root, self.trust.next_root];
+            if let Ok(trust) = TrustDocument::verify(bytes, &settings.network, &roots) {
+                self.trust = trust;
+            }
+        }
+        if matches!(key, Key::Trust | Key::Published) {
+            self.document = read_document(&self.mirror, &self.trust);
+        }
+    }
+
+    /// Says that a job was not done.
+    fn refuse(&mut self, job: &Job, failure: Failure, now: Now) {
+        let time = self.time(now);
+        match job {
+            Job::Join { session, .. } => self.answer_join(*session, Err(JoinRefusal::Busy), now),
+            Job::Renew { session, node } => {
+                let outcome = Err(RenewRefusal::Busy);
+                let frame = Frame::RenewAnswer(RenewAnswer { time, node: *node, outcome });
+                self.frames.push_back((session.id, frame));
+            }
+            Job::Rotate { session, .. } => {
+                let outcome = Err(RenewRefusal::Busy);
+                let frame = Frame::RenewAnswer(RenewAnswer { time, node: None, outcome });
+                self.frames.push_back((session.id, frame));
+            }
+            Job::Admin { caller, request } => {
+                let (reason, detail) = match failure {
+                    Failure::Busy => (AdminRefusal::Busy, "the authority is busy; try again in a moment"),
+                    Failure::Store => (
+                        AdminRefusal::Store,
+                        "the register could not be written: look for a full or failing disk under the server's state \
+                         directory, then try again; run 'tombolo doctor' on the server",
+                    ),
+                };
+                let reply = Reply::Refused { reason, detail: detail.to_owned() };
+                let frame = Frame::AdminAnswer(AdminAnswer { id: request.id, reply });
+                self.frames.push_back((caller.id(), frame));
+            }
+            // Asked again by the node, or due again.
+            Job::Leave { .. }
+            | Job::Publish
+            | Job::Due
+            | Job::Trust { .. }
+            | Job::Adopt { .. }
+            | Job::Document { .. } => {}
+        }
+    }
+
+    fn answer_join(&mut self, session: Session, outcome: Result<Vec<u8>, JoinRefusal>, now: Now) {
+        let answer = JoinAnswer { time: self.time(now), outcome };
+        self.frames.push_back((session.id, Frame::JoinAnswer(answer)));
+    }
+}
+
+/// Why a job was not done, by no fault of who asked.
+#[derive(Clone, Copy)]
+enum Failure {
+    Busy,
+    Store,
+}
+
+fn read_document(mirror: &Mirror, trust: &Verified<TrustDocument>) -> Option<Verified<NetworkDocument>> {
+    match mirror.record(&Key::Published) {
+        Some(Record::Published(published)) => NetworkDocument::verify(&published.network, trust).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! What administrators ask for.
+
+use super::*;
+use crate::document::Revocation;
+use crate::frame::AdminRefusal;
+use crate::frame::admin::{NetworkChange, NodeSelector, NodeSpec, RevokeTarget};
+
+fn named(name: &str) -> NodeSelector {
+    NodeSelector::Name(name.parse().unwrap())
+}
+
+impl World {
+    fn set(&mut self, change: NetworkChange) {
+        assert_eq!(self.local(Operation::NetworkSet(change)), Reply::Done);
+    }
+
+    fn refusal(&mut self, operation: Operation) -> (AdminRefusal, String) {
+        match self.local(operation) {
+            Reply::Refused { reason, detail } => (reason, detail),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn only_an_admin_group_administers_from_afar_control_rule_22() {
+    let mut world = World::new(20);
+    let staff: crate::GroupName = "staff".parse().unwrap();
+    world.set(NetworkChange::AddGroup(staff.clone()));
+    world.set(NetworkChange::AddAdminGroup(staff.clone()));
+    let (key, mut spec) = world.spec();
+    spec.groups = [staff].into();
+    let (reason, detail) = world.refusal(Operation::TokenNew(spec.clone()));
+    assert_eq!(reason, AdminRefusal::Invalid);
+    assert!(detail.contains("--admin"), "{detail}");
+    spec.admin = true;
+    let token = world.grant(key, Operation::TokenNew(spec));
+    let key = world.fresh_key();
+    let admin = world.join(&token, key, Some("desk")).unwrap();
+    let (plain, _) = world.member("db-1");
+    let desk = Session { key: admin.key, ..plain };
+    let list = |id| Frame::AdminRequest(AdminRequest { id, operation: Operation::NodeList(None) });
+    let names = |frame| match frame {
+        Frame::AdminAnswer(AdminAnswer { id: 5, reply: Reply::Nodes(page) }) => {
+            page.items.iter().map(|info| info.name.to_string()).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    let frame = world.ask(&desk, &list(5));
+    assert_eq!(names(frame), ["db-1", "desk", "hub"]);
+    for session in [plain, Session { authorised: false, ..desk }] {
+        let Frame::AdminAnswer(answer) = world.ask(&session, &list(6)) else { panic!() };
+        let refused = matches!(answer.reply, Reply::Refused { reason: AdminRefusal::NotAllowed, .. });
+        assert!(refused);
+    }
+    // What is done from afar is in the log, by the node's id.
+    let operation = Operation::NodeRevoke(RevokeTarget::Node(named("db-1")));
+    world.ask(&desk, &Frame::AdminRequest(AdminRequest { id: 7, operation }));
+    assert_eq!(world.store.changes().last().unwrap().actor, Actor::Node(admin.node));
+}
+
+#[test]
+fn lists_come_in_pages_and_lose_nobody() {
+    let mut world = World::new(21);
+    let (key, mut spec) = world.spec();
+    spec.uses = Some(40);
+    let token = world.grant(key, Operation::TokenNew(spec));
+    for number in 0..40 {
+        let key = world.fresh_key();
+        world.join(&token, key, Some(&format!("a-rather-long-name-of-a-node-{number:02}"))).unwrap();
+    }
+    let key = world.fresh_key();
+    assert_eq!(world.join(&token, key, None), Err(JoinRefusal::Spent));
+    let (mut names, mut after) = (Vec::new(), None);
+    loop {
+        let Reply::Nodes(page) = world.local(Operation::NodeList(after.clone())) else { panic!() };
+        after = page.items.last().map(|info| info.name.clone());
+        names.extend(page.items.into_iter().map(|info| info.name));
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(names.len(), 41);
+    assert!(names.is_sorted_by(|a, b| a < b));
+    let Reply::Tokens(tokens) = world.local(Operation::TokenList(None)) else { panic!() };
+    assert_eq!((tokens.items.len(), tokens.items[0].uses_left, tokens.more), (1, 0, false));
+}
+
+#[test]
+fn a_node_is_replaced_in_one_transaction_control_rule_20() {
+    let mut world = World::new(22);
+    let (old, first) = world.member("db-1");
+    let (key, spec) = world.spec();
+    let token = world.grant(key, Operation::NodeReplace(named("db-1"), spec));
+    assert!(world.renew(&old).is_ok(), "the token alone takes nothing");
+    let key = world.fresh_key();
+    let next = world.join(&token, key, Some("ignored")).unwrap();
+    assert_eq!((&next.name, &next.addresses), (&first.name, &first.addresses));
+    assert_ne!(next.node, first.node);
+    assert!(world.revokes(&first) && !world.revokes(&next));
+    assert_eq!(
+        next.network_version,
+        world.authority.document().unwrap().version,
+        "with the document that revokes"
+    );
+    assert_eq!(world.renew(&old), Err(RenewRefusal::Revoked));
+    assert_eq!(world.join(&token, key, None).map(|m| m.node), Ok(next.node), "a lost answer");
+}
+
+#[test]
+fn a_stock_peer_is_added_and_renewed_by_its_presenter_control_rule_20() {
+    let mut world = World::new(23);
+    let (other, _) = world.member("db-1");
+    let phone = world.fresh_key();
+    let spec = |by: &str| NodeSpec {
+        key: phone,
+        name: "phone".parse().unwrap(),
+        groups: set(&[]),
+        presented_by: named(by),
+    };
+    assert_eq!(world.refusal(Operation::NodeAdd(spec("db-1"))).0, AdminRefusal::Invalid);
+    let Reply::Node(added) = world.local(Operation::NodeAdd(spec("hub"))) else { panic!() };
+    assert_eq!((added.key, added.info.addresses.len()), (phone, 2));
+    assert_eq!(world.refusal(Operation::NodeAdd(spec("hub"))).0, AdminRefusal::Exists);
+    let renew = Frame::Renew(Some(added.info.node));
+    let hub = session(900, server_key(), true);
+    assert_eq!(world.renewal(&hub, &renew).map(|m| (m.key, m.serial)), Ok((phone, 2)));
+    assert_eq!(world.renewal(&other, &renew), Err(RenewRefusal::NotPresented));
+}
+
+#[test]
+fn nodes_keys_and_serials_are_revoked_control_rule_17() {
+    let mut world = World::new(24);
+    let (session, first) = world.member("db-1");
+    let second = world.renew(&session).unwrap();
+    let serial = RevokeTarget::Serial(first.node, 1);
+    assert_eq!(world.local(Operation::NodeRevoke(serial)), Reply::Done);
+    assert!(world.revokes(&first) && !world.revokes(&second));
+    let key = RevokeTarget::Key(first.key);
+    assert_eq!(world.local(Operation::NodeRevoke(key)), Reply::Done);
+    assert!(world.revokes(&second));
+    let revocations = &world.authority.document().unwrap().revocations;
+    assert!(
+        revocations.contains(&Revocation::Key(first.key))
+            && revocations.contains(&Revocation::Node(first.node))
+    );
+    let (reason, detail) = world.refusal(Operation::NodeRevoke(RevokeTarget::Node(named("db-1"))));
+    assert_eq!(reason, AdminRefusal::NotFound);
+    assert!(detail.contains("db-1") && detail.contains("node list"), "{detail}");
+    let (_, detail) = world.refusal(Operation::NodeRevoke(RevokeTarget::Node(named("hub"))));
+    assert!(detail.contains("--remove-server"), "{detail}");
+}
+
+#[test]
+fn a_former_name_stays_its_owners_while_somebody_may_know_him_by_it_control_rule_4() {
+    let mut world = World::new(25);
+    let (session, first) = world.member("db-1");
+    assert_eq!(world.local(Operation::NodeRename(named("db-1"), "db-2".parse().unwrap())), Reply::Done);
+    assert_eq!(world.renew(&session).unwrap().name.as_str(), "db-2");
+    let (token, key) = (world.token(), world.fresh_key());
+    assert_eq!(world.join(&token, key, Some("db-1")), Err(JoinRefusal::NameTaken));
+    assert_eq!(world.refusal(Operation::NodeShow(named("db-1"))).0, AdminRefusal::NotFound);
+    // Its owner may take it back.
+    assert_eq!(world.local(Operation::NodeRename(named("db-2"), "db-1".parse().unwrap())), Reply::Done);
+    let Reply::Node(detail) = world.local(Operation::NodeShow(named("db-1"))) else { panic!() };
+    assert_eq!(detail.info.node, first.node);
+}
+
+#[test]
+fn the_network_is_changed_by_a_new_document() {
+    let mut world = World::new(26);
+    let before = world.authority.document().unwrap().version;
+    world.set(NetworkChange::AddGroup("databases".parse().unwrap()));
+    world.set(NetworkChange::RefuseWhenStale(true));
+    let document = world.authority.document().unwrap();
+    assert!(
+        document.refuse_when_stale && document.groups == set(&["databases"]) && document.version > before
+    );
+    world.set(NetworkChange::Lifetimes { membership: DAY, grace: Duration::ZERO });
+    let (_, membership) = world.member("db-1");
+    assert_eq!((membership.lifetime(), membership.grace), (DAY, Duration::ZERO));
+    let Reply::Network(info) = world.local(Operation::NetworkShow) else { panic!() };
+    assert_eq!((info.nodes, info.lifetime, info.root), (2, DAY, world.root.fingerprint()));
+    let year = NetworkChange::Lifetimes { membership: DAY * 365, grace: DAY };
+    assert_eq!(world.refusal(Operation::NetworkSet(year)).0, AdminRefusal::Invalid);
+    let last = NetworkChange::RemoveServer(NodeId::from_bytes([0xc8; 16]));
+    assert_eq!(world.refusal(Operation::NetworkSet(last)).0, AdminRefusal::Invalid);
+}
+
+#[test]
+fn a_revoked_token_admits_nobody() {
+    let mut world = World::new(27);
+    let token = world.token();
+    let id = token.public_key().key_id();
+    assert_eq!(world.local(Operation::TokenRevoke(id)), Reply::Done);
+    let key = world.fresh_key();
+    assert_eq!(world.join(&token, key, None), Err(JoinRefusal::UnknownToken));
+    assert_eq!(world.refusal(Operation::TokenRevoke(id)).0, AdminRefusal::NotFound);
+}
+
+#[test]
+fn a_new_epoch_publishes_and_drops_the_issuers_that_it_does_not_name_control_rule_1() {
+    let mut world = World::new(28);
+    let new = SigningKey::from_seed([0x44; 32]);
+    let only_new = {
+        let mut other = RootKeys::from_bytes(&world.root.to_bytes()).unwrap();
+        other.sign(vec![issuer(&new)], world.now.wall).unwrap().encoded().to_vec()
+    };
+    let error = world.authority.install_trust(&only_new, world.now, &mut world.rng);
+    assert!(matches!(error, Err(GenesisError::NotNamed(_))));
+    let both = world.root.reissue(|_| true, vec![issuer(&new)], world.now.wall).unwrap().encoded().to_vec();
+    world.authority.install_trust(&both, world.now, &mut world.rng).unwrap();
+    world.settle();
+    assert_eq!(world.authority.document().unwrap().version.epoch, 2);
+    let again = world.authority.install_trust(&both, world.now, &mut world.rng);
+    assert_eq!(again, Err(GenesisError::Older { found: 2, held: 2 }));
+    let rotated = world.root.rotate(world.now.wall, &mut world.rng).unwrap().encoded().to_vec();
+    world.authority.install_trust(&rotated, world.now, &mut world.rng).unwrap();
+    world.settle();
+    world.restart();
+    assert_eq!(world.authority.settings().root, world.root.fingerprint());
+    assert_eq!(world.authority.document().unwrap().version.epoch, 3);
+}
