@@ -105,7 +105,8 @@ pub(crate) fn settle(authority: &mut Authority, register: &mut Register, rng: &m
 /// A key and the request to join with it.
 pub(crate) fn joiner(number: u64, token: &Token) -> (Session, Frame) {
     let mut bytes = [0x11; 32];
-    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    // Not where X25519 clears bits: two numbers would be one key.
+    bytes[8..16].copy_from_slice(&number.to_le_bytes());
     let key: PublicKey = PrivateKey::from_bytes(bytes).public();
     let handshake_hash = bytes;
     let session = Session { id: SessionId(number), key, handshake_hash, authorised: false };
