@@ -27,7 +27,7 @@ fn storm(seed: u64) -> usize {
         .map(|number: usize| {
             // Tokens that two try, one that many may use, and names that several want.
             let token = if number % 6 == 5 { &shared } else { &tokens[number % 150] };
-            let name = (number % 3 == 0).then(|| format!("db-{}", number % 120));
+            let name = number.is_multiple_of(3).then(|| format!("db-{}", number % 120));
             let key = world.fresh_key();
             let session = world.fresh_session(key);
             Joiner { session, token: token.clone(), name, answer: None, refused: false }
@@ -63,7 +63,7 @@ fn storm(seed: u64) -> usize {
                     world.authority.handle_store(id, outcome, world.now, &mut world.rng);
                 }
             }
-            99 if draw / 100 % 4 == 0 => {
+            99 if (draw / 100).is_multiple_of(4) => {
                 life += 1;
                 world.restart();
                 // What was handed over before may still be carried out.
