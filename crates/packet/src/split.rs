@@ -14,6 +14,9 @@ const TCP_HEADER_LEN: usize = 20;
 const UDP_HEADER_LEN: usize = 8;
 /// A limit that leaves less than this beside the headers is not worth splitting for.
 const LEAST_PAYLOAD: usize = 256;
+/// Segments of one super-packet at most. Linux makes none with less than eight bytes of payload each: the least
+/// segment size of TCP, 48, holds up to 40 bytes of options.
+pub const MAX_SEGMENTS: usize = (u16::MAX as usize).div_ceil(8);
 /// Offset in bytes of the checksum within the TCP header.
 pub(crate) const TCP_CHECKSUM_OFFSET: u16 = 16;
 /// Offset in bytes of the checksum within the UDP header.
@@ -146,6 +149,9 @@ impl<'a> SuperPacket<'a> {
         let headers_len = ip.transport_offset() + transport_header_len;
         let payload_per_segment = usize::from(header.gso_size);
         let segments = (ip.total_len() - headers_len).div_ceil(payload_per_segment).max(1);
+        if segments > MAX_SEGMENTS {
+            return None;
+        }
         Some(Self { ip, headers_len, payload_per_segment, segments, plan })
     }
 
@@ -227,7 +233,7 @@ impl<'a> SuperPacket<'a> {
         &self.ip
     }
 
-    /// How many packets come out: at least one. A hostile segment size of one byte makes 65,000.
+    /// How many packets come out: at least one, at most [`MAX_SEGMENTS`].
     #[inline]
     pub fn segments(&self) -> usize {
         self.segments

@@ -230,6 +230,33 @@ fn a_wrong_checksum_stays_wrong() {
     }
 }
 
+/// A hostile segment size of a few bytes must not reserve tens of thousands of counters.
+#[test]
+fn what_would_make_more_segments_than_any_kernel_makes_is_refused() {
+    let length = 40 + 65_000;
+    let mut packet = vec![0; length];
+    packet[0] = 0x45;
+    packet[2..4].copy_from_slice(&(length as u16).to_be_bytes());
+    packet[9] = 6;
+    packet[32] = 0x50;
+    let header = |gso_size| VnetHeader {
+        needs_checksum: true,
+        gso_type: GsoType::Tcp4,
+        header_len: 40,
+        gso_size,
+        checksum_start: 20,
+        checksum_offset: 16,
+        ..VnetHeader::default()
+    };
+    for gso_size in 1..8 {
+        let parsed = SuperPacket::parse(header(gso_size), &mut packet);
+        assert_eq!(parsed.err(), Some(DropReason::MalformedPacket), "{gso_size}");
+    }
+    let segments = SuperPacket::parse(header(8), &mut packet).unwrap().segments();
+    assert_eq!(segments, 65_000 / 8);
+    assert!(segments <= MAX_SEGMENTS);
+}
+
 proptest! {
     /// As if the kernel had cut it to that size at once; also where it gave a single segment.
     #[test]

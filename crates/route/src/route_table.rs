@@ -1,8 +1,10 @@
 //! The table of allowed IPs as it is looked up.
 //!
 //! Single addresses, which most peers have, are in a hash table. All other networks are flattened into
-//! intervals that do not overlap, each with the owner of the longest prefix over it, so that one binary search finds
-//! the answer, however many prefix lengths there are.
+//! intervals that do not overlap, each with the owner of the longest prefix over it, so that one search finds
+//! the answer, however many prefix lengths there are. Buckets of equal width over the span of the intervals say where
+//! to search: where networks lie evenly, as those of one plan do, a bucket holds one or two, and where all lie in one bucket the
+//! search is a binary one over all.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -67,19 +69,35 @@ struct Prefix<A> {
 trait Address: Copy + Ord + std::hash::Hash + Default {
     /// The address after this one.
     fn next(self) -> Option<Self>;
+
+    /// How far this address lies after `start`, in units of 2^`shift` addresses; `None` before it.
+    fn buckets_after(self, start: Self, shift: u32) -> Option<usize>;
+
+    /// The width of the address in bits.
+    const BITS: u32;
 }
 
-impl Address for u32 {
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
+macro_rules! impl_address {
+    ($number:ty) => {
+        impl Address for $number {
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
+
+            #[inline]
+            fn buckets_after(self, start: Self, shift: u32) -> Option<usize> {
+                // What does not fit lies past all buckets there are.
+                self.checked_sub(start)
+                    .map(|distance| usize::try_from(distance >> shift).unwrap_or(usize::MAX))
+            }
+
+            const BITS: u32 = <$number>::BITS;
+        }
+    };
 }
 
-impl Address for u128 {
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-}
+impl_address!(u32);
+impl_address!(u128);
 
 /// The routes of one address family.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +107,10 @@ struct Family<A> {
     starts: Vec<A>,
     /// Whose each interval is.
     owners: Vec<Option<PeerId>>,
+    /// The buckets, 2^`shift` addresses wide from the first start on: how many starts lie before each, and at the end how many
+    /// there are.
+    buckets: Vec<u32>,
+    shift: u32,
 }
 
 impl<A: Address> Family<A> {
@@ -101,7 +123,7 @@ impl<A: Address> Family<A> {
         prefixes.retain(|prefix| prefix.first != prefix.last);
         // Two prefixes are disjoint, or one holds the other: the outer one goes first.
         prefixes.sort_by_key(|prefix| (prefix.first, std::cmp::Reverse(prefix.last)));
-        let mut family = Self { hosts, starts: Vec::new(), owners: Vec::new() };
+        let mut family = Self { hosts, ..Self::default() };
         let mut open: Vec<Prefix<A>> = Vec::new();
         for prefix in prefixes {
             family.close(&mut open, Some(prefix.first));
@@ -109,7 +131,24 @@ impl<A: Address> Family<A> {
             open.push(prefix);
         }
         family.close(&mut open, None);
+        family.fill_buckets();
         family
+    }
+
+    /// As many buckets as there are starts, within a factor of two.
+    fn fill_buckets(&mut self) {
+        let (Some(&first), Some(&last)) = (self.starts.first(), self.starts.last()) else { return };
+        let most = self.starts.len().next_power_of_two();
+        let bucket_of_last = |shift| last.buckets_after(first, shift).unwrap_or(0);
+        self.shift = (0..A::BITS).find(|&shift| bucket_of_last(shift) < most).unwrap_or(A::BITS - 1);
+        let count = bucket_of_last(self.shift) + 1;
+        self.buckets = (0..=count)
+            .map(|bucket| {
+                let before =
+                    |start: &A| start.buckets_after(first, self.shift).is_some_and(|found| found < bucket);
+                self.starts.partition_point(before) as u32
+            })
+            .collect();
     }
 
     /// Ends the open prefixes that lie wholly before `until`; each goes back to the one around it.
@@ -138,8 +177,13 @@ impl<A: Address> Family<A> {
         if let Some(&peer) = self.hosts.get(&address) {
             return Some(peer);
         }
-        let after = self.starts.partition_point(|&start| start <= address);
-        self.owners.get(after.wrapping_sub(1)).copied().flatten()
+        let bucket = address.buckets_after(*self.starts.first()?, self.shift)?;
+        // Past the last bucket lies the last interval, which begins in it.
+        let bucket = bucket.min(self.buckets.len().checked_sub(2)?);
+        let (&from, &to) = (self.buckets.get(bucket)?, self.buckets.get(bucket + 1)?);
+        let within = self.starts.get(from as usize..to as usize)?;
+        let after = from as usize + within.partition_point(|&start| start <= address);
+        self.owners.get(after.checked_sub(1)?).copied().flatten()
     }
 
     fn is_empty(&self) -> bool {

@@ -240,7 +240,7 @@ fn each_offload_can_be_switched_off() {
     let namespace = Namespace::new("switches");
     namespace.enter(|| {
         let open = |offloads| {
-            let device = Device::open(&DeviceOptions { offloads, ..DeviceOptions::new(NAME) }).unwrap();
+            let device = reopen(&DeviceOptions { offloads, ..DeviceOptions::new(NAME) });
             let off: Vec<Offload> = device.queues()[0]
                 .offload_states()
                 .into_iter()
