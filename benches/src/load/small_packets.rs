@@ -18,16 +18,17 @@ use crate::wire::Wire;
 const SIZE: u16 = 64;
 const FIRST_RATE: f64 = 25_000.0;
 const HIGHEST_RATE: f64 = 2_000_000.0;
-const FACTOR: f64 = 1.15;
+const FACTOR: f64 = 1.25;
+/// After these the rate is known to 2 %.
+const HALVINGS: u32 = 4;
+/// A rate is carried if one of so many attempts loses little: anything else on the machine makes losses.
+const ATTEMPTS: u32 = 3;
 const STEP: Duration = Duration::from_millis(350);
 const FLOOD: Duration = Duration::from_millis(1500);
 const LARGEST_BURST: usize = 1024;
 const FLOOD_BURST: usize = 64;
 /// Loss up to which a rate counts as carried.
 const TOLERATED_LOSS: f64 = 0.01;
-/// Steps in a row that fail before the search ends.
-const PATIENCE: u32 = 3;
-
 /// What came of the datagrams.
 #[derive(Clone, Copy, Debug)]
 pub struct SmallPackets {
@@ -74,26 +75,60 @@ pub fn run(wire: &Wire, destination: Ipv4Addr) -> Result<SmallPackets> {
 }
 
 fn search(source: &UdpSocket, target: SocketAddr, received: &AtomicU64) -> Result<SmallPackets> {
-    let (mut rate, mut best, mut failures, mut short) = (FIRST_RATE, 0.0_f64, 0, 0);
-    while rate <= HIGHEST_RATE && failures < PATIENCE && short < PATIENCE {
-        interrupt::check()?;
-        let step = send(source, target, received, STEP, Some(rate))?;
-        if step.loss() <= TOLERATED_LOSS {
-            best = best.max(step.received_per_second());
-            failures = 0;
-        } else {
-            failures += 1;
+    let carried_per_second = highest(|rate| {
+        let mut last = Trial::Lost;
+        for _ in 0..ATTEMPTS {
+            interrupt::check()?;
+            let step = send(source, target, received, STEP, Some(rate))?;
+            // The sender itself may be the one that can go no faster.
+            let short = (step.sent as f64) < 0.9 * rate * STEP.as_secs_f64();
+            if step.loss() <= TOLERATED_LOSS {
+                last = Trial::Carried { per_second: step.received_per_second(), short };
+                break;
+            }
         }
-        // The sender itself may be the one that can go no faster.
-        short = if (step.sent as f64) < 0.7 * rate * STEP.as_secs_f64() { short + 1 } else { 0 };
-        rate *= FACTOR;
-    }
+        Ok(last)
+    })?;
     let flood = send(source, target, received, FLOOD, None)?;
     Ok(SmallPackets {
-        carried_per_second: best,
+        carried_per_second,
         flood_per_second: flood.received_per_second(),
         flood_loss: flood.loss(),
     })
+}
+
+enum Trial {
+    Carried { per_second: f64, short: bool },
+    Lost,
+}
+
+/// The most that `attempt` carries: the rate rises until one is lost or the sender falls short, and is
+/// then narrowed down.
+fn highest(mut attempt: impl FnMut(f64) -> Result<Trial>) -> Result<f64> {
+    let (mut low, mut high, mut best) = (0.0, FIRST_RATE, 0.0_f64);
+    while high <= HIGHEST_RATE {
+        match attempt(high)? {
+            Trial::Carried { per_second, short } => {
+                best = best.max(per_second);
+                if short {
+                    return Ok(best);
+                }
+                (low, high) = (high, high * FACTOR);
+            }
+            Trial::Lost => break,
+        }
+    }
+    for _ in 0..HALVINGS {
+        let rate = f64::midpoint(low, high);
+        match attempt(rate)? {
+            Trial::Carried { per_second, .. } => {
+                best = best.max(per_second);
+                low = rate;
+            }
+            Trial::Lost => high = rate,
+        }
+    }
+    Ok(best)
 }
 
 fn send(
@@ -146,5 +181,31 @@ fn count(sink: &UdpSocket, received: &AtomicU64, stop: &AtomicBool) {
                 thread::sleep(Duration::from_micros(200));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn carrying(limit: f64, sender: f64) -> f64 {
+        highest(|rate| {
+            Ok(match rate.min(sender) {
+                sent if sent > limit => Trial::Lost,
+                sent => Trial::Carried { per_second: sent, short: sent < rate },
+            })
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn the_highest_rate_is_found_to_two_percent() {
+        for limit in [7_000.0, 25_000.0, 180_000.0, 321_000.0] {
+            let found = carrying(limit, f64::INFINITY);
+            let tolerance = (0.02 * limit).max(FIRST_RATE / 16.0);
+            assert!(found <= limit && limit - found <= tolerance, "{found} of {limit}");
+        }
+        assert_eq!(carrying(1e6, 210_000.0), 210_000.0);
+        assert_eq!(carrying(0.0, f64::INFINITY), 0.0);
     }
 }
