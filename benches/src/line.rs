@@ -78,7 +78,7 @@ impl Line {
         let wire = Wire::hosts()?;
         let mut queues = Vec::new();
         for host in [&wire.east, &wire.west] {
-            let offloads = OffloadSwitches { tcp: false, udp: false, vnet_header: false };
+            let offloads = OffloadSwitches { vnet_header: false, ..OffloadSwitches::default() };
             let options = DeviceOptions { offloads, mtu: Some(1500), ..DeviceOptions::new("wire") };
             let device = host.namespace.enter(|| Ok(Device::open(&options)?))?;
             host.namespace.ip(&format!("address add {}/24 dev wire", host.outer))?;

@@ -98,7 +98,7 @@ fn meet(suite: &mut Suite<'_>, entrants: &[Entrant], (name, load): Load) -> Resu
 }
 
 fn round_trips(entrant: &Entrant, plan: &Plan) -> Result<Figures> {
-    let span = plan.span(Duration::from_secs(5), Duration::from_millis(1500));
+    let span = plan.span(Duration::from_secs(5), Duration::from_millis(1200));
     let (wire, to) = (&entrant.wire, entrant.running.destination);
     let unloaded = round_trip::run(wire, to, span)?;
     let (loaded, gigabits) = bulk::beside(wire, to, 1, || round_trip::run(wire, to, span))?;
@@ -130,8 +130,9 @@ fn transfer(entrant: &Entrant, plan: &Plan, prefix: &str, options: &[&str]) -> R
     .collect())
 }
 
-fn small_packets(entrant: &Entrant, _: &Plan) -> Result<Figures> {
-    let found = small_packets::run(&entrant.wire, entrant.running.destination)?;
+fn small_packets(entrant: &Entrant, plan: &Plan) -> Result<Figures> {
+    let step = plan.span(Duration::from_millis(350), Duration::from_millis(120));
+    let found = small_packets::run(&entrant.wire, entrant.running.destination, step)?;
     Ok(figures([
         ("udp_kpps", found.carried_per_second / 1e3),
         ("flood_kpps", found.flood_per_second / 1e3),

@@ -23,8 +23,6 @@ const FACTOR: f64 = 1.25;
 const HALVINGS: u32 = 4;
 /// A rate is carried if one of so many attempts loses little: anything else on the machine makes losses.
 const ATTEMPTS: u32 = 3;
-const STEP: Duration = Duration::from_millis(350);
-const FLOOD: Duration = Duration::from_millis(1500);
 const LARGEST_BURST: usize = 1024;
 const FLOOD_BURST: usize = 64;
 /// Loss up to which a rate counts as carried.
@@ -56,11 +54,11 @@ impl Step {
     }
 }
 
-/// Sends from east to west.
+/// Sends from east to west, at each rate for `step`.
 ///
 /// # Errors
 /// When a socket cannot be made, or on an interruption.
-pub fn run(wire: &Wire, destination: Ipv4Addr) -> Result<SmallPackets> {
+pub fn run(wire: &Wire, destination: Ipv4Addr, step: Duration) -> Result<SmallPackets> {
     let options = BindOptions { gso: false, gro: false, receive_buffer: 16 << 20, ..BindOptions::default() };
     let sink = wire.west.namespace.enter(|| Ok(UdpSocket::bind(Family::V4, 0, &options)?))?;
     let source = wire.east.namespace.enter(|| Ok(UdpSocket::bind(Family::V4, 0, &options)?))?;
@@ -68,20 +66,25 @@ pub fn run(wire: &Wire, destination: Ipv4Addr) -> Result<SmallPackets> {
     let (received, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| count(&sink, &received, &stop));
-        let result = search(&source, target, &received);
+        let result = search(&source, target, &received, step);
         stop.store(true, Ordering::Relaxed);
         result
     })
 }
 
-fn search(source: &UdpSocket, target: SocketAddr, received: &AtomicU64) -> Result<SmallPackets> {
+fn search(
+    source: &UdpSocket,
+    target: SocketAddr,
+    received: &AtomicU64,
+    duration: Duration,
+) -> Result<SmallPackets> {
     let carried_per_second = highest(|rate| {
         let mut last = Trial::Lost;
         for _ in 0..ATTEMPTS {
             interrupt::check()?;
-            let step = send(source, target, received, STEP, Some(rate))?;
+            let step = send(source, target, received, duration, Some(rate))?;
             // The sender itself may be the one that can go no faster.
-            let short = (step.sent as f64) < 0.9 * rate * STEP.as_secs_f64();
+            let short = (step.sent as f64) < 0.9 * rate * duration.as_secs_f64();
             if step.loss() <= TOLERATED_LOSS {
                 last = Trial::Carried { per_second: step.received_per_second(), short };
                 break;
@@ -89,7 +92,7 @@ fn search(source: &UdpSocket, target: SocketAddr, received: &AtomicU64) -> Resul
         }
         Ok(last)
     })?;
-    let flood = send(source, target, received, FLOOD, None)?;
+    let flood = send(source, target, received, 4 * duration, None)?;
     Ok(SmallPackets {
         carried_per_second,
         flood_per_second: flood.received_per_second(),

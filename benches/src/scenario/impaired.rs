@@ -28,7 +28,7 @@ const IMPAIRMENTS: [(&str, &str, Impairment); 3] = [
 ];
 
 pub(super) fn measure(suite: &mut Suite<'_>) -> Result {
-    let span = suite.plan.span(Duration::from_secs(5), Duration::from_millis(1500));
+    let span = suite.plan.span(Duration::from_secs(5), Duration::from_secs(1));
     let mut lines = Vec::new();
     for name in [PLAIN, OURS] {
         let Some(contender) = suite.plan.contender(name) else { continue };

@@ -20,6 +20,9 @@ const UNDERLAYS: [(&str, [u32; 2], [&str; 2]); 4] = [
 
 pub(super) fn measure(suite: &mut Suite<'_>) -> Result {
     let span = suite.plan.span(Duration::from_secs(4), Duration::from_secs(1));
+    if suite.plan.contender(DAEMON).is_none() {
+        return Ok(());
+    }
     for (title, sizes, [speed, carried]) in UNDERLAYS {
         for name in [PLAIN, DAEMON] {
             let Some(contender) = suite.plan.contender(name) else { continue };
