@@ -26,8 +26,8 @@ use tombolo_udp::{SendOutcome, Transmit};
 use crate::clock;
 use crate::handle::Command;
 use crate::options::{EngineEvent, PathMtuOptions, SocketBinder};
-use crate::outbound::{flush_staged, send_keepalive};
 use crate::send_batch::SendBatch;
+use crate::sender::Sender;
 use crate::shared::{HANDSHAKE_QUEUE_LEN, Peer, Shared, Snapshot, wait_readable};
 use crate::suspend::SuspendWatch;
 
@@ -130,7 +130,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 continue;
             }
             self.arm_timer();
-            if let Err(error) = wait_readable(shared.control_waker(), [Some(self.timer.as_fd())]) {
+            if let Err(error) = wait_readable(shared.control_waker(), [Some(self.timer.as_fd())], None) {
                 (self.events)(EngineEvent::Failed(format!("waiting for work failed: {error}")));
                 break;
             }
@@ -274,18 +274,22 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             Output::Keepalive { peer } => {
                 if let Some(record) = self.peers.get(&peer) {
                     let sockets = self.shared.sockets.load();
-                    let flushed =
-                        flush_staged(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
-                    if flushed > 0 {
-                        return;
+                    let mut sender = Sender {
+                        shared: &self.shared,
+                        sockets: &sockets,
+                        batch: &mut self.batch,
+                        now: now.boot,
+                    };
+                    if sender.flush_staged(&record.peer) == 0 {
+                        sender.send_keepalive(&record.peer);
                     }
-                    send_keepalive(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
                 }
             }
             Output::FlushStaged { peer } => {
                 if let Some(record) = self.peers.get(&peer) {
                     let sockets = self.shared.sockets.load();
-                    flush_staged(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
+                    Sender { shared: &self.shared, sockets: &sockets, batch: &mut self.batch, now: now.boot }
+                        .flush_staged(&record.peer);
                 }
             }
             Output::SessionReady { peer, initiator } => self.session_ready(peer, initiator, now),
@@ -339,9 +343,10 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 .or(record.round_trip);
         }
         let sockets = self.shared.sockets.load();
-        let flushed = flush_staged(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
-        if initiator && flushed == 0 {
-            send_keepalive(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot);
+        let mut sender =
+            Sender { shared: &self.shared, sockets: &sockets, batch: &mut self.batch, now: now.boot };
+        if sender.flush_staged(&record.peer) == 0 && initiator {
+            sender.send_keepalive(&record.peer);
         }
         (self.events)(EngineEvent::SessionEstablished(*record.peer.link.public_key()));
         self.report_session(peer, now);

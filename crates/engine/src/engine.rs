@@ -13,6 +13,7 @@ use tombolo_tun::Queue;
 
 use crate::busy_poll::BusyPoll;
 use crate::control::{Control, ControlParts};
+use crate::fair_queue::FlowHasher;
 use crate::handle::EngineHandle;
 use crate::inbound::Inbound;
 use crate::offload::TunOffloads;
@@ -79,9 +80,11 @@ impl Engine {
             .map_err(StartError::Worker)?;
         let tun = TunOffloads::of(queues.first().map(AsRef::as_ref));
         let tables = Tables { indices: device.index_table(), sources: device.source_table() };
-        let shared =
+        let mut shared =
             Shared::new(tables, sockets, tun, options.mtu, magic, wakers.clone(), options.path_mtu.clamp_mss)
                 .map_err(StartError::Worker)?;
+        shared.flow_hasher = FlowHasher::new([random.next_u64(), random.next_u64()]);
+        shared.copy_dscp = options.copy_dscp;
         let shared = Arc::new(shared);
         let (commands, receiver) = mpsc::channel();
         let control = Control::new(ControlParts {

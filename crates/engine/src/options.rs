@@ -103,6 +103,9 @@ pub struct EngineOptions {
     pub link_up: bool,
     /// How far ahead of our clock a peer's timestamp may be; `None`: any distance (requirement 11).
     pub max_clock_ahead: Option<Duration>,
+    /// Copies the DSCP of inner packets to the outer header, so that the path can tell what is urgent, and an
+    /// observer too.
+    pub copy_dscp: bool,
     /// Data threads, at least one: see [`queues_for`].
     pub workers: usize,
     /// How long an idle data thread looks for more before it sleeps, while that pays; zero: not at all.

@@ -1,258 +1,218 @@
-//! TUN to UDP: read, find the peer, reserve nonces, split, seal, send.
+//! TUN to UDP: read, find the peer, wait fairly, reserve nonces, split, seal, send.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use tombolo_noise::clock::Instant;
-use tombolo_noise::{Keypair, padded_len};
-use tombolo_packet::ip::{IpPacket, ecn_encapsulate};
-use tombolo_packet::message::{TAG_LEN, TRANSPORT_HEADER_LEN};
+use tombolo_packet::ip::IpPacket;
 use tombolo_packet::split::SuperPacket;
-use tombolo_packet::{DropReason, Endpoint, VnetHeader, clamp_mss};
-use tombolo_tun::{Fault, MAX_PACKET, Queue};
+use tombolo_packet::{DropReason, PeerId, VnetHeader, clamp_mss};
+use tombolo_tun::{Fault, Queue};
 
 use crate::clock;
+use crate::fair_queue::Popped;
 use crate::options::Sockets;
-use crate::send_batch::{SendBatch, may_send};
-use crate::shared::{Peer, Shared, Snapshot};
+use crate::send_batch::SendBatch;
+use crate::sender::Sender;
+use crate::shared::{Shared, Snapshot};
 use crate::too_big::TooBig;
+use crate::waiting::WaitingRoom;
 use crate::worker::{End, Turn};
 
-/// Reads that share one look at the clock and the snapshot. Never waited for: an empty queue ends a batch.
-const READS_PER_BATCH: usize = 32;
+/// Reads of one turn. More than packets are sealed in one, so that what waits, waits here and in fair order and
+/// not in the device's own queue, which knows none; not many more, so that in a flood of small packets
+/// most of the time is not spent on packets that are dropped.
+const READS_PER_TURN: usize = 64;
+
+/// Bytes from which on a packet waits rather than be sealed when the turn's share is used up. To seal a shorter one takes
+/// no longer than to read it, so that those behind it would gain nothing.
+const LONG_PACKET: usize = 4 * 1024;
+
+/// Packets sealed in one turn, at most. Never waited for: an empty queue ends a turn.
+const PACKETS_PER_TURN: usize = 32;
+
+/// Bytes sealed in one turn; the last packet may exceed them. A sparse packet waits for at most one turn.
+const BYTES_PER_TURN: usize = 32 * 1024;
+
+/// How long buffers are kept when nothing waits any more.
+const KEEP_BUFFERS: Duration = Duration::from_secs(1);
 
 /// The outward half of a data thread.
 pub(crate) struct Outbound<'a> {
+    shared: &'a Shared,
     queue: &'a dyn Queue,
     lane: usize,
     snapshots: Cache<&'a ArcSwap<Snapshot>, Arc<Snapshot>>,
     sockets: Cache<&'a ArcSwap<Sockets>, Arc<Sockets>>,
-    buffer: Vec<u8>,
-    sealer: Sealer<'a>,
-}
-
-/// Where packets are sealed and gathered.
-struct Sealer<'a> {
-    shared: &'a Shared,
-    queue: &'a dyn Queue,
     batch: SendBatch,
-    /// One packet on its way into a staging queue.
-    segment: Vec<u8>,
+    waiting: WaitingRoom,
     too_big: TooBig,
+    /// When a turn has something to do though nothing can be read.
+    wake_at: Option<Instant>,
+    /// When the buffers are given back.
+    release_at: Option<Instant>,
 }
 
 impl<'a> Outbound<'a> {
     /// Reads from `queue` and sends from the sockets of `lane`.
     pub(crate) fn new(shared: &'a Shared, queue: &'a dyn Queue, lane: usize) -> Self {
         Self {
+            shared,
             queue,
             lane,
             snapshots: Cache::new(&shared.snapshot),
             sockets: Cache::new(&shared.sockets),
-            buffer: vec![0; MAX_PACKET],
-            sealer: Sealer {
-                shared,
-                queue,
-                batch: SendBatch::new(),
-                segment: vec![0; MAX_PACKET],
-                too_big: TooBig::new(),
-            },
+            batch: SendBatch::new(),
+            waiting: WaitingRoom::new(shared.flow_hasher),
+            too_big: TooBig::new(),
+            wake_at: None,
+            release_at: None,
         }
     }
 
     /// Readable when a turn would find something.
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'a> {
         self.queue.fd()
     }
 
-    /// Reads and sends some of what waits.
+    /// After what time a turn is due though nothing can be read; `None`: none is.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.wake_at.map(|at| at.saturating_duration_since(clock::boot()))
+    }
+
+    /// Reads all that can be read, as far as possible, and then sends some of what waits. As long as nothing waits, a
+    /// packet is sealed where it was read; so a lone packet is not queued, and neither is anything while
+    /// this thread keeps up.
     pub(crate) fn turn(&mut self) -> Result<Turn, End> {
         let now = clock::boot();
-        let (snapshot, sockets) = (self.snapshots.load(), self.sockets.load().lane(self.lane));
-        let (buffer, sealer) = (&mut self.buffer, &mut self.sealer);
-        let mut turn = Turn::More;
-        for _ in 0..READS_PER_BATCH {
-            match self.queue.read(buffer) {
+        let (shared, waiting) = (self.shared, &mut self.waiting);
+        let mut share = Share {
+            snapshot: self.snapshots.load(),
+            sender: Sender {
+                shared,
+                sockets: self.sockets.load().lane(self.lane),
+                batch: &mut self.batch,
+                now,
+            },
+            queue: self.queue,
+            too_big: &mut self.too_big,
+            packets: 0,
+            bytes: 0,
+            used_up: false,
+        };
+        let mut drained = false;
+        for _ in 0..READS_PER_TURN {
+            match self.queue.read(waiting.reading()) {
                 Ok(Some((header, len))) => {
-                    if let Err(reason) = sealer.packet(header, &mut buffer[..len], snapshot, sockets, now) {
-                        sealer.shared.drops.count(reason);
+                    let packet = &mut waiting.reading()[..len];
+                    let taken = share.peer_of(packet).and_then(|peer| {
+                        let late = share.used_up && len >= LONG_PACKET;
+                        if late || !waiting.is_empty() || share.gate(peer).is_some() {
+                            waiting.keep(peer, header, len, &shared.drops)
+                        } else {
+                            share.seal(peer, header, &mut waiting.reading()[..len])
+                        }
+                    });
+                    if let Err(reason) = taken {
+                        shared.drops.count(reason);
                     }
                 }
                 Ok(None) => {
-                    turn = Turn::Empty;
+                    drained = true;
                     break;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                    sealer.shared.drops.count(DropReason::MalformedPacket);
+                    shared.drops.count(DropReason::MalformedPacket);
                 }
                 Err(error) if Fault::of(&error) == Fault::Gone => return Err(End::TunGone),
                 Err(_) => {
-                    turn = Turn::Empty;
+                    drained = true;
                     break;
                 }
             }
         }
-        sealer.batch.flush(sockets, sealer.shared);
-        Ok(turn)
+        self.wake_at = None;
+        let mut idle = false;
+        while !share.used_up {
+            match waiting.next(now, |peer| share.gate(peer)) {
+                Popped::Packet(mut packet) => {
+                    // Looked up again: the peer's slot may be another's by now.
+                    let header = packet.header;
+                    let bytes = packet.bytes_mut();
+                    let sealed = share.peer_of(bytes).and_then(|peer| share.seal(peer, header, bytes));
+                    if let Err(reason) = sealed {
+                        shared.drops.count(reason);
+                    }
+                    waiting.give_back(packet);
+                    self.release_at = Some(now + KEEP_BUFFERS);
+                }
+                Popped::Later(at) => {
+                    (self.wake_at, idle) = (Some(at), true);
+                    break;
+                }
+                Popped::Empty => {
+                    idle = true;
+                    break;
+                }
+            }
+        }
+        share.sender.flush();
+        if !drained || !idle {
+            return Ok(Turn::More);
+        }
+        if self.release_at.is_some_and(|at| at <= now) {
+            waiting.release_memory();
+            self.release_at = None;
+        }
+        self.wake_at = [self.wake_at, self.release_at].into_iter().flatten().min();
+        Ok(Turn::Empty)
     }
 }
 
-impl Sealer<'_> {
-    fn packet(
-        &mut self,
-        header: VnetHeader,
-        packet: &mut [u8],
-        snapshot: &Snapshot,
-        sockets: &Sockets,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        let bytes = packet;
+/// What one turn seals.
+struct Share<'a> {
+    snapshot: &'a Snapshot,
+    sender: Sender<'a>,
+    queue: &'a dyn Queue,
+    too_big: &'a mut TooBig,
+    /// Sealed since the last flush.
+    packets: usize,
+    bytes: usize,
+    used_up: bool,
+}
+
+impl Share<'_> {
+    fn peer_of(&self, packet: &[u8]) -> Result<PeerId, DropReason> {
+        let destination = IpPacket::parse(packet)?.destination();
+        self.snapshot.routes.lookup(destination).ok_or(DropReason::NoRoute)
+    }
+
+    /// Until when the peer's rate limit lets nothing go.
+    fn gate(&self, peer: PeerId) -> Option<Instant> {
+        self.snapshot.peer(peer)?.rate_limit.wait(self.sender.now)
+    }
+
+    /// Seals a packet of which `peer` was found in this snapshot. The last of the share leaves at once, with all before it.
+    fn seal(&mut self, peer: PeerId, header: VnetHeader, bytes: &mut [u8]) -> Result<(), DropReason> {
+        self.packets += 1;
+        self.bytes += bytes.len();
         let mut packet = SuperPacket::parse(header, bytes)?;
-        let id = snapshot.routes.lookup(packet.destination()).ok_or(DropReason::NoRoute)?;
-        let peer = snapshot.peer(id).ok_or(DropReason::NoRoute)?;
-        let mtu = self.shared.mtu().min(peer.path.limit());
-        if self.shared.clamp_mss && packet.ip().is_tcp_syn() && packet.segments() == 1 {
-            clamp_mss(bytes, mtu);
+        let peer = self.snapshot.peer(peer).ok_or(DropReason::NoRoute)?;
+        let shared = self.sender.shared;
+        let limit = peer.path.limit();
+        if shared.clamp_mss && packet.ip().is_tcp_syn() && packet.segments() == 1 {
+            clamp_mss(bytes, shared.mtu().min(limit));
             packet = SuperPacket::parse(VnetHeader::default(), bytes)?;
         }
-        self.too_big.fit(&mut packet, peer.path.limit(), self.queue, now)?;
-        self.shared.note_path_use(peer);
-        let Some(endpoint) = peer.link.endpoint() else { return Err(DropReason::NoEndpoint) };
-        if !may_send(self.shared) {
-            return Err(DropReason::NotReady);
-        }
-        let Some(keypair) = peer.link.sending_keypair(now) else {
-            self.stage(peer, &packet, sockets, now);
-            return Ok(());
-        };
-        if peer.staging.is_occupied() {
-            self.batch.flush(sockets, self.shared);
-            flush_staged(peer, self.shared, sockets, &mut self.batch, now);
-        }
-        let segments = packet.segments();
-        if peer.link.is_path_limited() {
-            // Control rule 10: nothing is sealed that may not go there.
-            let mtu = self.shared.mtu();
-            let sealed = (0..segments).map(|index| padded_len(packet.segment_len(index), mtu));
-            let sealed: usize = sealed.map(|padded| TRANSPORT_HEADER_LEN + padded + TAG_LEN).sum();
-            peer.link.destination(sealed as u64)?;
-        }
-        let first_counter = match keypair.reserve(segments as u64) {
-            Ok(counter) => counter,
-            Err(_) => {
-                self.stage(peer, &packet, sockets, now);
-                return Ok(());
-            }
-        };
-        let traffic_class = ecn_encapsulate(packet.traffic_class());
-        let mut bytes = 0;
-        for index in 0..segments {
-            let plaintext_len = packet.segment_len(index);
-            let padded = padded_len(plaintext_len, mtu);
-            let len = TRANSPORT_HEADER_LEN + padded + TAG_LEN;
-            if self.batch.room(len).is_none() {
-                self.batch.flush(sockets, self.shared);
-            }
-            let Some(message) = self.batch.room(len) else { return Err(DropReason::PacketTooBig) };
-            let plaintext = &mut message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + padded];
-            let written = packet.write_segment(index, plaintext);
-            plaintext[written..].fill(0);
-            keypair.seal(first_counter + index as u64, message);
-            self.batch.commit(&peer.link, endpoint, traffic_class, len);
-            bytes += len as u64;
-        }
-        if let Some(event) = peer.link.note_sent(&keypair, now, segments as u64, bytes, true) {
-            self.shared.raise(event);
+        self.too_big.fit(&mut packet, limit, self.queue, self.sender.now)?;
+        shared.note_path_use(peer);
+        self.sender.send(peer, &packet)?;
+        if self.packets >= PACKETS_PER_TURN || self.bytes >= BYTES_PER_TURN {
+            self.sender.flush();
+            (self.packets, self.bytes, self.used_up) = (0, 0, true);
         }
         Ok(())
     }
-
-    /// Keeps the packet for when there is a session, and asks for one.
-    fn stage(&mut self, peer: &Arc<Peer>, packet: &SuperPacket<'_>, sockets: &Sockets, now: Instant) {
-        for index in 0..packet.segments() {
-            let len = packet.write_segment(index, &mut self.segment);
-            peer.staging.push(&self.segment[..len], &self.shared.staging_budget, &self.shared.drops);
-        }
-        if let Some(event) = peer.link.want_handshake() {
-            self.shared.raise(event);
-        }
-        // A session may have come meanwhile, and its flush have found nothing staged.
-        if peer.link.sending_keypair(now).is_some() {
-            self.batch.flush(sockets, self.shared);
-            flush_staged(peer, self.shared, sockets, &mut self.batch, now);
-        }
-    }
-}
-
-/// Seals and sends what waited for a session. Returns how many packets went.
-pub(crate) fn flush_staged(
-    peer: &Peer,
-    shared: &Shared,
-    sockets: &Sockets,
-    batch: &mut SendBatch,
-    now: Instant,
-) -> usize {
-    let (Some(keypair), Some(endpoint)) = (peer.link.sending_keypair(now), peer.link.endpoint()) else {
-        return 0;
-    };
-    let taken = peer.staging.flush(&shared.staging_budget, |packet| {
-        let traffic_class =
-            IpPacket::parse(packet).map_or(0, |packet| ecn_encapsulate(packet.traffic_class()));
-        seal_one(packet, true, &keypair, &endpoint, traffic_class, peer, shared, sockets, batch, now)
-    });
-    batch.flush(sockets, shared);
-    taken
-}
-
-/// Seals an empty message into the batch and sends it (§6.5). `false`: there is no session.
-pub(crate) fn send_keepalive(
-    peer: &Peer,
-    shared: &Shared,
-    sockets: &Sockets,
-    batch: &mut SendBatch,
-    now: Instant,
-) -> bool {
-    let (Some(keypair), Some(endpoint)) = (peer.link.session_keypair(now), peer.link.endpoint()) else {
-        return false;
-    };
-    let sent = seal_one(&[], false, &keypair, &endpoint, 0, peer, shared, sockets, batch, now);
-    batch.flush(sockets, shared);
-    sent
-}
-
-#[expect(clippy::too_many_arguments, reason = "the parts of one path, which differ in who owns them")]
-fn seal_one(
-    packet: &[u8],
-    is_data: bool,
-    keypair: &Keypair,
-    endpoint: &Endpoint,
-    traffic_class: u8,
-    peer: &Peer,
-    shared: &Shared,
-    sockets: &Sockets,
-    batch: &mut SendBatch,
-    now: Instant,
-) -> bool {
-    let padded = padded_len(packet.len(), shared.mtu().min(peer.path.limit()));
-    let len = TRANSPORT_HEADER_LEN + padded + TAG_LEN;
-    if peer.link.destination(len as u64).is_err() {
-        shared.drops.count(DropReason::PathUnproven);
-        return false;
-    }
-    let Ok(counter) = keypair.reserve(1) else { return false };
-    if batch.room(len).is_none() {
-        batch.flush(sockets, shared);
-        batch.grow(len);
-    }
-    let Some(message) = batch.room(len) else { return false };
-    let plaintext = &mut message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + padded];
-    plaintext[..packet.len()].copy_from_slice(packet);
-    plaintext[packet.len()..].fill(0);
-    keypair.seal(counter, message);
-    batch.commit(&peer.link, *endpoint, traffic_class, len);
-    if let Some(event) = peer.link.note_sent(keypair, now, 1, len as u64, is_data) {
-        shared.raise(event);
-    }
-    true
 }

@@ -4,20 +4,24 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use arrayvec::ArrayVec;
 use crossbeam_queue::{ArrayQueue, SegQueue};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 use tombolo_noise::{Event, IndexTable, Link, SourceTable};
+use tombolo_packet::ip::ecn_encapsulate;
 use tombolo_packet::{DropCounters, DropReason, Endpoint, PeerId};
 use tombolo_route::RouteTable;
 
+use crate::fair_queue::FlowHasher;
 use crate::frames::{FrameGate, FrameQueue};
 use crate::offload::TunOffloads;
 use crate::options::Sockets;
 use crate::path_mtu::PeerPath;
 use crate::probe::ProbeWatch;
+use crate::rate_limit::RateLimit;
 use crate::staging::{Staging, StagingBudget};
 
 /// Handshake datagrams that wait for the control thread. The kernel's module holds 4096; ours are
@@ -54,6 +58,7 @@ pub(crate) struct Peer {
     /// How large a packet to it may be.
     pub(crate) path: PeerPath,
     pub(crate) frames: FrameGate,
+    pub(crate) rate_limit: RateLimit,
 }
 
 /// An immutable view of routes and peers.
@@ -140,6 +145,9 @@ pub(crate) struct Shared {
     pub(crate) tun_gone: AtomicBool,
     pub(crate) tun_offloads: TunOffloads,
     pub(crate) failures: SegQueue<String>,
+    pub(crate) flow_hasher: FlowHasher,
+    /// The outer header tells the inner packet's DSCP.
+    pub(crate) copy_dscp: bool,
     stop: AtomicBool,
     control: Waker,
     /// Of the data threads.
@@ -175,6 +183,8 @@ impl Shared {
             tun_gone: AtomicBool::new(false),
             tun_offloads,
             failures: SegQueue::new(),
+            flow_hasher: FlowHasher::new([0; 2]),
+            copy_dscp: false,
             stop: AtomicBool::new(false),
             control: Waker::new()?,
             workers,
@@ -259,23 +269,32 @@ impl Shared {
         self.wake_control();
     }
 
+    /// The traffic class of the datagram that an inner packet of this class travels in: its ECN field always
+    /// (RFC 6040 §4.1), its DSCP where the user says so (RFC 2983 §3, the uniform model outwards).
+    pub(crate) fn outer_traffic_class(&self, inner: u8) -> u8 {
+        if self.copy_dscp { inner } else { ecn_encapsulate(inner) }
+    }
+
     pub(crate) fn mtu(&self) -> usize {
         self.mtu.load(Ordering::Relaxed) as usize
     }
 }
 
-/// Waits until one of `fds` is readable or the waker is woken, and says which of `fds` are.
+/// Waits until one of `fds` is readable, the waker is woken or `timeout` is over, and says which of `fds` are.
 /// `waker` must be prepared.
 pub(crate) fn wait_readable<const COUNT: usize>(
     waker: &Waker,
     fds: [Option<BorrowedFd<'_>>; COUNT],
+    timeout: Option<Duration>,
 ) -> io::Result<[bool; COUNT]> {
     let mut polled: ArrayVec<PollFd<'_>, 4> = ArrayVec::new();
     polled.push(PollFd::from_borrowed_fd(waker.fd(), PollFlags::IN));
     for fd in fds.iter().flatten() {
         polled.push(PollFd::from_borrowed_fd(*fd, PollFlags::IN));
     }
-    match rustix::event::poll(&mut polled, None) {
+    // A time-out too long for the system is none.
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    match rustix::event::poll(&mut polled, timeout.as_ref()) {
         Ok(_) => {}
         Err(rustix::io::Errno::INTR) => return Ok([false; COUNT]),
         Err(error) => return Err(error.into()),

@@ -113,6 +113,8 @@ pub struct PeerStatus {
     pub sent_bytes: u64,
     /// Seconds between persistent keepalives, if switched on.
     pub persistent_keepalive: Option<u16>,
+    /// How fast is sent to the peer at most, in bits per second; 0: as fast as can be.
+    pub rate_limit: u64,
     /// Whether packets can flow.
     pub state: PeerState,
     /// The last round trip measured, by a handshake that we began or by a probe.

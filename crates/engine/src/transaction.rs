@@ -50,6 +50,9 @@ pub struct PeerChange {
     /// Whether the peer is another Tombolo, which is sent control frames and whose frames are read (control rule 11).
     /// A new peer is not.
     pub tombolo: Option<bool>,
+    /// How fast to send to the peer at most, in bits per second of datagrams with their IP headers; 0: as fast as
+    /// can be.
+    pub rate_limit: Option<u64>,
     /// Starts a handshake at once if there is an endpoint.
     pub initiate: bool,
 }
@@ -70,6 +73,7 @@ impl PeerChange {
             last_received_timestamp: None,
             last_sent_timestamp: None,
             tombolo: None,
+            rate_limit: None,
             initiate: false,
         }
     }

@@ -88,14 +88,16 @@ impl Worker<'_> {
             None => [None, None],
         };
         let tun = self.outbound.as_ref().map(Outbound::descriptor);
+        let timeout = self.outbound.as_ref().and_then(Outbound::timeout);
         let slept = self.poll.parks();
-        let [tun, v4, v6] = wait_readable(&self.waker, [tun, v4, v6])
+        let [tun, v4, v6] = wait_readable(&self.waker, [tun, v4, v6], timeout)
             .map_err(|error| End::failed("waiting for packets", &error))?;
         self.poll.woke(slept);
         self.waker.finish();
         if let Some(inbound) = &mut self.inbound {
             inbound.set_readable([v4, v6]);
         }
-        Ok((tun, v4 || v6))
+        // What was parked in the queue may be due, whether or not there is more to read.
+        Ok((tun || timeout.is_some(), v4 || v6))
     }
 }

@@ -83,6 +83,8 @@ drop_reasons! {
     NoEndpoint => "no_endpoint",
     /// An outgoing packet pushed out of the full staging queue (requirement 22).
     StagingQueueFull => "staging_queue_full",
+    /// An outgoing packet pushed out of the full queue in front of encryption; the flow that held most loses.
+    OutboundQueueFull => "outbound_queue_full",
     /// An outgoing packet whose handshake was given up after 90 s (requirement 6).
     HandshakeAbandoned => "handshake_abandoned",
     /// A packet larger than the MTU that cannot be split.

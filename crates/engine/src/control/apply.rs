@@ -12,6 +12,7 @@ use super::{Control, PeerRecord};
 use crate::frames::FrameGate;
 use crate::options::SocketBinder;
 use crate::path_mtu::PeerPath;
+use crate::rate_limit::RateLimit;
 use crate::shared::Peer;
 use crate::staging::Staging;
 use crate::transaction::{ApplyError, MemberChange, PeerChange, Transaction};
@@ -113,6 +114,11 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             let interval = (seconds != 0).then_some(seconds);
             self.device.set_persistent_keepalive(id, interval, now, &mut self.random);
         }
+        if let Some(bits_per_second) = change.rate_limit
+            && let Some(record) = self.peers.get(&id)
+        {
+            record.peer.rate_limit.set(bits_per_second);
+        }
         // Last, so that what waits finds its routes.
         if let Some(MemberChange::Verified { not_after }) = change.member {
             self.device.promote(id, not_after, now);
@@ -152,6 +158,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             staging: Staging::default(),
             path: PeerPath::new(),
             frames: FrameGate::default(),
+            rate_limit: RateLimit::default(),
         };
         // Whoever is, or wants to be, a member speaks in frames; of static peers the configuration says.
         peer.frames.set_open(link.standing() != Standing::Static);

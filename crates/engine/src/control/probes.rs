@@ -13,7 +13,7 @@ use tombolo_packet::PeerId;
 use super::Control;
 use crate::handle::ProbeError;
 use crate::options::SocketBinder;
-use crate::outbound::flush_staged;
+use crate::sender::Sender;
 
 /// Probes under way at most.
 const MAX_PROBES: usize = 1024;
@@ -106,7 +106,9 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         self.shared.probes.set_outstanding(self.probes.len() + 1);
         record.peer.staging.push(&request, &self.shared.staging_budget, &self.shared.drops);
         let sockets = self.shared.sockets.load();
-        if flush_staged(&record.peer, &self.shared, &sockets, &mut self.batch, now.boot) == 0
+        let mut sender =
+            Sender { shared: &self.shared, sockets: &sockets, batch: &mut self.batch, now: now.boot };
+        if sender.flush_staged(&record.peer) == 0
             && let Some(event) = record.peer.link.want_handshake()
         {
             self.shared.raise(event);

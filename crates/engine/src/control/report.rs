@@ -41,6 +41,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             received_bytes: link.received_bytes(),
             sent_bytes: link.sent_bytes(),
             persistent_keepalive: status.persistent_keepalive,
+            rate_limit: record.peer.rate_limit.get(),
             state: match status.state {
                 SessionState::Idle => PeerState::Idle,
                 SessionState::Connecting => PeerState::Connecting,

@@ -102,6 +102,7 @@ impl Machine {
             workers,
             busy_poll,
             path_mtu,
+            copy_dscp: false,
         };
         let engine = Engine::start(options, queues, binder, random, move |event| {
             let _ = sender.lock().unwrap().send(event);

@@ -7,6 +7,7 @@ mod load;
 mod offload;
 mod parse;
 mod problem;
+mod rate;
 mod section;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use load::{check_private_mode, load};
 pub use offload::{OffloadConfig, Origin, Switch, variable};
 pub use parse::{parse, parse_endpoint, valid_interface_name, valid_name};
 pub use problem::{ConfigError, Problem};
+pub use rate::parse_rate;
 
 /// The first UDP port of Tombolo.
 pub const DEFAULT_PORT: u16 = 8662;
@@ -92,6 +94,8 @@ pub struct InterfaceConfig {
     pub max_clock_ahead: Option<Duration>,
     /// The threads that carry packets. After [`load`] what the environment says comes first.
     pub threads: ThreadConfig,
+    /// Copy the DSCP of inner packets to the outer header.
+    pub copy_dscp: bool,
 }
 
 /// The host of an endpoint.
@@ -138,6 +142,8 @@ pub struct PeerConfig {
     pub persistent_keepalive: u16,
     /// Another Tombolo, and no other implementation of WireGuard: control frames are exchanged with it.
     pub tombolo: bool,
+    /// How fast to send to it at most, in bits per second; 0: as fast as can be.
+    pub rate_limit: u64,
 }
 
 impl<K> SecretSource<K> {

@@ -12,6 +12,7 @@ use tombolo_packet::Offload;
 use toml::de::DeTable;
 
 use super::problem::{Problem, Problems};
+use super::rate::parse_rate;
 use super::section::{At, Section};
 use super::{
     DEFAULT_PATH_MTU_INTERVAL, DEFAULT_PORT, EndpointHost, EndpointName, InterfaceConfig, NetworkConfig,
@@ -37,6 +38,7 @@ const INTERFACE_KEYS: &[&str] = &[
     "max_clock_ahead",
     "workers",
     "busy_poll",
+    "copy_dscp",
 ];
 const PEER_KEYS: &[&str] = &[
     "name",
@@ -47,6 +49,7 @@ const PEER_KEYS: &[&str] = &[
     "endpoint",
     "persistent_keepalive",
     "tombolo",
+    "rate_limit",
 ];
 const OFFLOAD_KEYS: [&str; Offload::ALL.len()] = {
     let mut keys = [""; Offload::ALL.len()];
@@ -163,6 +166,7 @@ fn interface(
         gateway_subnets,
         max_clock_ahead: max_clock_ahead.map(|seconds| Duration::from_secs(seconds.value)),
         threads: threads(&section, problems),
+        copy_dscp: section.boolean("copy_dscp", false, problems),
     };
     Some((config, addresses))
 }
@@ -385,6 +389,11 @@ fn peer(
         }
     });
     let keepalive = section.integer("persistent_keepalive", 0..=65535, " seconds (0 is off)", problems);
+    let rate_limit = section.string("rate_limit", problems).and_then(|text| {
+        parse_rate(text.value)
+            .map_err(|reason| problems.at(text.span, format!("`rate_limit` of peer `{label}`: {reason}")))
+            .ok()
+    });
     Some(PeerConfig {
         name: name?,
         public_key: public_key?,
@@ -393,6 +402,7 @@ fn peer(
         endpoint,
         persistent_keepalive: keepalive.map_or(0, |seconds| seconds.value as u16),
         tombolo: section.boolean("tombolo", true, problems),
+        rate_limit: rate_limit.unwrap_or(0),
     })
 }
 

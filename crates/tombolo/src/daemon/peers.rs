@@ -33,6 +33,7 @@ fn whole(peer: &PeerConfig) -> PeerChange {
         preshared_key: Some(preshared_key(peer)),
         endpoint: peer.endpoint.as_ref().and_then(literal),
         persistent_keepalive: Some(peer.persistent_keepalive),
+        rate_limit: Some(peer.rate_limit),
         replace_allowed_ips: true,
         allowed_ips: allowed_ips(peer),
         tombolo: Some(peer.tombolo),
@@ -111,6 +112,10 @@ fn changed(before: &PeerConfig, peer: &PeerConfig) -> Option<PeerChange> {
     }
     if before.tombolo != peer.tombolo {
         change.tombolo = Some(peer.tombolo);
+        any = true;
+    }
+    if before.rate_limit != peer.rate_limit {
+        change.rate_limit = Some(peer.rate_limit);
         any = true;
     }
     // Added and removed one by one: replacing the list would drop packets in between.

@@ -74,6 +74,9 @@ impl Daemon {
         if sizes(&new.interface) != sizes(&old.interface) {
             kept.push("path_mtu_discovery, path_mtu_interval or clamp_mss");
         }
+        if new.interface.copy_dscp != old.interface.copy_dscp {
+            kept.push("copy_dscp");
+        }
         if new.offload != old.offload {
             kept.push("[offload]");
         }
@@ -84,6 +87,7 @@ impl Daemon {
         new.interface.path_mtu_discovery = old.interface.path_mtu_discovery;
         new.interface.path_mtu_interval = old.interface.path_mtu_interval;
         new.interface.clamp_mss = old.interface.clamp_mss;
+        new.interface.copy_dscp = old.interface.copy_dscp;
         new.offload.clone_from(&old.offload);
         for key in kept {
             let notice = format!("`{key}` was changed in the configuration; it takes effect with a restart");

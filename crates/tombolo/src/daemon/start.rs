@@ -270,5 +270,6 @@ pub(super) fn options(config: &NetworkConfig, interface: &Interface) -> EngineOp
             raise_interval: config.interface.path_mtu_interval,
             ..PathMtuOptions::default()
         },
+        copy_dscp: config.interface.copy_dscp,
     }
 }

@@ -138,6 +138,7 @@ fn peer_status(byte: u8) -> PeerStatus {
         received_bytes: 148,
         sent_bytes: 92,
         persistent_keepalive: Some(25),
+        rate_limit: 0,
         state: PeerState::Established,
         round_trip: None,
         last_received_timestamp: None,

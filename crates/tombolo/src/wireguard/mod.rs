@@ -217,6 +217,7 @@ impl Running {
             workers: threads.workers(),
             busy_poll: threads.busy_poll,
             path_mtu: PathMtuOptions::off(),
+            copy_dscp: false,
         };
         let (sender, events) = mpsc::unbounded_channel();
         let engine = engine::start(options, &device, engine::UdpBinder::new(&offload), sender)?;

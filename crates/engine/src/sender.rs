@@ -1,0 +1,191 @@
+//! From packets to sealed messages in a batch.
+
+use std::sync::Arc;
+
+use tombolo_noise::clock::Instant;
+use tombolo_noise::{Keypair, padded_len};
+use tombolo_packet::ip::IpPacket;
+use tombolo_packet::message::{TAG_LEN, TRANSPORT_HEADER_LEN};
+use tombolo_packet::split::SuperPacket;
+use tombolo_packet::{DropReason, Endpoint};
+
+use crate::options::Sockets;
+use crate::send_batch::{SendBatch, may_send};
+use crate::shared::{Peer, Shared};
+
+/// Segments from which on a packet takes so long to seal that what is ready does not wait for it.
+const LONG: usize = 8;
+
+/// Seals for peers and sends, for the length of one turn.
+pub(crate) struct Sender<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) sockets: &'a Sockets,
+    pub(crate) batch: &'a mut SendBatch,
+    pub(crate) now: Instant,
+}
+
+/// What it takes to seal for a peer.
+struct Session<'a> {
+    peer: &'a Peer,
+    keypair: Arc<Keypair>,
+    endpoint: Endpoint,
+}
+
+impl<'a> Session<'a> {
+    /// For IP packets. `None`: there is no session that may carry them, or nowhere to send to.
+    fn of(peer: &'a Peer, now: Instant) -> Option<Self> {
+        let keypair = peer.link.sending_keypair(now)?;
+        Some(Self { peer, keypair, endpoint: peer.link.endpoint()? })
+    }
+
+    /// For keepalives, which a session also carries that may carry nothing else.
+    fn any(peer: &'a Peer, now: Instant) -> Option<Self> {
+        let keypair = peer.link.session_keypair(now)?;
+        Some(Self { peer, keypair, endpoint: peer.link.endpoint()? })
+    }
+}
+
+/// Bytes of the message that a packet of so many bytes becomes.
+fn sealed_len(packet_len: usize, mtu: usize) -> usize {
+    TRANSPORT_HEADER_LEN + padded_len(packet_len, mtu) + TAG_LEN
+}
+
+impl Sender<'_> {
+    /// Up to what length packets to the peer are padded.
+    fn mtu(&self, peer: &Peer) -> usize {
+        self.shared.mtu().min(peer.path.limit())
+    }
+
+    /// Hands what is sealed to the sockets.
+    pub(crate) fn flush(&mut self) {
+        self.batch.flush(self.sockets, self.shared);
+    }
+
+    /// Seals a packet out of the TUN into the batch, or lets it wait for a session.
+    pub(crate) fn send(&mut self, peer: &Peer, packet: &SuperPacket<'_>) -> Result<(), DropReason> {
+        if peer.link.endpoint().is_none() {
+            return Err(DropReason::NoEndpoint);
+        }
+        if !may_send(self.shared) {
+            return Err(DropReason::NotReady);
+        }
+        let Some(session) = Session::of(peer, self.now) else {
+            self.stage(peer, packet);
+            return Ok(());
+        };
+        if peer.staging.is_occupied() {
+            self.flush();
+            self.flush_staged(peer);
+        }
+        if packet.segments() >= LONG {
+            self.flush();
+        }
+        if peer.link.is_path_limited() {
+            // Control rule 10: nothing is sealed that may not go there.
+            let mtu = self.mtu(peer);
+            let sealed = (0..packet.segments()).map(|index| sealed_len(packet.segment_len(index), mtu));
+            peer.link.destination(sealed.sum::<usize>() as u64)?;
+        }
+        let Ok(first_counter) = session.keypair.reserve(packet.segments() as u64) else {
+            self.stage(peer, packet);
+            return Ok(());
+        };
+        self.seal(&session, first_counter, packet)
+    }
+
+    fn seal(
+        &mut self,
+        session: &Session<'_>,
+        first_counter: u64,
+        packet: &SuperPacket<'_>,
+    ) -> Result<(), DropReason> {
+        let Session { peer, keypair, endpoint } = session;
+        let traffic_class = self.shared.outer_traffic_class(packet.traffic_class());
+        let mtu = self.mtu(peer);
+        let mut bytes = 0;
+        for index in 0..packet.segments() {
+            let len = sealed_len(packet.segment_len(index), mtu);
+            if self.batch.room(len).is_none() {
+                self.flush();
+            }
+            let Some(message) = self.batch.room(len) else { return Err(DropReason::PacketTooBig) };
+            let plaintext = &mut message[TRANSPORT_HEADER_LEN..len - TAG_LEN];
+            let written = packet.write_segment(index, plaintext);
+            plaintext[written..].fill(0);
+            keypair.seal(first_counter + index as u64, message);
+            self.batch.commit(&peer.link, *endpoint, traffic_class, len);
+            bytes += len as u64;
+        }
+        self.note_sent(session, packet.segments() as u64, bytes, true);
+        Ok(())
+    }
+
+    fn note_sent(&self, session: &Session<'_>, messages: u64, bytes: u64, data: bool) {
+        let Session { peer, keypair, endpoint } = session;
+        let outer = if endpoint.remote.is_ipv4() { 20 + 8 } else { 40 + 8 };
+        peer.rate_limit.charge(self.now, bytes + messages * outer);
+        if let Some(event) = peer.link.note_sent(keypair, self.now, messages, bytes, data) {
+            self.shared.raise(event);
+        }
+    }
+
+    /// Keeps the packet for when there is a session, and asks for one.
+    fn stage(&mut self, peer: &Peer, packet: &SuperPacket<'_>) {
+        let mut segment = vec![0; packet.segment_len(0)];
+        for index in 0..packet.segments() {
+            let len = packet.write_segment(index, &mut segment);
+            peer.staging.push(&segment[..len], &self.shared.staging_budget, &self.shared.drops);
+        }
+        if let Some(event) = peer.link.want_handshake() {
+            self.shared.raise(event);
+        }
+        // A session may have come meanwhile, and its flush have found nothing staged.
+        if peer.link.sending_keypair(self.now).is_some() {
+            self.flush();
+            self.flush_staged(peer);
+        }
+    }
+
+    /// Seals and sends what waited for a session. Returns how many packets went.
+    pub(crate) fn flush_staged(&mut self, peer: &Peer) -> usize {
+        let Some(session) = Session::of(peer, self.now) else { return 0 };
+        let shared = self.shared;
+        let taken = peer.staging.flush(&shared.staging_budget, |packet| {
+            let inner = IpPacket::parse(packet).map_or(0, |packet| packet.traffic_class());
+            self.seal_one(&session, packet, true, shared.outer_traffic_class(inner))
+        });
+        self.flush();
+        taken
+    }
+
+    /// Seals an empty message into the batch and sends it (§6.5). `false`: there is no session.
+    pub(crate) fn send_keepalive(&mut self, peer: &Peer) -> bool {
+        let Some(session) = Session::any(peer, self.now) else { return false };
+        let sent = self.seal_one(&session, &[], false, 0);
+        self.flush();
+        sent
+    }
+
+    /// `false`: no counter is left, or the path is unproven and has had enough.
+    fn seal_one(&mut self, session: &Session<'_>, packet: &[u8], data: bool, traffic_class: u8) -> bool {
+        let Session { peer, keypair, endpoint } = session;
+        let len = sealed_len(packet.len(), self.mtu(peer));
+        if peer.link.destination(len as u64).is_err() {
+            self.shared.drops.count(DropReason::PathUnproven);
+            return false;
+        }
+        let Ok(counter) = keypair.reserve(1) else { return false };
+        if self.batch.room(len).is_none() {
+            self.flush();
+            self.batch.grow(len);
+        }
+        let Some(message) = self.batch.room(len) else { return false };
+        let plaintext = &mut message[TRANSPORT_HEADER_LEN..len - TAG_LEN];
+        plaintext[..packet.len()].copy_from_slice(packet);
+        plaintext[packet.len()..].fill(0);
+        keypair.seal(counter, message);
+        self.batch.commit(&peer.link, *endpoint, traffic_class, len);
+        self.note_sent(session, 1, len as u64, data);
+        true
+    }
+}
