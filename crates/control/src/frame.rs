@@ -276,6 +276,8 @@ pub struct Introduce {
     pub key: PublicKey,
     /// Where it may be reached: at most [`CANDIDATES_MAX`].
     pub candidates: Vec<SocketAddr>,
+    /// Its membership, signed: no initiation goes to a key of which nothing is known.
+    pub membership: Vec<u8>,
 }
 
 /// [`Frame::Keepalive`].
@@ -287,6 +289,8 @@ pub struct Keepalive {
     pub candidates: Vec<SocketAddr>,
     /// Whether the sender is known to accept unsolicited datagrams.
     pub accepts_unsolicited: bool,
+    /// Relays that the sender has a tunnel with: at most four.
+    pub relays: Vec<NodeId>,
 }
 
 /// [`Frame::KeepaliveAnswer`].

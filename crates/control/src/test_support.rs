@@ -151,3 +151,17 @@ pub(crate) fn membership(number: u8) -> Membership {
         network_version: network().version,
     }
 }
+
+/// One that has the shared documents.
+pub(crate) fn verifier() -> crate::verifier::Verifier {
+    let pins = crate::verifier::Pins {
+        network: network_id(),
+        root: root().verifying_key().fingerprint(),
+        overlay: None,
+    };
+    let mut verifier = crate::verifier::Verifier::new(pins, None);
+    verifier.install_trust(verified_trust().encoded()).unwrap();
+    let times = crate::verifier::Times { estimate: day(TODAY), confirmed: day(TODAY) };
+    verifier.install_network(&network().sign(&issuer(), &verified_trust()).unwrap(), times).unwrap();
+    verifier
+}

@@ -167,9 +167,17 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("look-up-nobody", Frame::LookUpAnswer(LookUpAnswer { id: 5, found: None })),
         (
             "introduce",
-            Frame::Introduce(Introduce { node, key: static_key(9), candidates: candidates.clone() }),
+            Frame::Introduce(Introduce {
+                node,
+                key: static_key(9),
+                candidates: candidates.clone(),
+                membership: vec![4, 5, 6],
+            }),
         ),
-        ("keepalive", Frame::Keepalive(Keepalive { order, candidates, accepts_unsolicited: true })),
+        (
+            "keepalive",
+            Frame::Keepalive(Keepalive { order, candidates, accepts_unsolicited: true, relays: vec![node] }),
+        ),
         (
             "keepalive-answer",
             Frame::KeepaliveAnswer(KeepaliveAnswer {

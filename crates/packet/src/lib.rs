@@ -4,6 +4,7 @@
 //! clocks or operating systems.
 #![forbid(unsafe_code)]
 
+pub mod bucket;
 pub mod checksum;
 pub mod coalesce;
 mod drop_reason;
@@ -12,6 +13,7 @@ pub mod ip;
 pub mod message;
 mod mss;
 pub mod offload;
+pub mod relay;
 pub mod split;
 mod steering;
 #[cfg(test)]

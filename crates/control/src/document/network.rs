@@ -53,6 +53,15 @@ pub enum Policy {
     AllMembers,
 }
 
+impl Policy {
+    /// Whether two members may talk to each other.
+    pub fn allows(&self, _one: &super::Membership, _other: &super::Membership) -> bool {
+        match self {
+            Self::AllMembers => true,
+        }
+    }
+}
+
 /// A subnet behind gateways.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {

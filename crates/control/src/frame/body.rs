@@ -92,11 +92,13 @@ pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
             node: fields.required(1, "node")?,
             key: fields.required(2, "key")?,
             candidates: read_candidates(fields, 3)?,
+            membership: fields.required(4, "membership")?,
         }),
         kind::KEEPALIVE => Frame::Keepalive(Keepalive {
             order: fields.required(1, "order")?,
             candidates: read_candidates(fields, 2)?,
             accepts_unsolicited: fields.required(3, "accepts_unsolicited")?,
+            relays: fields.list(4, "relays", RELAYS_MAX)?,
         }),
         kind::KEEPALIVE_ANSWER => Frame::KeepaliveAnswer(KeepaliveAnswer {
             order: fields.required(1, "order")?,
@@ -171,11 +173,12 @@ pub(super) fn write(frame: &Frame) -> (u8, Value) {
         }
         Frame::Introduce(introduce) => {
             let map = map.put(1, &introduce.node).put(2, &introduce.key);
-            (kind::INTRODUCE, map.put_list(3, &introduce.candidates))
+            (kind::INTRODUCE, map.put_list(3, &introduce.candidates).put(4, &introduce.membership))
         }
         Frame::Keepalive(keepalive) => {
             let map = map.put(1, &keepalive.order).put_list(2, &keepalive.candidates);
-            (kind::KEEPALIVE, map.put(3, &keepalive.accepts_unsolicited))
+            let map = map.put(3, &keepalive.accepts_unsolicited);
+            (kind::KEEPALIVE, map.put_list(4, &keepalive.relays))
         }
         Frame::KeepaliveAnswer(answer) => {
             let map = map.put(1, &answer.order).put(2, &answer.observed);

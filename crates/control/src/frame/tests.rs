@@ -53,8 +53,18 @@ fn samples() -> Vec<Frame> {
         Frame::LookUp(LookUp { id: 1, target: Target::Node(node(9)) }),
         Frame::LookUpAnswer(LookUpAnswer { id: u64::MAX, found: Some(found) }),
         Frame::LookUpAnswer(LookUpAnswer { id: 7, found: None }),
-        Frame::Introduce(Introduce { node: node(9), key: static_key(9), candidates: candidates.clone() }),
-        Frame::Keepalive(Keepalive { order: ORDER, candidates, accepts_unsolicited: true }),
+        Frame::Introduce(Introduce {
+            node: node(9),
+            key: static_key(9),
+            candidates: candidates.clone(),
+            membership: vec![2; MEMBERSHIP_MAX],
+        }),
+        Frame::Keepalive(Keepalive {
+            order: ORDER,
+            candidates,
+            accepts_unsolicited: true,
+            relays: vec![node(1); 4],
+        }),
         Frame::KeepaliveAnswer(KeepaliveAnswer {
             order: ORDER,
             observed: "192.0.2.7:51820".parse().unwrap(),
@@ -158,6 +168,7 @@ fn candidates_that_can_be_none_are_left_out_control_rule_13() {
         node: node(9),
         key: static_key(9),
         candidates: candidates.iter().map(|text| text.parse().unwrap()).collect(),
+        membership: vec![1],
     });
     let Ok(Frame::Introduce(read)) = Frame::parse(&frame.to_bytes().unwrap()) else { panic!() };
     assert_eq!(read.candidates, ["192.0.2.1:8662".parse().unwrap()]);
@@ -165,6 +176,7 @@ fn candidates_that_can_be_none_are_left_out_control_rule_13() {
         order: ORDER,
         candidates: vec!["192.0.2.1:8662".parse().unwrap(); 9],
         accepts_unsolicited: false,
+        relays: Vec::new(),
     });
     assert!(matches!(Frame::parse(&nine.to_bytes().unwrap()), Err(FrameError::Field(_))), "at most eight");
 }

@@ -1,0 +1,303 @@
+//! Joining, renewing, changing the key, leaving (control rules 15 to 18).
+
+use std::time::Duration;
+
+use rand_core::CryptoRng;
+use tombolo_noise::PublicKey;
+use tombolo_noise::clock::{Instant, Now};
+
+use super::event::{NodeAlarm, Output, Save, Saved};
+use super::peer::{Peer, Session, Showing};
+use super::{Call, Node};
+use crate::document::{DocumentError, Roles};
+use crate::frame::{Frame, JoinAnswer, JoinRequest, RenewAnswer, Ticket};
+use crate::token::Token;
+use crate::verifier::{Accepted, Refusal};
+use crate::{NodeId, NodeName};
+
+/// Where a node is in its life.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    joining: Option<Joining>,
+    /// A membership that was given, and waits for documents to be verified by.
+    pending: Option<Vec<u8>>,
+    next_renewal: Option<Instant>,
+    rotation: Rotation,
+    leaving: bool,
+    stale: bool,
+    fault: bool,
+    warned: bool,
+}
+
+#[derive(Debug)]
+struct Joining {
+    token: Token,
+    name: Option<NodeName>,
+    /// Whether the answer has come.
+    answered: bool,
+}
+
+/// A change of the static key.
+#[derive(Debug, Default)]
+enum Rotation {
+    #[default]
+    None,
+    /// The ticket is asked for, for this new key.
+    Asked(PublicKey),
+    /// The new key is in use, and shows this ticket.
+    Showing([u8; 32]),
+}
+
+const RETRY: Duration = Duration::from_secs(120);
+
+impl Life {
+    pub(super) fn is_joining_with(&self, key: &PublicKey) -> bool {
+        self.joining.as_ref().is_some_and(|joining| joining.token.server_key() == key)
+    }
+
+    /// Whether it has just become so.
+    pub(super) fn note_stale(&mut self, stale: bool) -> bool {
+        !std::mem::replace(&mut self.stale, stale) && stale
+    }
+
+    pub(super) fn note_fault(&mut self, fault: bool) -> bool {
+        !std::mem::replace(&mut self.fault, fault) && fault
+    }
+}
+
+impl Node {
+    pub(super) fn begin_join(&mut self, token: Token, name: Option<NodeName>, call: &mut Call<'_>) {
+        let (key, endpoints) = (*token.server_key(), token.endpoints().to_vec());
+        self.life.joining = Some(Joining { token, name, answered: false });
+        // Which node it is stands in the network document, which comes later.
+        self.be_server(key, NodeId::from_bytes([0; 16]), Roles::AUTHORITY, &endpoints, call);
+    }
+
+    pub(super) fn restore_members(&mut self, saved: &Saved, call: &mut Call<'_>) {
+        match self.verifier.accept_saved(&saved.membership, call.times) {
+            Ok(accepted) if accepted.membership.key == self.key => self.own = Some(accepted.membership),
+            // Perhaps a document of the disk is lacking: a server's will do.
+            _ => self.life.pending = Some(saved.membership.clone()),
+        }
+        self.tend_servers(call);
+        for peer in &saved.peers {
+            let Ok(accepted) = self.verifier.accept_saved(&peer.membership, call.times) else { continue };
+            let Some(endpoint) = peer.endpoint else { continue };
+            let key = accepted.membership.key;
+            if key == self.key || (!self.peers.contains_key(&key) && !self.make_room()) {
+                continue;
+            }
+            let now = call.now.boot;
+            let held = self.peers.entry(key).or_insert_with(|| Peer::new(now));
+            held.timestamp = peer.timestamp;
+            held.add_candidate(endpoint, true);
+            self.install_peer(&key, call);
+            let jitter = Duration::from_millis(call.below(500));
+            self.begin_attempt(key, jitter, call);
+        }
+    }
+
+    /// What a session with the authority begins with, where that is not our membership.
+    pub(super) fn life_frame(&mut self, key: &PublicKey, session: &Session, peer: &Peer) -> Option<Frame> {
+        if let Some(joining) = self.life.joining.as_ref().filter(|joining| joining.token.server_key() == key)
+        {
+            if joining.answered {
+                return Some(Frame::PullTrust).filter(|_| self.verifier.trust().is_none());
+            }
+            let proof = joining.token.prove(&session.handshake_hash, &self.key);
+            let (token, name) = (joining.token.public_key(), joining.name.clone());
+            return Some(Frame::JoinRequest(JoinRequest { token, proof, name }));
+        }
+        match self.life.rotation {
+            Rotation::Showing(ticket) if peer.has_role(Roles::AUTHORITY) => Some(Frame::Rotate(ticket)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn handle_join_answer(&mut self, from: PublicKey, answer: JoinAnswer, call: &mut Call<'_>) {
+        if !self.life.is_joining_with(&from) {
+            self.dropped += 1;
+            return;
+        }
+        let Some(joining) = &mut self.life.joining else { return };
+        match answer.outcome {
+            Ok(membership) => {
+                joining.answered = true;
+                self.life.pending = Some(membership);
+                if let Some(peer) = self.peers.get_mut(&from) {
+                    // From now on what is lacking is asked for, until it is there.
+                    peer.showing = Some(Showing { next: call.now.boot, tries: 0 });
+                    peer.last_pull = None;
+                }
+                self.retry_membership(call);
+                self.schedule(from);
+            }
+            // To be tried again, with the next round.
+            Err(crate::frame::JoinRefusal::Busy) => {}
+            Err(refusal) => {
+                self.life.joining = None;
+                self.outbox.push_back(Output::Joined(Err(refusal)));
+            }
+        }
+    }
+
+    /// Verifies a membership of our own that waits for documents.
+    pub(super) fn retry_membership(&mut self, call: &mut Call<'_>) {
+        let Some(bytes) = self.life.pending.take() else { return };
+        match self.verifier.accept_shown(&bytes, &self.key, call.times) {
+            Ok(accepted) => self.become_member(accepted, call),
+            Err(
+                Refusal::NoTrust
+                | Refusal::NeedsNetwork(_)
+                | Refusal::Document(DocumentError::UnknownIssuer(_)),
+            ) => self.life.pending = Some(bytes),
+            Err(_) => self.dropped += 1,
+        }
+    }
+
+    fn become_member(&mut self, accepted: Accepted, call: &mut Call<'_>) {
+        let member = accepted.membership;
+        self.outbox.push_back(Output::Save(Save::Membership(member.encoded().to_vec())));
+        self.own = Some(member);
+        self.life.warned = false;
+        self.life.rotation = match std::mem::take(&mut self.life.rotation) {
+            Rotation::Showing(_) => Rotation::None,
+            other => other,
+        };
+        let every = self.options.renewal;
+        let jitter = Duration::from_secs(call.below((every.as_secs() / 6).max(1)));
+        self.life.next_renewal = Some(call.now.boot + every.saturating_sub(jitter));
+        if self.life.joining.take().is_some() {
+            self.outbox.push_back(Output::Joined(Ok(())));
+        }
+        // Whoever has a session with us sees at once who we are.
+        let keys: Vec<PublicKey> = self
+            .peers
+            .iter_mut()
+            .filter(|(_, peer)| peer.session.is_some())
+            .map(|(key, peer)| {
+                peer.showing = Some(Showing { next: call.now.boot, tries: 0 });
+                *key
+            })
+            .collect();
+        for key in keys {
+            self.schedule(key);
+        }
+        self.tend_servers(call);
+    }
+
+    /// Renews in time, and warns where that does not succeed (control rule 16).
+    pub(super) fn tend_membership(&mut self, call: &mut Call<'_>) {
+        self.retry_membership(call);
+        let Some(own) = &self.own else { return };
+        let half = own.not_before.0 + own.lifetime() / 2;
+        let not_after = own.not_after;
+        if call.times.confirmed.0 > half && !std::mem::replace(&mut self.life.warned, true) {
+            self.outbox.push_back(Output::Alarm(NodeAlarm::NotRenewed { not_after }));
+        }
+        let due = self.life.next_renewal.get_or_insert_with(|| {
+            // After a restart it is not known when the last renewal was: soon, and not all at once.
+            call.now.boot + Duration::from_secs(60)
+        });
+        if *due > call.now.boot && !self.life.leaving {
+            return;
+        }
+        *due = call.now.boot + RETRY;
+        let frame = if self.life.leaving { Frame::Leave } else { Frame::Renew(None) };
+        self.ask_authority(frame);
+    }
+
+    fn authority(&self) -> Option<PublicKey> {
+        let authority = |peer: &Peer| peer.is_verified() && peer.has_role(Roles::AUTHORITY);
+        self.peers.iter().find(|(_, peer)| authority(peer)).map(|(key, _)| *key)
+    }
+
+    fn ask_authority(&mut self, frame: Frame) -> bool {
+        let Some(authority) = self.authority() else { return false };
+        self.push(authority, None, frame);
+        true
+    }
+
+    pub(super) fn handle_renew_answer(&mut self, from: PublicKey, answer: RenewAnswer, call: &mut Call<'_>) {
+        if answer.node.is_some() || !self.peers.get(&from).is_some_and(|peer| peer.has_role(Roles::AUTHORITY))
+        {
+            self.dropped += 1;
+            return;
+        }
+        match answer.outcome {
+            Ok(membership) => {
+                self.life.pending = Some(membership);
+                self.retry_membership(call);
+                if self.life.pending.is_some() {
+                    self.send_versions(from, call);
+                }
+            }
+            Err(crate::frame::RenewRefusal::Busy) => {}
+            Err(refusal) => self.outbox.push_back(Output::Alarm(NodeAlarm::RenewalRefused(refusal))),
+        }
+    }
+
+    /// Asks for a change of the static key to `new`. Once the authority agrees, [`Output::ChangeKey`] comes.
+    pub fn rotate(&mut self, new: PublicKey) {
+        self.life.rotation = Rotation::Asked(new);
+        self.ask_authority(Frame::AskTicket);
+    }
+
+    pub(super) fn handle_ticket(&mut self, from: PublicKey, ticket: Ticket, _call: &mut Call<'_>) {
+        let authority = self.peers.get(&from).is_some_and(|peer| peer.has_role(Roles::AUTHORITY));
+        if let Rotation::Asked(new) = self.life.rotation
+            && authority
+        {
+            self.life.rotation = Rotation::Showing(ticket.ticket);
+            self.outbox.push_back(Output::ChangeKey(new));
+        }
+    }
+
+    /// The engine has the new static key: all sessions are of the past.
+    pub fn change_key(&mut self, new: PublicKey, now: Now, rng: &mut dyn CryptoRng) {
+        let call = self.call(now, rng);
+        self.key = new;
+        let keys: Vec<PublicKey> = self.peers.keys().copied().collect();
+        for key in keys {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                (peer.session, peer.showing, peer.attempt) = (None, None, None);
+            }
+            // Others know the new key once the authority has signed it.
+            let authority = self.peers.get(&key).is_some_and(|peer| peer.has_role(Roles::AUTHORITY));
+            self.begin_attempt(key, Duration::from_secs(if authority { 0 } else { 1 }), &call);
+        }
+    }
+
+    /// Ends the membership. [`Output::Left`] comes when the authority has heard of it.
+    pub fn leave(&mut self) {
+        self.life.leaving = true;
+        self.ask_authority(Frame::Leave);
+    }
+
+    pub(super) fn handle_left(&mut self, from: PublicKey) {
+        if self.life.leaving && self.peers.get(&from).is_some_and(|peer| peer.has_role(Roles::AUTHORITY)) {
+            self.outbox.push_back(Output::Left);
+        }
+    }
+
+    /// The authority of this machine has let somebody in, or renewed: its membership is known here at once, and the
+    /// session with its key, if there is one, is a member's.
+    ///
+    /// # Errors
+    /// Says why the membership is not taken.
+    pub fn admit(&mut self, membership: &[u8], now: Now, rng: &mut dyn CryptoRng) -> Result<(), Refusal> {
+        let mut call = self.call(now, rng);
+        let accepted = self.verifier.accept_told(membership, call.times)?;
+        if let Some(replaced) = accepted.replaced {
+            self.cut(replaced);
+        }
+        let key = accepted.membership.key;
+        if key == self.key {
+            self.become_member(accepted, &mut call);
+        } else {
+            self.verified(key, &mut call);
+        }
+        self.collect(&mut call);
+        Ok(())
+    }
+}

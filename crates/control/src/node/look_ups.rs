@@ -1,0 +1,278 @@
+//! Asking lighthouses, when a packet wants to go where there is no tunnel (control rules 12 and 13).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tombolo_noise::PublicKey;
+use tombolo_noise::clock::Instant;
+
+use super::event::EngineChange;
+use super::peer::Peer;
+use super::{Call, Node, Task};
+use crate::NodeId;
+use crate::document::{DocumentError, Membership, Roles, Verified};
+use crate::frame::{Frame, Introduce, LookUp, LookUpAnswer, Target, is_possible_candidate};
+use crate::verifier::Refusal;
+
+const AT_ONCE: usize = 256;
+const LIGHTHOUSES: usize = 3;
+/// When a look-up is sent again; after the last it has failed.
+const TRIES: [Duration; 4] = [
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+    Duration::from_millis(1200),
+    Duration::from_millis(2400),
+];
+/// A negative answer lasts so long (control rule 12).
+const NEGATIVE: Duration = Duration::from_secs(1);
+const NEGATIVES: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct LookUps {
+    running: HashMap<u64, Running>,
+    negative: HashMap<IpAddr, Instant>,
+}
+
+#[derive(Debug)]
+struct Running {
+    address: IpAddr,
+    target: Target,
+    tries: usize,
+    asked: Vec<PublicKey>,
+    nobody: Vec<PublicKey>,
+}
+
+impl Node {
+    /// Whose member an address leads to: its own, or that of a gateway.
+    fn target_of(&self, address: IpAddr) -> Option<Target> {
+        let overlay = self.verifier.pins().overlay.as_ref()?;
+        if overlay.cidrs.iter().any(|cidr| cidr.contains(&address)) {
+            return Some(Target::Address(address));
+        }
+        let routes = self.verifier.network()?.routes.iter();
+        let mut matching: Vec<_> = routes.filter(|route| route.prefix.contains(&address)).collect();
+        matching.sort_by_key(|route| std::cmp::Reverse(route.prefix.prefix_len()));
+        let gateway = matching.first()?.gateways.first()?;
+        Some(Target::Node(*gateway))
+    }
+
+    fn member_of(&self, target: &Target) -> Option<&Verified<Membership>> {
+        match target {
+            Target::Address(address) => self.verifier.member_at(*address),
+            Target::Node(node) => self.verifier.member(node),
+            Target::Name(name) => self.verifier.member_named(name),
+        }
+    }
+
+    pub(super) fn handle_wanted(&mut self, address: IpAddr, call: &mut Call<'_>) {
+        let Some(target) = self.target_of(address) else {
+            self.engine(EngineChange::Drop { address });
+            return;
+        };
+        let known = self.member_of(&target).map(|member| member.key);
+        let known = known.filter(|key| self.verifier.authorised(key, call.times).is_some());
+        if known == Some(self.key) {
+            return;
+        }
+        if let Some(key) = known {
+            // From the cache: also with every server away.
+            self.connect(key, &[], &[], call);
+            if self.peers.get(&key).is_some_and(Peer::is_verified) {
+                return;
+            }
+        }
+        let now = call.now.boot;
+        if known.is_none() && self.look_ups.negative.get(&address).is_some_and(|until| now < *until) {
+            self.engine(EngineChange::Drop { address });
+            return;
+        }
+        if self.look_ups.running.values().any(|running| running.target == target) {
+            return;
+        }
+        if self.look_ups.running.len() >= AT_ONCE {
+            self.engine(EngineChange::Drop { address });
+            return;
+        }
+        let id = u64::from_le_bytes(call.nonce()[..8].try_into().unwrap_or_default());
+        let running = Running { address, target, tries: 0, asked: Vec::new(), nobody: Vec::new() };
+        self.look_ups.running.insert(id, running);
+        self.tick_look_up(id, call);
+    }
+
+    pub(super) fn tick_look_up(&mut self, id: u64, call: &mut Call<'_>) {
+        let asked: Vec<PublicKey> = self.lighthouses().take(LIGHTHOUSES).collect();
+        let Some(running) = self.look_ups.running.get_mut(&id) else { return };
+        let Some(&wait) = TRIES.get(running.tries) else {
+            self.close_look_up(id, call);
+            return;
+        };
+        running.tries += 1;
+        running.asked.clone_from(&asked);
+        let target = running.target.clone();
+        for lighthouse in asked {
+            self.push(lighthouse, None, Frame::LookUp(LookUp { id, target: target.clone() }));
+        }
+        self.deadlines.set(Task::LookUp(id), call.now.boot + wait);
+    }
+
+    pub(super) fn lighthouses(&self) -> impl Iterator<Item = PublicKey> {
+        let lighthouse = |peer: &Peer| peer.is_verified() && peer.has_role(Roles::LIGHTHOUSE);
+        self.peers.iter().filter(move |(_, peer)| lighthouse(peer)).map(|(key, _)| *key)
+    }
+
+    /// Nobody was found. That displaces no membership that holds (control rule 12).
+    fn close_look_up(&mut self, id: u64, call: &Call<'_>) {
+        self.deadlines.clear(&Task::LookUp(id));
+        let Some(running) = self.look_ups.running.remove(&id) else { return };
+        let known = self.member_of(&running.target);
+        if known.is_some_and(|member| self.verifier.authorised(&member.key, call.times).is_some()) {
+            return;
+        }
+        let now = call.now.boot;
+        if self.look_ups.negative.len() >= NEGATIVES {
+            self.look_ups.negative.retain(|_, until| now < *until);
+        }
+        if self.look_ups.negative.len() < NEGATIVES {
+            self.look_ups.negative.insert(running.address, now + NEGATIVE);
+        }
+        self.engine(EngineChange::Drop { address: running.address });
+    }
+
+    pub(super) fn handle_look_up_answer(
+        &mut self,
+        from: PublicKey,
+        answer: LookUpAnswer,
+        call: &mut Call<'_>,
+    ) {
+        let Some(running) = self.look_ups.running.get_mut(&answer.id) else { return };
+        if !running.asked.contains(&from) {
+            self.dropped += 1;
+            return;
+        }
+        let Some(found) = answer.found else {
+            self.note_nobody(answer.id, from, call);
+            return;
+        };
+        let target = running.target.clone();
+        let accepted = match self.verifier.accept_told(&found.membership, call.times) {
+            Ok(accepted) => accepted,
+            Err(
+                Refusal::NeedsNetwork(_)
+                | Refusal::NoTrust
+                | Refusal::Document(DocumentError::UnknownIssuer(_)),
+            ) => {
+                // It has newer documents, and says so once it hears of ours; the next try finds them here.
+                self.send_versions(from, call);
+                return;
+            }
+            Err(_) => {
+                self.note_nobody(answer.id, from, call);
+                return;
+            }
+        };
+        if let Some(replaced) = accepted.replaced {
+            self.cut(replaced);
+        }
+        let member = accepted.membership;
+        let fits = match &target {
+            Target::Address(address) => member.addresses.contains(address),
+            Target::Node(node) => member.node == *node,
+            Target::Name(name) => member.name == *name,
+        };
+        if !fits {
+            self.note_nobody(answer.id, from, call);
+            return;
+        }
+        self.deadlines.clear(&Task::LookUp(answer.id));
+        self.look_ups.running.remove(&answer.id);
+        self.connect(member.key, &found.candidates, &found.relays, call);
+    }
+
+    fn note_nobody(&mut self, id: u64, from: PublicKey, call: &Call<'_>) {
+        let Some(running) = self.look_ups.running.get_mut(&id) else { return };
+        if !running.nobody.contains(&from) {
+            running.nobody.push(from);
+        }
+        if running.asked.iter().all(|asked| running.nobody.contains(asked)) {
+            self.close_look_up(id, call);
+        }
+    }
+
+    /// Somebody is about to call us: we call it at once, so that both ways are open. Only a member that we can verify
+    /// is called, within budgets (control rule 13).
+    pub(super) fn handle_introduce(&mut self, from: PublicKey, introduce: &Introduce, call: &mut Call<'_>) {
+        if !self.introductions.take(from, call.now.boot) {
+            return;
+        }
+        let Ok(accepted) = self.verifier.accept_told(&introduce.membership, call.times) else {
+            self.send_versions(from, call);
+            return;
+        };
+        if let Some(replaced) = accepted.replaced {
+            self.cut(replaced);
+        }
+        let member = accepted.membership;
+        if member.key != introduce.key || member.node != introduce.node || member.key == self.key {
+            self.dropped += 1;
+            return;
+        }
+        self.connect(member.key, &introduce.candidates, &[], call);
+    }
+
+    /// Makes a peer of a member, and a session with it where there is none.
+    pub(super) fn connect(
+        &mut self,
+        key: PublicKey,
+        candidates: &[SocketAddr],
+        relays: &[NodeId],
+        call: &mut Call<'_>,
+    ) {
+        if key == self.key || (!self.peers.contains_key(&key) && !self.make_room()) {
+            return;
+        }
+        let possible: Vec<SocketAddr> =
+            candidates.iter().copied().filter(|candidate| self.is_possible(*candidate)).collect();
+        let now = call.now.boot;
+        let peer = self.peers.entry(key).or_insert_with(|| Peer::new(now));
+        peer.used = now;
+        for address in possible {
+            peer.add_candidate(address, false);
+        }
+        for relay in relays {
+            if peer.relays.len() < 8 && !peer.relays.contains(relay) {
+                peer.relays.push(*relay);
+            }
+        }
+        let news = !candidates.is_empty() || !relays.is_empty();
+        if peer.session.is_none() {
+            self.install_peer(&key, call);
+            self.begin_attempt(key, Duration::ZERO, call);
+        } else if news
+            && self.peers.get(&key).is_some_and(|peer| peer.current.is_none_or(|path| path.is_relayed()))
+        {
+            self.explore(key, call);
+        } else if news {
+            self.probe_soon(key, call);
+        }
+        self.reach_relays(key, call);
+        self.schedule(key);
+    }
+
+    /// Whether something may be sent to what somebody else named.
+    pub(super) fn is_possible(&self, candidate: SocketAddr) -> bool {
+        let overlay = self.verifier.pins().overlay.iter().flat_map(|overlay| &overlay.cidrs);
+        is_possible_candidate(candidate, overlay.chain(&self.forbidden)) && !self.local.contains(&candidate)
+    }
+
+    /// Makes room for one more peer: the one that was used least lately goes, unless it is a server.
+    pub(super) fn make_room(&mut self) -> bool {
+        if self.peers.len() < self.options.peers {
+            return true;
+        }
+        let idle = self.peers.iter().filter(|(_, peer)| peer.server.is_none() && !peer.is_verified());
+        let Some(key) = idle.min_by_key(|(_, peer)| peer.used).map(|(key, _)| *key) else { return false };
+        self.cut(key);
+        true
+    }
+}

@@ -1,0 +1,291 @@
+//! Which way to a peer: handshakes by all candidates at once, then authenticated probes; direct before relayed, and the
+//! next one when one fails (control rules 10, 13 and 14).
+
+use std::time::Duration;
+
+use tombolo_noise::PublicKey;
+
+use super::event::{EngineChange, Output};
+use super::peer::{Attempt, INITIATIONS, Peer};
+use super::{Call, Node, Task};
+use crate::NodeId;
+use crate::document::Roles;
+use crate::frame::Frame;
+use crate::path::Path;
+
+/// When a handshake is tried again, from the one before. Relays come in with [`RELAYS_FROM`].
+const ROUNDS: [u64; 8] = [400, 500, 600, 1000, 1500, 2500, 4000, 6000];
+const RELAYS_FROM: u8 = 2;
+/// After so many rounds a peer that is no server is given up.
+const ROUNDS_MAX: u8 = 18;
+const LATER_ROUND: Duration = Duration::from_secs(8);
+
+/// With traffic just now a dead path is noticed within a second, without any only before a NAT forgets it.
+const HOT: Duration = Duration::from_secs(3);
+const PROBE_HOT: Duration = Duration::from_millis(400);
+const PROBE_IDLE: Duration = Duration::from_secs(20);
+const MISSES: u8 = 2;
+/// How often other ways are looked for while a peer is reached through a relay.
+const EXPLORE_HOT: Duration = Duration::from_secs(3);
+/// While nothing answers at all.
+const EXPLORE_FAILING: Duration = Duration::from_millis(500);
+/// After so long without any way the session itself may be lost.
+const HANDSHAKE_AFTER: Duration = Duration::from_millis(1500);
+
+impl Node {
+    pub(super) fn schedule(&mut self, key: PublicKey) {
+        match self.peers.get(&key).and_then(Peer::deadline) {
+            Some(at) => self.deadlines.set(Task::Peer(key), at),
+            None => self.deadlines.clear(&Task::Peer(key)),
+        }
+    }
+
+    pub(super) fn tick_peer(&mut self, key: PublicKey, call: &mut Call<'_>) {
+        let Some(mut peer) = self.peers.remove(&key) else { return };
+        self.attempt(key, &mut peer, call);
+        self.show(key, &mut peer, call);
+        self.probe(key, &mut peer, call);
+        self.keepalive(key, &mut peer, call);
+        self.peers.insert(key, peer);
+        self.schedule(key);
+    }
+
+    pub(super) fn begin_attempt(&mut self, key: PublicKey, after: Duration, call: &Call<'_>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.attempt.is_none() {
+            peer.attempt = Some(Attempt { next: call.now.boot + after, round: 0 });
+            for candidate in &mut peer.candidates {
+                candidate.initiations = 0;
+            }
+        }
+        self.schedule(key);
+    }
+
+    /// One round: an initiation by each way that may still have one.
+    pub(super) fn attempt(&mut self, key: PublicKey, peer: &mut Peer, call: &mut Call<'_>) {
+        let Some(attempt) = peer.attempt.filter(|attempt| attempt.next <= call.now.boot) else { return };
+        if attempt.round >= ROUNDS_MAX && peer.server.is_none() && !self.life.is_joining_with(&key) {
+            peer.attempt = None;
+            return;
+        }
+        let wait =
+            ROUNDS.get(usize::from(attempt.round)).map_or(LATER_ROUND, |ms| Duration::from_millis(*ms));
+        let jitter = Duration::from_millis(call.below(100));
+        let round = attempt.round.saturating_add(1);
+        peer.attempt = Some(Attempt { next: call.now.boot + wait + jitter, round });
+        let mut paths = Vec::new();
+        for candidate in &mut peer.candidates {
+            let allowed = candidate.proven
+                || (candidate.initiations < INITIATIONS
+                    && self.destinations.take(candidate.address.ip(), call.now.boot));
+            if allowed {
+                candidate.initiations = candidate.initiations.saturating_add(1);
+                paths.push(Path::Direct(candidate.address));
+            }
+        }
+        if attempt.round >= RELAYS_FROM || paths.is_empty() {
+            paths.extend(self.relay_paths(key, peer));
+        }
+        // A server that moved is found by its name.
+        if attempt.round % 4 == 3
+            && let Some(server) = &peer.server
+        {
+            let resolve = server.endpoints.iter().filter(|endpoint| endpoint.address().is_none());
+            self.outbox.extend(resolve.cloned().map(Output::Resolve));
+        }
+        if !paths.is_empty() {
+            self.engine(EngineChange::Handshake { key, paths });
+        }
+    }
+
+    /// Relays that both have a tunnel with; ours, where nothing is known of the peer's.
+    fn relay_paths(&self, key: PublicKey, peer: &Peer) -> Vec<Path> {
+        if peer.server.is_some() {
+            return Vec::new();
+        }
+        let usable = self.peers.iter().filter(|(relay, held)| {
+            **relay != key
+                && held.is_verified()
+                && held.has_role(Roles::RELAY)
+                && held.current.is_none_or(|path| !path.is_relayed())
+        });
+        let nodes = usable.filter_map(|(_, held)| held.server.as_ref().map(|server| server.node));
+        let mut nodes: Vec<NodeId> =
+            nodes.filter(|node| peer.relays.is_empty() || peer.relays.contains(node)).collect();
+        nodes.sort_unstable();
+        nodes.into_iter().take(3).map(Path::Relayed).collect()
+    }
+
+    pub(super) fn handle_traffic(&mut self, key: PublicKey, call: &mut Call<'_>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.used = call.now.boot;
+        self.probe_soon(key, call);
+    }
+
+    /// The next probe of the path in use is not far.
+    pub(super) fn probe_soon(&mut self, key: PublicKey, call: &Call<'_>) {
+        let Some(peer) = self.peers.get_mut(&key).filter(|peer| peer.is_verified()) else { return };
+        let soon = call.now.boot + PROBE_HOT;
+        peer.next_probe = Some(peer.next_probe.map_or(soon, |next| next.min(soon)));
+        self.schedule(key);
+    }
+
+    /// Something came by another path than the one in use: it may be the better one.
+    pub(super) fn handle_seen(&mut self, key: PublicKey, path: Path, call: &mut Call<'_>) {
+        self.note_path(key, path, call);
+    }
+
+    pub(super) fn note_path(&mut self, key: PublicKey, path: Path, call: &mut Call<'_>) {
+        let now = call.now.boot;
+        let Some(peer) = self.peers.get(&key) else { return };
+        if !peer.is_verified() || peer.current == Some(path) || peer.server.is_some() {
+            return;
+        }
+        let held = peer.paths.get(&path);
+        let asked = held.and_then(|state| state.asked);
+        let lately = |at| now.saturating_duration_since(at) < Duration::from_secs(1);
+        if asked.is_some_and(|(_, at)| lately(at)) {
+            return;
+        }
+        let Some(mut peer) = self.peers.remove(&key) else { return };
+        if let Path::Direct(address) = path {
+            peer.add_candidate(address, false);
+        }
+        self.challenge(key, &mut peer, path, call);
+        self.peers.insert(key, peer);
+    }
+
+    fn challenge(&mut self, key: PublicKey, peer: &mut Peer, path: Path, call: &mut Call<'_>) {
+        let nonce = call.nonce();
+        let Some(state) = peer.path(path) else { return };
+        state.asked = Some((nonce, call.now.boot));
+        self.push(key, Some(path), Frame::Challenge(nonce));
+    }
+
+    fn probe(&mut self, key: PublicKey, peer: &mut Peer, call: &mut Call<'_>) {
+        let now = call.now.boot;
+        // A server has keepalives.
+        if !peer.is_verified() || peer.server.is_some() {
+            peer.next_probe = None;
+        }
+        if peer.next_probe.is_none_or(|next| next > now) {
+            return;
+        }
+        let unused = now.saturating_duration_since(peer.used);
+        if unused > self.options.idle {
+            peer.next_probe = None;
+            return;
+        }
+        let hot = unused < HOT;
+        if let Some(path) = peer.current {
+            let state = peer.path(path).map(|state| {
+                if state.asked.take().is_some() {
+                    state.misses += 1;
+                }
+                state.misses
+            });
+            if state.is_some_and(|misses| misses >= MISSES) && peer.failing.is_none() {
+                peer.failing = Some(now);
+                peer.next_explore = now;
+            }
+            self.challenge(key, peer, path, call);
+        }
+        let relayed = peer.current.is_none_or(Path::is_relayed);
+        if (relayed || peer.failing.is_some()) && peer.next_explore <= now {
+            self.try_all(key, peer, call);
+            let hot_or_idle = if hot { EXPLORE_HOT } else { PROBE_IDLE };
+            peer.next_explore = now + if peer.failing.is_some() { EXPLORE_FAILING } else { hot_or_idle };
+        }
+        if let Some(since) = peer.failing
+            && now.saturating_duration_since(since) > HANDSHAKE_AFTER
+            && peer.attempt.is_none()
+        {
+            peer.attempt = Some(Attempt { next: now, round: RELAYS_FROM });
+        }
+        let waiting = peer.paths.values().any(|state| state.misses > 0);
+        let next = if hot || waiting || peer.failing.is_some() { PROBE_HOT } else { PROBE_IDLE };
+        let jitter = Duration::from_millis(call.below(next.as_millis() as u64 / 8));
+        peer.next_probe = Some(now + next + jitter);
+    }
+
+    /// Challenges by all ways at once; the first that comes back is taken, the best in the end.
+    fn try_all(&mut self, key: PublicKey, peer: &mut Peer, call: &mut Call<'_>) {
+        let mut paths: Vec<Path> = Vec::new();
+        for candidate in &peer.candidates {
+            if candidate.proven || self.destinations.take(candidate.address.ip(), call.now.boot) {
+                paths.push(Path::Direct(candidate.address));
+            }
+        }
+        if peer.failing.is_some() || peer.current.is_none() {
+            paths.extend(self.relay_paths(key, peer));
+        }
+        paths.retain(|path| peer.current != Some(*path));
+        for path in paths {
+            self.challenge(key, peer, path, call);
+        }
+    }
+
+    pub(super) fn explore(&mut self, key: PublicKey, call: &mut Call<'_>) {
+        let Some(mut peer) = self.peers.remove(&key) else { return };
+        if peer.is_verified() {
+            self.try_all(key, &mut peer, call);
+            peer.next_explore = call.now.boot + EXPLORE_HOT;
+        }
+        self.peers.insert(key, peer);
+    }
+
+    pub(super) fn handle_challenge_answer(&mut self, key: PublicKey, nonce: &[u8; 16], call: &mut Call<'_>) {
+        let now = call.now.boot;
+        if let Some(lighthouse) = &mut self.lighthouse
+            && lighthouse.handle_challenge_answer(&key, nonce, now)
+        {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let asked = peer.paths.iter().find_map(|(path, state)| {
+            let (held, at) = state.asked?;
+            (held == *nonce).then_some((*path, now.saturating_duration_since(at)))
+        });
+        let Some((path, round_trip)) = asked else { return };
+        if let Some(state) = peer.paths.get_mut(&path) {
+            (state.asked, state.misses, state.round_trip) = (None, 0, Some(round_trip));
+        }
+        if let Path::Direct(address) = path {
+            peer.add_candidate(address, true);
+        }
+        let held = peer.current.filter(|_| peer.failing.is_none() || peer.current == Some(path));
+        let better = match held {
+            None => true,
+            Some(held) if held == path => false,
+            Some(held) if held.is_relayed() != path.is_relayed() => held.is_relayed(),
+            Some(held) => {
+                let of_held = peer.paths.get(&held).and_then(|state| state.round_trip);
+                of_held.is_none_or(|of_held| round_trip + of_held / 5 + Duration::from_millis(2) < of_held)
+            }
+        };
+        if better || peer.current == Some(path) {
+            peer.failing = None;
+        }
+        if better {
+            peer.current = Some(path);
+            self.engine(EngineChange::Use { key, path });
+            self.save_peer(&key);
+        }
+    }
+
+    /// Looks after the relays that a peer can be reached through, where we have no tunnel with them yet.
+    pub(super) fn reach_relays(&mut self, key: PublicKey, call: &mut Call<'_>) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        let Some(network) = self.verifier.network() else { return };
+        let servers = network.servers.iter().filter(|server| {
+            peer.relays.contains(&server.node)
+                && server.key != self.key
+                && server.roles.contains(Roles::RELAY)
+        });
+        let wanted: Vec<_> =
+            servers.filter(|server| !self.peers.contains_key(&server.key)).cloned().take(2).collect();
+        for server in wanted {
+            self.tend_server(&server, call);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! A network of real cores on a simulated internet, in virtual time: NATs, loss, reordering, duplication, skewed clocks,
+//! restarts and partitions. Each run prints its seed; `TOMBOLO_SIMULATION_SEED` sets it.
+
+mod authority;
+mod underlay;
+mod world;
+
+use std::collections::HashSet;
+
+use rand_core::Rng;
+use tombolo_control::Path;
+use tombolo_control::node::NodeAlarm;
+
+use underlay::Nat;
+use world::{SECOND, World};
+
+const NATS: [Nat; 4] = [Nat::None, Nat::FullCone, Nat::Restricted, Nat::Symmetric];
+const SERVERS: usize = 3;
+
+fn seed(default: u64) -> u64 {
+    std::env::var("TOMBOLO_SIMULATION_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// A network of nodes behind NATs of every kind that all have joined.
+fn joined(seed: u64, nodes: usize, loss: u64) -> World {
+    let mut world = World::new(seed, SERVERS);
+    (world.underlay.loss, world.underlay.duplication) = (loss, loss / 2);
+    for number in 0..nodes {
+        let machine = world.add_machine(NATS[number % NATS.len()]);
+        world.machines[machine].skew = (world.rng.next_u64() % 1201) as i64 - 600;
+        world.join(machine);
+        if number % 10 == 9 {
+            world.run_for(1);
+        }
+    }
+    world.run_for(10);
+    for machine in SERVERS..world.machines.len() {
+        assert!(world.machines[machine].joined_at.is_some(), "machine {machine} has joined");
+    }
+    world
+}
+
+/// Sends until it is answered, every quarter of a second. Gives the time that it took.
+fn reach(world: &mut World, from: usize, to: usize, limit: u64) -> Option<u64> {
+    let (destination, start) = (world.address(to)?, world.now);
+    while world.now < start + limit * SECOND {
+        let token = world.rng.next_u64();
+        world.ping(from, destination, token);
+        world.run_until(world.now + SECOND / 4);
+        if let Some(first) = world.machines[from].delivered.values().filter(|at| **at >= start).min() {
+            return Some(first - start);
+        }
+    }
+    None
+}
+
+fn assert_reach(world: &mut World, from: usize, to: usize, limit: u64) -> u64 {
+    reach(world, from, to, limit).unwrap_or_else(|| {
+        panic!("{from} reaches {to} within {limit} s (virtual time {} s)", world.now / SECOND)
+    })
+}
+
+fn pairs(world: &mut World, count: usize) -> Vec<(usize, usize)> {
+    let nodes = (world.machines.len() - SERVERS) as u64;
+    let mut pairs = HashSet::new();
+    while pairs.len() < count {
+        let mut draw = || SERVERS + (world.rng.next_u64() % nodes) as usize;
+        let (one, other) = (draw(), draw());
+        if one != other {
+            pairs.insert((one, other));
+        }
+    }
+    let mut pairs: Vec<_> = pairs.into_iter().collect();
+    pairs.sort_unstable();
+    pairs
+}
+
+#[test]
+fn any_two_reach_each_other_within_two_seconds_of_the_join() {
+    let mut world = joined(seed(1), 16, 0);
+    let mut slowest = 0;
+    for one in SERVERS..SERVERS + 8 {
+        for other in SERVERS + 8..SERVERS + 16 {
+            slowest = slowest.max(assert_reach(&mut world, one, other, 2));
+        }
+    }
+    println!("slowest first answer: {} ms", slowest / 1_000_000);
+    for machine in SERVERS..world.machines.len() {
+        let took = world.machines[machine].joined_at.unwrap();
+        assert!(took < 4 * SECOND, "joined at {} ms", took / 1_000_000);
+    }
+}
+
+#[test]
+fn paths_are_direct_where_nats_allow_and_relayed_where_not_control_rule_14() {
+    let mut world = joined(seed(2), 8, 0);
+    // By kind: none, full cone, restricted, symmetric, and again.
+    for (one, other, direct) in
+        [(0, 5, true), (1, 6, true), (2, 6, true), (2, 4, true), (3, 5, true), (3, 7, false)]
+    {
+        let (one, other) = (SERVERS + one, SERVERS + other);
+        assert_reach(&mut world, one, other, 3);
+        for _ in 0..40 {
+            let destination = world.address(other).unwrap();
+            world.ping(one, destination, 1);
+            world.run_until(world.now + SECOND / 4);
+        }
+        let key = world.machines[other].key;
+        let path = world.machines[one].path_to(&key).unwrap();
+        assert_eq!(matches!(path, Path::Direct(_)), direct, "{one} to {other}: {path:?}");
+    }
+}
+
+#[test]
+fn a_blocked_path_goes_by_relay_and_comes_back_and_a_dead_relay_by_the_next_control_rule_14() {
+    let mut world = joined(seed(3), 4, 0);
+    let (one, other) = (SERVERS, SERVERS + 1);
+    let key = world.machines[other].key;
+    let destination = world.address(other).unwrap();
+    assert_reach(&mut world, one, other, 2);
+    let gap = |world: &mut World, seconds: u64| {
+        let (mut longest, mut last) = (0, world.now);
+        let start = world.now;
+        let mut token = world.rng.next_u64();
+        while world.now < start + seconds * SECOND {
+            token += 1;
+            world.ping(one, destination, token);
+            world.run_until(world.now + SECOND / 20);
+            let delivered = world.machines[one].delivered.values().filter(|at| **at > last).max();
+            if let Some(&at) = delivered {
+                longest = longest.max(at - last);
+                last = at;
+            }
+        }
+        longest.max(world.now - last)
+    };
+    gap(&mut world, 5);
+    assert!(matches!(world.machines[one].path_to(&key), Some(Path::Direct(_))));
+    world.underlay.blocked.insert((one, other));
+    let silence = gap(&mut world, 8);
+    let Some(Path::Relayed(relay)) = world.machines[one].path_to(&key) else { panic!("by relay") };
+    println!("direct path blocked: silence of {} ms", silence / 1_000_000);
+    assert!(silence < 2 * SECOND, "{} ms", silence / 1_000_000);
+    let dead = usize::from(relay.as_bytes()[3]) - 1;
+    world.kill(dead);
+    let silence = gap(&mut world, 8);
+    println!("relay killed: silence of {} ms", silence / 1_000_000);
+    assert!(silence < 2 * SECOND, "{} ms", silence / 1_000_000);
+    assert!(matches!(world.machines[one].path_to(&key), Some(Path::Relayed(next)) if next != relay));
+    world.underlay.blocked.clear();
+    let silence = gap(&mut world, 10);
+    assert!(silence < SECOND, "{} ms", silence / 1_000_000);
+    assert!(matches!(world.machines[one].path_to(&key), Some(Path::Direct(_))), "direct again");
+}
+
+#[test]
+fn a_revocation_cuts_live_tunnels_within_two_seconds_control_rule_16() {
+    let mut world = joined(seed(4), 8, 0);
+    let (victim, friend) = (SERVERS, SERVERS + 5);
+    assert_reach(&mut world, friend, victim, 2);
+    let node = world.machines[victim].node.as_ref().unwrap().membership().unwrap().node;
+    let key = world.machines[victim].key;
+    world.authority.revoke(node);
+    world.sign();
+    world.run_for(2);
+    for machine in 0..world.machines.len() {
+        let known = world.machines[machine].node.as_ref().unwrap().verifier().member(&node);
+        assert!(known.is_none() || machine == victim, "machine {machine}");
+        assert!(machine == victim || world.machines[machine].path_to(&key).is_none());
+    }
+    assert_eq!(reach(&mut world, victim, friend, 5), None);
+    assert_eq!(reach(&mut world, friend, victim, 5), None);
+}
+
+#[test]
+fn a_withheld_document_is_noticed_control_rule_2() {
+    let mut world = joined(seed(5), 4, 0);
+    // Two hours without the authority's signature, while everything else works.
+    world.run_for(7300 + 600);
+    for machine in SERVERS..world.machines.len() {
+        let stale = world.machines[machine].alarms.contains(&NodeAlarm::Stale);
+        assert!(stale, "machine {machine}: {:?}", world.machines[machine].alarms);
+    }
+    assert_reach(&mut world, SERVERS, SERVERS + 1, 3);
+    world.sign();
+    world.run_for(2);
+    let now = world.clock(SERVERS);
+    assert!(!world.machines[SERVERS].node.as_ref().unwrap().status(now).stale);
+}
+
+#[test]
+fn restarted_nodes_reach_their_peers_with_every_server_away() {
+    let mut world = joined(seed(6), 8, 0);
+    let (one, other) = (SERVERS, SERVERS + 4);
+    assert_reach(&mut world, one, other, 2);
+    world.run_for(5);
+    for server in 0..SERVERS {
+        world.kill(server);
+    }
+    world.kill(one);
+    world.run_for(30);
+    // And its clock has lost its battery.
+    world.machines[one].skew = -(20_700 * 86_400);
+    world.start(one);
+    world.run_for(3);
+    assert_reach(&mut world, one, other, 2);
+}
+
+#[test]
+fn a_lighthouse_restarts_with_an_empty_memory_and_is_complete_again_control_rule_11() {
+    let mut world = joined(seed(7), 12, 0);
+    world.kill(1);
+    world.run_for(5);
+    world.start(1);
+    // Two unanswered keepalives: 25 s, and three seconds each.
+    world.run_for(35);
+    let memory = world.machines[1].node.as_ref().unwrap().lighthouse().unwrap().len();
+    assert!(memory >= 12, "{memory} of 12 nodes");
+}
+
+#[test]
+fn a_clock_ten_years_ahead_cuts_nothing_control_rule_18() {
+    let mut world = joined(seed(8), 6, 0);
+    let (one, other) = (SERVERS, SERVERS + 1);
+    assert_reach(&mut world, one, other, 2);
+    world.machines[one].skew = 3652 * 86_400;
+    world.run_for(120);
+    assert_reach(&mut world, one, other, 2);
+    assert!(world.machines[one].alarms.iter().any(|alarm| matches!(alarm, NodeAlarm::Clock(_))));
+}
+
+#[test]
+fn memberships_are_renewed_and_go_on_without_an_authority_control_rule_16() {
+    let mut world = joined(seed(9), 4, 0);
+    world.options.keepalive = std::time::Duration::from_secs(600);
+    let serial = |world: &World, machine: usize| {
+        world.machines[machine].node.as_ref().unwrap().membership().unwrap().serial
+    };
+    let before = serial(&world, SERVERS);
+    for _ in 0..26 {
+        world.sign();
+        world.run_for(3600);
+    }
+    assert!(serial(&world, SERVERS) > before, "renewed within a day");
+}
+
+/// What the network goes through: loss, restarts, partitions; then healing.
+fn storm(seed: u64, nodes: usize, tried: usize) {
+    let mut world = joined(seed, nodes, 30);
+    for (one, other) in pairs(&mut world, tried / 2) {
+        assert_reach(&mut world, one, other, 10);
+    }
+    for machine in 0..world.machines.len() {
+        world.underlay.island[machine] = (machine % 2) as u8;
+    }
+    world.run_for(40);
+    for (one, other) in pairs(&mut world, tried / 8 + 1) {
+        let alike = world.underlay.island[one] == world.underlay.island[other];
+        let reached = reach(&mut world, one, other, 3).is_some();
+        assert!(alike || !reached, "a partition holds");
+    }
+    let restarted: Vec<usize> = pairs(&mut world, nodes / 10 + 1).into_iter().map(|(one, _)| one).collect();
+    for machine in restarted.iter().copied().chain([2]) {
+        world.kill(machine);
+    }
+    world.run_for(20);
+    for machine in restarted.into_iter().chain([2]) {
+        if world.machines[machine].node.is_none() {
+            world.start(machine);
+        }
+    }
+    world.sign();
+    world.underlay.island.fill(0);
+    // The bound: an unanswered keepalive, two repetitions, and a round of handshakes that had backed off.
+    world.run_for(45);
+    let mut slowest = 0;
+    for (one, other) in pairs(&mut world, tried) {
+        slowest = slowest.max(assert_reach(&mut world, one, other, 10));
+    }
+    let newest = world.authority.network.version;
+    for machine in 0..world.machines.len() {
+        let node = world.machines[machine].node.as_ref().unwrap();
+        assert_eq!(
+            node.verifier().network().map(|network| network.version),
+            Some(newest),
+            "machine {machine}"
+        );
+    }
+    println!(
+        "{nodes} nodes: slowest first answer after healing {} ms, {} datagrams, {} addresses",
+        slowest / 1_000_000,
+        world.underlay.sent,
+        world.owners.len()
+    );
+}
+
+#[test]
+fn every_pair_that_is_tried_reaches_each_other_after_healing() {
+    storm(seed(10), 40, 40);
+}
+
+#[test]
+#[ignore = "a thousand nodes: minutes"]
+fn a_thousand_nodes_reach_each_other_after_healing() {
+    storm(seed(11), 1000, 300);
+}
