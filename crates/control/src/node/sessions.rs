@@ -55,6 +55,8 @@ impl Node {
         }
         if verified {
             self.install_peer(&key, call);
+            // Also where it is: after a restart it is called there, without any server.
+            self.save_peer(&key);
         }
         self.tick_peer(key, call);
     }
