@@ -189,7 +189,6 @@ fn a_withheld_document_is_noticed_control_rule_2() {
 }
 
 #[test]
-#[ignore = "fails: the last endpoint of a peer was not always saved"]
 fn restarted_nodes_reach_their_peers_with_every_server_away() {
     let mut world = joined(seed(6), 8, 0);
     let (one, other) = (SERVERS, SERVERS + 4);
