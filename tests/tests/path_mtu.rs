@@ -112,7 +112,7 @@ fn a_silent_hop_of_1280_bytes_is_found_and_crossed_both_ways() {
         let [east, west] = &sites;
         let (here, there) = (&east.machine.namespace, &west.machine.namespace);
         refused_and_sent_smaller(here, there, west.node.address.into())?;
-        refused_and_sent_smaller(there, here, east.node.address6.into())?;
+        refused_and_sent_smaller(there, here, east.node.address.into())?;
         let refused = east.node.status()?["drops"]["packet_too_big"].as_u64().context("packet_too_big")?;
         ensure!((1..50).contains(&refused), "{refused} packets were refused");
         Ok(())

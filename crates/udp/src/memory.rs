@@ -322,9 +322,8 @@ impl State {
         let headers = if transmit.destination.is_ipv4() { 20 + 8 } else { 40 + 8 };
         let too_large =
             self.faults.path_mtu != 0 && contents.len() + headers > usize::from(self.faults.path_mtu);
-        let copies = if too_large && (self.faults.drops_fragments || !fragments) {
-            0
-        } else if self.happens(self.faults.loss_per_mille) {
+        let stuck = too_large && (self.faults.drops_fragments || !fragments);
+        let copies = if stuck || self.happens(self.faults.loss_per_mille) {
             0
         } else {
             1 + usize::from(self.happens(self.faults.duplication_per_mille))

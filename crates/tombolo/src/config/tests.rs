@@ -166,6 +166,23 @@ fn the_mtu_has_a_range() {
 }
 
 #[test]
+fn packet_sizes_are_found_out_unless_switched_off() {
+    let config = parse(&format!("{INTERFACE}{}", peer("a", KEY_A, ""))).unwrap();
+    let interface = &config.interface;
+    assert!(interface.path_mtu_discovery && interface.clamp_mss && config.peers[0].tombolo);
+    assert_eq!(interface.path_mtu_interval, std::time::Duration::from_secs(60));
+    let text = format!(
+        "{INTERFACE}path_mtu_discovery = false\npath_mtu_interval = 5\nclamp_mss = false\n{}",
+        peer("a", KEY_A, "tombolo = false")
+    );
+    let config = parse(&text).unwrap();
+    let interface = &config.interface;
+    assert!(!interface.path_mtu_discovery && !interface.clamp_mss && !config.peers[0].tombolo);
+    assert_eq!(interface.path_mtu_interval, std::time::Duration::from_secs(5));
+    assert!(only(&format!("{INTERFACE}path_mtu_interval = 0\n")).contains("path_mtu_interval"));
+}
+
+#[test]
 fn a_default_route_is_refused_with_the_reason() {
     let reason =
         "a default route is the work of `wg-quick` with `tombolo-wireguard`, not of a guarded network";
