@@ -84,26 +84,39 @@ impl Machine {
         busy_poll: Duration,
         path_mtu: PathMtuOptions,
     ) -> Self {
+        Self::start_adjusted(network, number, offloads, |options| {
+            *options = EngineOptions { workers, busy_poll, path_mtu, ..options.clone() };
+        })
+    }
+
+    /// Starts a machine with other options than two workers and the defaults of the rest.
+    pub fn start_adjusted(
+        network: &MemoryNetwork,
+        number: u8,
+        offloads: Offloads,
+        adjust: impl FnOnce(&mut EngineOptions),
+    ) -> Self {
+        let mut options = EngineOptions {
+            mtu: 1420,
+            listen_port: PORT,
+            firewall_mark: 0,
+            link_up: true,
+            max_clock_ahead: None,
+            workers: 2,
+            busy_poll: Duration::ZERO,
+            path_mtu: PathMtuOptions::default(),
+            copy_dscp: false,
+        };
+        adjust(&mut options);
         let mut random = ChaCha20Rng::seed_from_u64(number.into());
         let outer: IpAddr = [192, 0, 2, number].into();
-        let (queues, host) = queues(offloads, queues_for(workers)).unwrap();
+        let (queues, host) = queues(offloads, queues_for(options.workers)).unwrap();
         let queues = queues.into_iter().map(|queue| Arc::new(queue) as Arc<dyn Queue>).collect();
         let (bound, binding) = channel();
         let binder = MemoryBinder { network: network.clone(), outer, bound };
         let (sender, events) = channel();
         let sender = Mutex::new(sender);
         let private_key = PrivateKey::generate(&mut random);
-        let options = EngineOptions {
-            mtu: 1420,
-            listen_port: PORT,
-            firewall_mark: 0,
-            link_up: true,
-            max_clock_ahead: None,
-            workers,
-            busy_poll,
-            path_mtu,
-            copy_dscp: false,
-        };
         let engine = Engine::start(options, queues, binder, random, move |event| {
             let _ = sender.lock().unwrap().send(event);
         })
