@@ -14,7 +14,9 @@ use std::{
 
 use anyhow::{Context, anyhow, ensure};
 use tombolo_tests::{
-    Result, Scene, machine_wide,
+    Result, Scene,
+    command::{USUAL_LIMIT, run},
+    machine_wide,
     node::{Node, OVERLAY, OVERLAY6, PORT},
     site::{Site, sites, start_all},
     transfer,
@@ -39,9 +41,10 @@ fn data_threads(node: &mut Node) -> Result<Vec<String>> {
 
 /// A number of an interface, such as `tx_packets`: packets from the kernel to the daemon.
 fn statistic(node: &Node, name: &str) -> Result<u64> {
-    let text = tombolo_tests::command::run(
-        node.namespace.command("cat").arg(format!("/sys/class/net/{}/statistics/{name}", node.interface)),
-    )?;
+    let text = run(node
+        .namespace
+        .command("cat")
+        .arg(format!("/sys/class/net/{}/statistics/{name}", node.interface)))?;
     Ok(text.trim().parse()?)
 }
 
@@ -127,24 +130,43 @@ fn transfers_are_whole_with_four_workers() {
     });
 }
 
-/// The persistent interface of before has another number of queues.
-#[test]
-fn the_number_of_workers_changes_with_a_restart() {
-    machine_wide("the_number_of_workers_changes_with_a_restart", |scene| {
-        let (_internet, mut all) = sites::<2>(scene)?;
-        all[0].node.environment.push(("TOMBOLO_WORKERS", "1".to_owned()));
-        start_all(scene, &mut all)?;
-        for workers in ["4", "2", "6", "1"] {
-            let node = &mut all[0].node;
-            node.daemon()?.terminate(tombolo_tests::command::USUAL_LIMIT)?;
-            node.environment = vec![("TOMBOLO_WORKERS", workers.to_owned())];
-            node.start(scene)?;
-            node.wait_for_peer("west")?;
-            let [east, west] = &all;
-            let to_west = west.node.address.into();
-            transfer::tcp(&east.node.namespace, &west.node.namespace, to_west, LENGTH)
-                .with_context(|| format!("with {workers} workers"))?;
+/// Starts the first node with one number of workers after the other on the interface that stays.
+fn change_workers(scene: &Scene, numbers: &[&str]) -> Result<Vec<Site>> {
+    let (_internet, mut all) = sites::<2>(scene)?;
+    all[1].node.start(scene)?;
+    for workers in numbers {
+        let node = &mut all[0].node;
+        if let Some(process) = &mut node.process {
+            process.terminate(USUAL_LIMIT)?;
         }
+        node.environment = vec![("TOMBOLO_WORKERS", (*workers).to_owned())];
+        node.start(scene)?;
+        node.wait_for_peer("west")?;
+        let [east, west] = &all;
+        let to_west = west.node.address.into();
+        transfer::tcp(&east.node.namespace, &west.node.namespace, to_west, LENGTH)
+            .with_context(|| format!("with {workers} workers"))?;
+    }
+    Ok(all.into())
+}
+
+#[test]
+fn an_interface_of_several_queues_serves_any_number_of_workers() {
+    machine_wide("an_interface_of_several_queues_serves_any_number_of_workers", |scene| {
+        let mut all = change_workers(scene, &["4", "1", "2", "6"])?;
+        ensure!(data_threads(&mut all[0].node)?.len() == 6);
+        Ok(())
+    });
+}
+
+/// As after an upgrade: nothing breaks, and `status` says what to do for more.
+#[test]
+fn an_interface_of_one_queue_serves_two_workers_and_says_so() {
+    machine_wide("an_interface_of_one_queue_serves_two_workers_and_says_so", |scene| {
+        let mut all = change_workers(scene, &["1", "4"])?;
+        ensure!(data_threads(&mut all[0].node)? == ["tombolo-in", "tombolo-out"]);
+        let status = all[0].node.status()?.to_string();
+        ensure!(status.contains("fewer queues"), "{status}");
         Ok(())
     });
 }

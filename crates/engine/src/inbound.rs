@@ -1,7 +1,6 @@
 //! UDP to TUN: receive, find the session, open in place, check replay and source, coalesce, write.
 
 use std::io;
-use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -10,25 +9,15 @@ use tombolo_noise::clock::Instant;
 use tombolo_noise::{IndexEntry, Received as Batch};
 use tombolo_packet::coalesce::{CoalesceOptions, Coalescer};
 use tombolo_packet::ip::{IpPacket, ecn_decapsulate};
-use tombolo_packet::message::{MessageType, Transport};
 use tombolo_packet::{DropReason, Endpoint, GsoType, VnetHeader, clamp_mss};
 use tombolo_tun::{Fault, Queue, gso_max_size_for};
-use tombolo_udp::{RECEIVE_SLOT, Received};
+use tombolo_udp::Received;
 
-use crate::clock;
+use crate::arena::{Arena, Opened};
 use crate::options::Sockets;
 use crate::path_mtu;
-use crate::shared::{HandshakeDatagram, Shared, Snapshot};
+use crate::shared::{Shared, Snapshot};
 use crate::worker::{End, Turn};
-
-/// Reads in one batch.
-const ARENA_SLOTS: usize = 8;
-
-/// Bytes that one batch of reads may fill.
-const ARENA_LEN: usize = ARENA_SLOTS * RECEIVE_SLOT;
-
-/// Messages opened before the replay windows are brought up to date.
-const MAX_OPENED: usize = 512;
 
 /// The inward half of a data thread.
 pub(crate) struct Inbound<'a> {
@@ -37,22 +26,20 @@ pub(crate) struct Inbound<'a> {
     sockets: Cache<&'a ArcSwap<Sockets>, Arc<Sockets>>,
     /// Which of the IPv4 and the IPv6 socket may have something.
     readable: [bool; 2],
-    arena: Vec<u8>,
-    received: Vec<Received>,
-    opener: Opener<'a>,
+    arena: Arena,
+    delivery: Delivery<'a>,
 }
 
 impl<'a> Inbound<'a> {
     /// Receives from the sockets of `lane` and writes to `queue`.
-    pub(crate) fn new(shared: &'a Shared, queue: &'a dyn Queue, lane: usize) -> Self {
+    pub(crate) fn new(shared: &'a Arc<Shared>, queue: &'a dyn Queue, lane: usize) -> Self {
         Self {
             lane,
             snapshots: Cache::new(&shared.snapshot),
             sockets: Cache::new(&shared.sockets),
             readable: [true; 2],
-            arena: vec![0; ARENA_LEN],
-            received: Vec::with_capacity(ARENA_SLOTS),
-            opener: Opener::new(shared, queue),
+            arena: Arena::new(Arc::clone(shared)),
+            delivery: Delivery::new(shared, queue),
         }
     }
 
@@ -77,17 +64,17 @@ impl<'a> Inbound<'a> {
                 *readable = false;
                 continue;
             };
-            match socket.receive(&mut self.arena, &mut self.received) {
-                Ok(reads) => {
-                    // A read that does not fill the arena emptied the socket.
-                    *readable = reads == ARENA_SLOTS;
-                    self.opener.batch(&mut self.arena, &self.received, snapshot);
+            match self.arena.receive(socket.as_ref()) {
+                Ok(full) => {
+                    *readable = full;
+                    self.arena.open();
+                    self.delivery.deliver(&mut self.arena, snapshot);
                 }
                 Err(error) if recoverable(&error) => {}
                 Err(error) => return Err(End::failed("receiving from UDP", &error)),
             }
         }
-        if self.opener.tun_gone {
+        if self.delivery.tun_gone {
             return Err(End::TunGone);
         }
         Ok(if self.readable.contains(&true) { Turn::More } else { Turn::Empty })
@@ -124,31 +111,19 @@ fn longest_write(mtu: usize) -> usize {
     gso_max_size_for(u32::try_from(mtu).unwrap_or(u32::MAX)) as usize - 1
 }
 
-/// One message that authenticated.
-struct Opened {
-    session: usize,
-    counter: u64,
-    plaintext: Range<usize>,
-    message_len: usize,
-    ecn: u8,
-    source: usize,
-}
-
-/// Where messages are opened, checked and gathered for the TUN.
-struct Opener<'a> {
+/// Everything after the tag was verified: strictly in the order in which it came.
+struct Delivery<'a> {
     shared: &'a Shared,
     queue: &'a dyn Queue,
     mtu: usize,
     options: CoalesceOptions,
     coalescer: Coalescer,
-    sessions: Vec<Arc<IndexEntry>>,
-    opened: Vec<Opened>,
     fresh: Vec<bool>,
     counters: Vec<u64>,
     tun_gone: bool,
 }
 
-impl<'a> Opener<'a> {
+impl<'a> Delivery<'a> {
     fn new(shared: &'a Shared, queue: &'a dyn Queue) -> Self {
         Self {
             shared,
@@ -156,32 +131,10 @@ impl<'a> Opener<'a> {
             mtu: 0,
             options: coalesce_options(queue),
             coalescer: Coalescer::new(coalesce_options(queue)),
-            sessions: Vec::new(),
-            opened: Vec::with_capacity(MAX_OPENED),
-            fresh: Vec::with_capacity(MAX_OPENED),
-            counters: Vec::with_capacity(MAX_OPENED),
+            fresh: Vec::new(),
+            counters: Vec::new(),
             tun_gone: false,
         }
-    }
-
-    fn batch(&mut self, arena: &mut [u8], received: &[Received], snapshot: &Snapshot) {
-        let now = clock::boot();
-        self.follow_mtu();
-        for (source, read) in received.iter().enumerate() {
-            let mut offset = read.offset;
-            let end = read.offset + read.len;
-            while offset < end {
-                let len = read.stride.min(end - offset);
-                if let Err(reason) = self.open(arena, offset..offset + len, read, source, now) {
-                    self.shared.drops.count(reason);
-                }
-                offset += len;
-                if self.opened.len() == MAX_OPENED {
-                    self.deliver(arena, received, snapshot, now);
-                }
-            }
-        }
-        self.deliver(arena, received, snapshot, now);
     }
 
     fn follow_mtu(&mut self) {
@@ -193,79 +146,29 @@ impl<'a> Opener<'a> {
         }
     }
 
-    fn open(
-        &mut self,
-        arena: &mut [u8],
-        range: Range<usize>,
-        read: &Received,
-        source: usize,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        let message = &mut arena[range.clone()];
-        if MessageType::classify(message)? != MessageType::Transport {
-            let datagram =
-                HandshakeDatagram::new(message, read.endpoint()).ok_or(DropReason::MalformedMessage)?;
-            self.shared.enqueue_handshake(datagram);
-            return Ok(());
-        }
-        let index = Transport::parse(message)?.receiver_index();
-        let session = self.session(index)?;
-        let keypair = self.sessions[session].keypair();
-        if !keypair.can_receive(now) {
-            return Err(DropReason::ExpiredKeypair);
-        }
-        let message_len = message.len();
-        let (counter, plaintext) = keypair.open(message)?;
-        let start = range.start + tombolo_packet::message::TRANSPORT_HEADER_LEN;
-        let plaintext = start..start + plaintext.len();
-        self.opened.push(Opened {
-            session,
-            counter,
-            plaintext,
-            message_len,
-            ecn: read.traffic_class & 3,
-            source,
-        });
-        Ok(())
-    }
-
-    /// Position in `sessions` of the session with this receiver index.
-    fn session(&mut self, index: u32) -> Result<usize, DropReason> {
-        if let Some(position) = self.sessions.iter().rposition(|entry| entry.keypair().local_index() == index)
-        {
-            return Ok(position);
-        }
-        let entry = self.shared.indices.lookup(index).ok_or(DropReason::UnknownReceiverIndex)?;
-        self.sessions.push(entry);
-        Ok(self.sessions.len() - 1)
-    }
-
-    /// Everything after the tag was verified: once per batch and session, in counter order.
-    fn deliver(&mut self, arena: &mut [u8], received: &[Received], snapshot: &Snapshot, now: Instant) {
-        if self.opened.is_empty() {
-            self.sessions.clear();
+    /// Takes what was opened, once per session and in counter order.
+    fn deliver(&mut self, arena: &mut Arena, snapshot: &Snapshot) {
+        if arena.opened.is_empty() {
             return;
         }
-        self.opened.sort_by_key(|opened| (opened.session, opened.counter));
-        let opened = std::mem::take(&mut self.opened);
+        self.follow_mtu();
+        arena.opened.sort_by_key(|opened| (opened.session, opened.counter));
+        let Arena { bytes, received, opened, sessions, now, .. } = arena;
         for group in opened.chunk_by(|a, b| a.session == b.session) {
-            self.session_batch(group, arena, received, snapshot, now);
+            self.session_batch(&sessions[group[0].session], group, bytes, received, snapshot, *now);
         }
-        self.opened = opened;
-        self.opened.clear();
-        self.sessions.clear();
-        self.write(arena);
+        self.write(bytes);
     }
 
     fn session_batch(
         &mut self,
+        session: &IndexEntry,
         group: &[Opened],
         arena: &mut [u8],
         received: &[Received],
         snapshot: &Snapshot,
         now: Instant,
     ) {
-        let session = Arc::clone(&self.sessions[group[0].session]);
         self.counters.clear();
         self.counters.extend(group.iter().map(|opened| opened.counter));
         self.fresh.clear();
@@ -335,21 +238,27 @@ impl<'a> Opener<'a> {
         peer: tombolo_packet::PeerId,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let bytes = &mut arena[opened.plaintext.clone()];
-        let packet = IpPacket::parse(bytes)?;
+        let start = opened.plaintext.start;
+        if opened.ecn != 0 {
+            let bytes = &mut arena[opened.plaintext.clone()];
+            let len = IpPacket::parse(bytes)?.total_len();
+            ecn_decapsulate(&mut bytes[..len], opened.ecn)?;
+        }
+        let packet = IpPacket::parse(&arena[opened.plaintext.clone()])?;
         if snapshot.routes.lookup(packet.source()) != Some(peer) {
             return Err(DropReason::SourceNotAllowed);
         }
-        let (len, opens_connection) = (packet.total_len(), packet.is_tcp_syn());
-        if self.shared.probes.take(&packet, &bytes[..len], now) {
+        if self.shared.probes.take(&packet, packet.as_bytes(), now) {
             return Ok(());
         }
-        ecn_decapsulate(&mut bytes[..len], opened.ecn)?;
-        if opens_connection && self.shared.clamp_mss {
+        if packet.is_tcp_syn() && self.shared.clamp_mss {
             let path = snapshot.peer(peer).map_or(usize::MAX, |peer| peer.path.limit());
-            clamp_mss(&mut bytes[..len], path.min(self.shared.mtu()));
+            let range = start..start + packet.total_len();
+            clamp_mss(&mut arena[range.clone()], path.min(self.shared.mtu()));
+            self.coalescer.push(arena, range);
+        } else {
+            self.coalescer.push_packet(arena, start, packet);
         }
-        self.coalescer.push(arena, opened.plaintext.start..opened.plaintext.start + len);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! nothing of files, names, netlink or tokio.
 #![forbid(unsafe_code)]
 
+mod arena;
 mod bucket;
 mod busy_poll;
 mod clock;

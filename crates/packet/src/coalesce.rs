@@ -154,12 +154,19 @@ impl Coalescer {
     #[inline]
     pub fn push(&mut self, arena: &[u8], range: Range<usize>) {
         let Some(bytes) = arena.get(range.clone()) else { return };
-        let Ok(ip) = IpPacket::parse(bytes) else {
-            self.close_all();
-            self.add_group(range, None);
-            return;
-        };
-        let range = range.start..range.start + ip.total_len();
+        match IpPacket::parse(bytes) {
+            Ok(ip) => self.push_packet(arena, range.start, ip),
+            Err(_) => {
+                self.close_all();
+                self.add_group(range, None);
+            }
+        }
+    }
+
+    /// As [`push`](Self::push), for whoever has parsed the packet already: `ip` begins at `start` of the arena.
+    #[inline]
+    pub fn push_packet(&mut self, arena: &[u8], start: usize, ip: IpPacket<'_>) {
+        let range = start..start + ip.total_len();
         if !matches!(ip.protocol(), protocol::TCP | protocol::UDP) {
             self.add_group(range, None);
             return;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand_core::Rng as _;
 use tokio::sync::mpsc;
-use tombolo_engine::{EngineOptions, PathMtuOptions, PeerChange, Transaction};
+use tombolo_engine::{EngineOptions, PathMtuOptions, PeerChange, Transaction, queues_for};
 use tombolo_tun::DeviceError;
 use tombolo_tun::netlink::Watch;
 
@@ -118,6 +118,15 @@ impl Daemon {
             }
         };
         interface.restore()?;
+        let queues = queues_for(config.interface.threads.workers());
+        if device.queues().len() < queues {
+            let notice = format!(
+                "the interface {name} was made with fewer queues than the workers need ({queues}), so two workers serve each; \
+                 to make it anew: tombolo down --open, tombolo up"
+            );
+            tracing::warn!("{notice}");
+            notices.push(notice);
+        }
         let watch =
             Watch::open(&name, interface.plan.table).map_err(|error| Failure::Runtime(error.to_string()))?;
         let (events, event_receiver) = mpsc::unbounded_channel();
