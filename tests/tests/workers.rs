@@ -197,7 +197,7 @@ fn a_transfer_through_a_hub_is_intact_and_keeps_its_super_packets() {
         hub.node.namespace.sysctl("net.ipv6.conf.all.forwarding", "1")?;
         for spoke in [&*east, &*west] {
             let mut entry = hub.node.entry(Some(hub.machine.address.to_string()));
-            entry.allowed_ips = vec![OVERLAY.to_owned(), OVERLAY6.to_owned()];
+            entry.allowed_ips.extend([OVERLAY.to_owned(), OVERLAY6.to_owned()]);
             spoke.node.configure("", &[entry])?;
         }
         for site in [&mut *east, &mut *west, &mut *hub] {

@@ -72,11 +72,6 @@ impl Arena {
         Ok(reads == SLOTS)
     }
 
-    /// Whether there is anything to open.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.received.is_empty()
-    }
-
     /// Opens every transport message where it lies, and passes handshakes on. What fails is counted.
     pub(crate) fn open(&mut self) {
         for source in 0..self.received.len() {
