@@ -283,7 +283,7 @@ impl Node {
                 && server.roles.contains(Roles::RELAY)
         });
         let wanted: Vec<_> =
-            servers.filter(|server| !self.peers.contains_key(&server.key)).cloned().take(2).collect();
+            servers.filter(|server| !self.peers.contains_key(&server.key)).take(2).cloned().collect();
         for server in wanted {
             self.tend_server(&server, call);
         }

@@ -1,6 +1,8 @@
 //! A network of real cores on a simulated internet, in virtual time: NATs, loss, reordering, duplication, skewed clocks,
 //! restarts and partitions. Each run prints its seed; `TOMBOLO_SIMULATION_SEED` sets it.
 
+#![allow(clippy::unwrap_used, reason = "what a simulation takes for granted is a failed test")]
+
 mod authority;
 mod underlay;
 mod world;

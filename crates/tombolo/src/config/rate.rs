@@ -39,7 +39,7 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     let rate = u128::from(whole) * u128::from(*factor)
         + u128::from(billionths) * u128::from(*factor) / 1_000_000_000;
     match u64::try_from(rate) {
-        Ok(rate) if rate >= LEAST && rate <= 1_000_000_000_000 => Ok(rate),
+        Ok(rate) if (LEAST..=1_000_000_000_000).contains(&rate) => Ok(rate),
         _ => {
             Err(format!("`{text}` is out of range: from 16 kbit/s to 1000 Gbit/s; leave it out for no limit"))
         }
