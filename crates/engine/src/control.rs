@@ -2,6 +2,7 @@
 
 mod apply;
 mod membership;
+mod on_demand;
 mod path_mtu;
 mod probes;
 mod report;
@@ -21,6 +22,7 @@ use tombolo_noise::clock::{Instant, Now};
 use tombolo_noise::{Device, Output};
 use tombolo_packet::{DropReason, PeerId, Steering};
 use tombolo_route::AllowedIps;
+use tombolo_tun::Queue;
 use tombolo_udp::{SendOutcome, Transmit};
 
 use crate::clock;
@@ -68,6 +70,8 @@ pub(crate) struct Control<B, R> {
     timer_set_to: Option<Instant>,
     suspend: SuspendWatch,
     reported_gone: bool,
+    /// For the few packets that this thread writes itself.
+    queue: Option<Arc<dyn Queue>>,
 }
 
 /// What a control thread starts with.
@@ -82,6 +86,7 @@ pub(crate) struct ControlParts<B, R> {
     pub(crate) steering: Steering,
     pub(crate) link_up: bool,
     pub(crate) path_mtu: PathMtuOptions,
+    pub(crate) queue: Option<Arc<dyn Queue>>,
 }
 
 impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
@@ -110,6 +115,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             timer_set_to: None,
             suspend: SuspendWatch::new(clock::slept(), now),
             reported_gone: false,
+            queue: parts.queue,
         };
         control.device.set_link_up(parts.link_up, now, &mut control.random);
         Ok(control)
@@ -185,6 +191,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         }
         worked |= self.handle_frames(now);
         worked |= self.poll_paths(now);
+        worked |= self.poll_sought(now);
+        worked |= self.deliver_held_late(now);
         worked |= self.probes.expire(now.boot);
         self.shared.probes.set_outstanding(self.probes.len());
         worked |= self.drain_outputs(now);
@@ -240,6 +248,11 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             Command::SendFrame { public_key, frame, reply } => {
                 let _ = reply.send(self.send_frame(&public_key, &frame, now));
             }
+            Command::SetOverlay(networks) => {
+                let dropped = self.shared.seeking.set_networks(networks);
+                self.shared.drops.add(DropReason::NoTunnel, dropped as u64);
+            }
+            Command::RefuseTunnel(destination) => self.refuse_tunnel(destination, now),
             Command::SetLinkUp(up) => {
                 self.link_up = up;
                 self.device.set_link_up(up, now, &mut self.random);
@@ -290,6 +303,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                     let sockets = self.shared.sockets.load();
                     Sender { shared: &self.shared, sockets: &sockets, batch: &mut self.batch, now: now.boot }
                         .flush_staged(&record.peer);
+                    self.deliver_held(peer, now);
                 }
             }
             Output::SessionReady { peer, initiator } => self.session_ready(peer, initiator, now),
@@ -389,7 +403,9 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         for (id, record) in &self.peers {
             peers[id.0 as usize] = Some(Arc::clone(&record.peer));
         }
-        self.shared.snapshot.store(Arc::new(Snapshot { routes: self.routes.snapshot(), peers }));
+        let routes = self.routes.snapshot();
+        self.settle_sought(&routes);
+        self.shared.snapshot.store(Arc::new(Snapshot { routes, peers }));
     }
 
     fn update_ready(&self) {
@@ -398,7 +414,12 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     }
 
     fn arm_timer(&mut self) {
-        let deadlines = [self.device.poll_timeout(), self.probes.deadline(), self.paths.deadline()];
+        let deadlines = [
+            self.device.poll_timeout(),
+            self.probes.deadline(),
+            self.paths.deadline(),
+            self.shared.seeking.deadline(),
+        ];
         let deadline = deadlines.into_iter().flatten().min();
         if deadline == self.timer_set_to {
             return;

@@ -98,6 +98,7 @@ impl Engine {
             steering,
             link_up: options.link_up,
             path_mtu: options.path_mtu,
+            queue: queues.first().map(Arc::clone),
         })
         .map_err(StartError::Worker)?;
         let handle = EngineHandle { commands, shared: Arc::clone(&shared) };

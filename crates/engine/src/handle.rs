@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tombolo_noise::clock::UnixTime;
 use tombolo_noise::{MembershipOptions, PublicKey};
 
@@ -88,6 +89,8 @@ pub(crate) enum Command {
         frame: Vec<u8>,
         reply: mpsc::SyncSender<Result<(), SendFrameError>>,
     },
+    SetOverlay(Vec<IpNet>),
+    RefuseTunnel(IpAddr),
     SetLinkUp(bool),
     SetMtu(u16),
     ExpireKeys,
@@ -179,6 +182,24 @@ impl EngineHandle {
     /// The engine has stopped.
     pub fn forget_sources(&self) -> Result<(), Stopped> {
         self.send(Command::ForgetSources)
+    }
+
+    /// Packets for addresses in these networks, which no peer has, wait and are announced
+    /// ([`EngineEvent::TunnelWanted`](crate::EngineEvent::TunnelWanted)). At first there are none, and such packets are dropped.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn set_overlay(&self, networks: Vec<IpNet>) -> Result<(), Stopped> {
+        self.send(Command::SetOverlay(networks))
+    }
+
+    /// Nobody has the address, or may be talked to: what waits for it is dropped and its sender told, and so is what comes for it in the next
+    /// second.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn refuse_tunnel(&self, destination: IpAddr) -> Result<(), Stopped> {
+        self.send(Command::RefuseTunnel(destination))
     }
 
     fn member(&self, command: MemberCommand) -> Result<bool, Stopped> {

@@ -200,11 +200,11 @@ impl<'a> Delivery<'a> {
                 continue;
             }
             batch.data = true;
+            let Some(peer) = current else { continue };
             if !authorised {
-                self.shared.drops.count(DropReason::NotAuthorised);
-                continue;
-            }
-            if current.is_none() {
+                if let Err(reason) = self.shared.hold(peer, message, opened.ecn, now) {
+                    self.shared.drops.count(reason);
+                }
                 continue;
             }
             if let Err(reason) = self.packet(opened, arena, snapshot, link.peer(), now) {

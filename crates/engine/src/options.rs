@@ -155,6 +155,10 @@ pub enum EngineEvent {
         /// The session.
         session: Session,
     },
+    /// There are packets for this address of the overlay ([`EngineHandle::set_overlay`](crate::EngineHandle::set_overlay)), and no peer has it. They
+    /// wait, up to five seconds, for a peer that does; [`EngineHandle::refuse_tunnel`](crate::EngineHandle::refuse_tunnel) says that
+    /// there is none. Not said again while they wait.
+    TunnelWanted(IpAddr),
     /// A provisional peer's time was up; it is gone with its session.
     PeerGone(PublicKey),
     /// A peer that is no static one was heard from another address (control rule 10).

@@ -14,6 +14,7 @@ use tombolo_tun::{Fault, Queue};
 use crate::clock;
 use crate::fair_queue::Popped;
 use crate::options::Sockets;
+use crate::seeking::seek;
 use crate::send_batch::SendBatch;
 use crate::sender::Sender;
 use crate::shared::{Shared, Snapshot};
@@ -115,6 +116,12 @@ impl<'a> Outbound<'a> {
                             share.seal(peer, header, &mut waiting.reading()[..len])
                         }
                     });
+                    let taken = match taken {
+                        Err(DropReason::NoRoute) if shared.seeking.is_active() => {
+                            seek(shared, self.queue, header, &mut waiting.reading()[..len], now)
+                        }
+                        taken => taken,
+                    };
                     if let Err(reason) = taken {
                         shared.drops.count(reason);
                     }

@@ -10,18 +10,20 @@ use arc_swap::ArcSwap;
 use arrayvec::ArrayVec;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
-use tombolo_noise::{Event, IndexTable, Link, SourceTable};
+use tombolo_noise::{Event, IndexTable, Link, SourceTable, Standing};
 use tombolo_packet::ip::ecn_encapsulate;
 use tombolo_packet::{DropCounters, DropReason, Endpoint, PeerId};
 use tombolo_route::RouteTable;
 
 use crate::fair_queue::FlowHasher;
 use crate::frames::{FrameGate, FrameQueue};
+use crate::held::{Held, HeldBudget};
 use crate::offload::TunOffloads;
 use crate::options::Sockets;
 use crate::path_mtu::PeerPath;
 use crate::probe::ProbeWatch;
 use crate::rate_limit::RateLimit;
+use crate::seeking::Seeking;
 use crate::staging::{Staging, StagingBudget};
 
 /// Handshake datagrams that wait for the control thread. The kernel's module holds 4096; ours are
@@ -59,6 +61,8 @@ pub(crate) struct Peer {
     pub(crate) path: PeerPath,
     pub(crate) frames: FrameGate,
     pub(crate) rate_limit: RateLimit,
+    /// What came before it was verified.
+    pub(crate) held: Held,
 }
 
 /// An immutable view of routes and peers.
@@ -142,6 +146,11 @@ pub(crate) struct Shared {
     pub(crate) clamp_mss: bool,
     pub(crate) probes: ProbeWatch,
     pub(crate) staging_budget: StagingBudget,
+    /// Packets whose tunnel is to come.
+    pub(crate) seeking: Seeking,
+    pub(crate) held_budget: HeldBudget,
+    /// Peers of which something was held while they were promoted. Bounded as what is held.
+    pub(crate) held_late: SegQueue<PeerId>,
     pub(crate) tun_gone: AtomicBool,
     pub(crate) tun_offloads: TunOffloads,
     pub(crate) failures: SegQueue<String>,
@@ -180,6 +189,9 @@ impl Shared {
             clamp_mss,
             probes: ProbeWatch::new(magic),
             staging_budget: StagingBudget::default(),
+            seeking: Seeking::new(),
+            held_budget: HeldBudget::default(),
+            held_late: SegQueue::new(),
             tun_gone: AtomicBool::new(false),
             tun_offloads,
             failures: SegQueue::new(),
@@ -204,6 +216,27 @@ impl Shared {
             self.paths_used.push(peer.link.peer());
             self.wake_control();
         }
+    }
+
+    /// Keeps a packet of a peer that is not verified yet (control rule 9). Of whoever is authorised no more, or never to be, it
+    /// is dropped.
+    pub(crate) fn hold(
+        &self,
+        peer: &Peer,
+        message: &[u8],
+        ecn: u8,
+        now: tombolo_noise::clock::Instant,
+    ) -> Result<(), DropReason> {
+        if !matches!(peer.link.standing(), Standing::Provisional | Standing::Unverified) {
+            return Err(DropReason::NotAuthorised);
+        }
+        peer.held.push(message, ecn, now, &self.held_budget)?;
+        // The promotion may have come meanwhile, and have found nothing held.
+        if peer.link.may_carry_packets(now) {
+            self.held_late.push(peer.link.peer());
+            self.wake_control();
+        }
+        Ok(())
     }
 
     /// Hands a control frame of a peer to the control thread.

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tombolo_noise::clock::UnixTime;
-use tombolo_noise::{PresharedKey, PrivateKey, PublicKey, Tai64n};
+use tombolo_noise::clock::{Instant, UnixTime};
+use tombolo_noise::{PresharedKey, PrivateKey, PublicKey, Standing, Tai64n};
 use tombolo_packet::{DropReason, Offload, OffloadState};
 use tombolo_udp::{Capabilities, FallbackCounters};
 
@@ -103,6 +103,10 @@ pub struct PeerStatus {
     pub preshared_key: PresharedKey,
     /// Where the peer was last heard, or is configured to be.
     pub endpoint: Option<SocketAddr>,
+    /// What the peer is to us.
+    pub standing: Standing,
+    /// Of a member: until when packets go either way, by the boot clock.
+    pub not_after: Option<Instant>,
     /// The peer's networks, sorted.
     pub allowed_ips: Vec<IpNet>,
     /// When the last handshake was completed.

@@ -65,12 +65,12 @@ fn a_stranger_is_heard_promoted_and_cut_off_control_rules_8_9_and_16() {
     assert_eq!(node.handle.send_control(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]), Ok(()));
     assert!(server.dropped(DropReason::CookieRequired) >= 1);
 
-    // The node trusts the server, and sends what the server does not take yet.
+    // The node trusts the server, and sends more than the server keeps of a stranger.
     change(&node, &server, FOREVER, "10.0.0.1/32");
     let packet = udp(WEST, EAST, b"too early");
-    wait_until("packets of a stranger are refused", || {
+    wait_until("packets of a stranger are held or refused", || {
         node.send(&packet);
-        server.dropped(DropReason::NotAuthorised) + server.dropped(DropReason::UnknownReceiverIndex) > 0
+        server.dropped(DropReason::TooManyHeld) + server.dropped(DropReason::UnknownReceiverIndex) > 0
     });
     assert!(server.host.receive(Duration::ZERO).is_none());
 
@@ -84,6 +84,54 @@ fn a_stranger_is_heard_promoted_and_cut_off_control_rules_8_9_and_16() {
     let before = server.dropped(DropReason::UnknownReceiverIndex);
     node.send(&udp(WEST, EAST, b"cut off"));
     server.wait_dropped(DropReason::UnknownReceiverIndex, before + 1);
+}
+
+#[test]
+fn what_comes_before_the_promotion_is_delivered_with_it_or_dropped_control_rule_9() {
+    for verified in [true, false] {
+        let network = MemoryNetwork::new(9);
+        let server = Machine::start(&network, 1, Offloads::NONE);
+        let node = Machine::start(&network, 2, Offloads::NONE);
+        // Unverified peers, as nodes are to each other at first, live as long as the test takes.
+        change(&node, &server, FOREVER, "10.0.0.1/32");
+        change(&server, &node, MemberChange::Unverified, "10.0.0.2/32");
+        session(&node);
+        for number in 0..12 {
+            node.send(&udp(WEST, EAST, &[number]));
+        }
+        server.wait_dropped(DropReason::TooManyHeld, 4);
+        assert!(server.host.receive(Duration::ZERO).is_none());
+        if verified {
+            change(&server, &node, FOREVER, "10.0.0.2/32");
+            let first = server.receive();
+            for number in 1..8 {
+                assert_eq!(server.receive(), udp(WEST, EAST, &[number]));
+            }
+            assert_eq!(first, udp(WEST, EAST, &[0]));
+            arrives(&node, &server, &udp(WEST, EAST, b"at once"));
+        } else {
+            assert_eq!(server.handle.reject(node.public_key), Ok(true));
+            assert_eq!(server.dropped(DropReason::NotAuthorised), 8);
+            assert!(server.host.receive(Duration::ZERO).is_none());
+        }
+    }
+}
+
+#[test]
+fn the_status_says_what_a_peer_is_and_until_when_control_rule_9() {
+    let network = MemoryNetwork::new(10);
+    let [server, node] = [1, 2].map(|number| Machine::start(&network, number, Offloads::NONE));
+    let standing = || {
+        let peers = server.handle.status().unwrap().peers;
+        (peers[0].standing, peers[0].not_after)
+    };
+    change(&server, &node, MemberChange::Unverified, "10.0.0.2/32");
+    assert_eq!(standing(), (Standing::Unverified, None));
+    let not_after = Instant::from_nanos(7);
+    change(&server, &node, MemberChange::Verified { not_after }, "10.0.0.2/32");
+    assert_eq!(standing(), (Standing::Member, Some(not_after)));
+    server.add_peer(&node, &[], false);
+    assert_eq!(standing(), (Standing::Static, None));
 }
 
 #[test]

@@ -130,6 +130,11 @@ impl Link {
         now.as_nanos() < self.packets_until.load(Ordering::Relaxed)
     }
 
+    /// Until when [`may_carry_packets`](Self::may_carry_packets) holds, by the boot clock; nanosecond 0: never.
+    pub fn packets_until(&self) -> Instant {
+        Instant::from_nanos(self.packets_until.load(Ordering::Relaxed))
+    }
+
     /// Where the peer is, as far as we know.
     pub fn endpoint(&self) -> Option<Endpoint> {
         self.path.load().as_ref().map(|path| path.endpoint)

@@ -71,6 +71,8 @@ drop_reasons! {
     SourceNotAllowed => "source_not_allowed",
     /// An inner packet of a peer whose membership was not shown, was refused or has ended.
     NotAuthorised => "not_authorised",
+    /// An inner packet of a peer that is not verified yet, and of which enough wait for that (control rule 9).
+    TooManyHeld => "too_many_held",
     /// A message beyond three times of what came from a path that is not proven yet.
     PathUnproven => "path_unproven",
     /// A control frame that is malformed, of no known type, or of a peer that is not to send any (control rule 11).
@@ -79,6 +81,10 @@ drop_reasons! {
     FrameQueueFull => "frame_queue_full",
     /// An outgoing packet whose destination no peer has.
     NoRoute => "no_route",
+    /// An outgoing packet for an address of the overlay to which no tunnel came about in time.
+    NoTunnel => "no_tunnel",
+    /// An outgoing packet that found too many others waiting for a tunnel.
+    HoldingQueueFull => "holding_queue_full",
     /// An outgoing packet for a peer with no known endpoint.
     NoEndpoint => "no_endpoint",
     /// An outgoing packet pushed out of the full staging queue (requirement 22).

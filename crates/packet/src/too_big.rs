@@ -1,5 +1,6 @@
-//! The answer to a packet that is too big for its path: ICMP "fragmentation needed and DF set" (RFC 792, RFC 1191
-//! §4) and ICMPv6 "packet too big" (RFC 4443 §3.2).
+//! The answers to packets that cannot go on. One too big for its path: ICMP "fragmentation needed and DF set" (RFC 792, RFC 1191
+//! §4) and ICMPv6 "packet too big" (RFC 4443 §3.2). One for a machine that cannot be reached: ICMP "host unreachable" and ICMPv6
+//! "address unreachable" (RFC 4443 §3.1).
 
 use std::net::IpAddr;
 
@@ -17,6 +18,15 @@ const IPV4_ANSWER_MAX: usize = 576;
 const ICMP_HEADER_LEN: usize = 8;
 const TTL: u8 = 64;
 
+/// Longest answer of [`unreachable_answer`] in bytes.
+pub const UNREACHABLE_ANSWER_MAX: usize = TOO_BIG_ANSWER_MAX;
+
+/// What an ICMP error says, for both versions.
+struct Message {
+    v4: (u8, u8, [u8; 4]),
+    v6: (u8, u8, [u8; 4]),
+}
+
 /// Writes the answer to the sender of `packet` to the front of `out`, and says how long it is in bytes; `mtu` is what
 /// the path takes. `None`: such a packet is not answered (RFC 1812 §4.3.2.7, RFC 4443 §2.4): it is itself an ICMP
 /// error, a later fragment, or goes to or comes from an address that is not one machine's.
@@ -28,6 +38,17 @@ pub fn too_big_answer(
     mtu: usize,
     out: &mut [u8; TOO_BIG_ANSWER_MAX],
 ) -> Option<usize> {
+    let [high, low] = u16::try_from(mtu).unwrap_or(u16::MAX).to_be_bytes();
+    let v6 = (mtu.max(IPV6_MINIMUM_MTU) as u32).to_be_bytes();
+    answer(packet, &Message { v4: (3, 4, [0, 0, high, low]), v6: (2, 0, v6) }, out)
+}
+
+/// As [`too_big_answer`], for a packet whose destination cannot be reached.
+pub fn unreachable_answer(packet: &IpPacket<'_>, out: &mut [u8; UNREACHABLE_ANSWER_MAX]) -> Option<usize> {
+    answer(packet, &Message { v4: (3, 1, [0; 4]), v6: (1, 3, [0; 4]) }, out)
+}
+
+fn answer(packet: &IpPacket<'_>, message: &Message, out: &mut [u8; TOO_BIG_ANSWER_MAX]) -> Option<usize> {
     let (source, destination) = (packet.source(), packet.destination());
     if packet.fragment() == Fragment::Later
         || is_icmp_error(packet)
@@ -52,8 +73,8 @@ pub fn too_big_answer(
             let sum = Sum::of(&answer[..IPV4_HEADER_LEN]).checksum();
             answer[10..12].copy_from_slice(&sum.to_be_bytes());
             let icmp = &mut answer[IPV4_HEADER_LEN..];
-            (icmp[0], icmp[1]) = (3, 4);
-            icmp[6..8].copy_from_slice(&u16::try_from(mtu).unwrap_or(u16::MAX).to_be_bytes());
+            (icmp[0], icmp[1]) = (message.v4.0, message.v4.1);
+            icmp[4..8].copy_from_slice(&message.v4.2);
             icmp[ICMP_HEADER_LEN..].copy_from_slice(quoted);
             let sum = Sum::of(icmp).checksum();
             icmp[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -73,8 +94,8 @@ pub fn too_big_answer(
             answer[8..24].copy_from_slice(&packet.as_bytes()[24..40]);
             answer[24..40].copy_from_slice(&packet.as_bytes()[8..24]);
             let (addresses, icmp) = answer.split_at_mut(IPV6_HEADER_LEN);
-            icmp[0] = 2;
-            icmp[4..8].copy_from_slice(&(mtu.max(IPV6_MINIMUM_MTU) as u32).to_be_bytes());
+            (icmp[0], icmp[1]) = (message.v6.0, message.v6.1);
+            icmp[4..8].copy_from_slice(&message.v6.2);
             icmp[ICMP_HEADER_LEN..].copy_from_slice(quoted);
             let sum = pseudo_header(&addresses[8..24], &addresses[24..40], protocol::ICMP_V6, icmp_len)
                 .add_bytes(icmp)
@@ -160,6 +181,19 @@ mod tests {
             whole.extend(icmp);
             assert_eq!(slow_sum(&whole), 0xffff);
             assert_eq!(icmp[8..], packet[..1232]);
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_reached_is_named() {
+        for (ipv6, kind) in [(false, [3, 1]), (true, [1, 3])] {
+            let packet = Spec::new(ipv6, false, vec![7; 100]).build();
+            let mut out = [0; UNREACHABLE_ANSWER_MAX];
+            let len = unreachable_answer(&IpPacket::parse(&packet).unwrap(), &mut out).unwrap();
+            let answer = IpPacket::parse(&out[..len]).unwrap();
+            let icmp = answer.payload();
+            assert_eq!((&icmp[..2], &icmp[4..8]), (&kind[..], &[0; 4][..]));
+            assert_eq!(icmp[8..], packet[..]);
         }
     }
 

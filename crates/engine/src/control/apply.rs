@@ -10,6 +10,7 @@ use tombolo_packet::{Endpoint, PeerId};
 use super::path_mtu::PathRecord;
 use super::{Control, PeerRecord};
 use crate::frames::FrameGate;
+use crate::held::Held;
 use crate::options::SocketBinder;
 use crate::path_mtu::PeerPath;
 use crate::rate_limit::RateLimit;
@@ -159,6 +160,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             path: PeerPath::new(),
             frames: FrameGate::default(),
             rate_limit: RateLimit::default(),
+            held: Held::default(),
         };
         // Whoever is, or wants to be, a member speaks in frames; of static peers the configuration says.
         peer.frames.set_open(link.standing() != Standing::Static);
@@ -183,6 +185,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         if let Some(mut record) = self.peers.remove(&id) {
             self.paths.forget(id, &mut record.path);
             record.peer.staging.clear(&self.shared.staging_budget);
+            record.peer.held.clear(&self.shared.held_budget, &self.shared.drops);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Status.
 
 use rand_core::CryptoRng;
-use tombolo_noise::SessionState;
+use tombolo_noise::{SessionState, Standing};
 use tombolo_noise::clock::Now;
 use tombolo_packet::PeerId;
 
@@ -36,6 +36,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             public_key: *link.public_key(),
             preshared_key: status.preshared_key,
             endpoint: link.endpoint().map(|endpoint| endpoint.remote),
+            standing: status.standing,
+            not_after: (status.standing == Standing::Member).then(|| link.packets_until()),
             allowed_ips: self.routes.peer_networks(id).collect(),
             last_handshake: status.last_handshake,
             received_bytes: link.received_bytes(),

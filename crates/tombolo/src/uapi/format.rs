@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use tombolo_engine::EngineStatus;
+use tombolo_noise::Standing;
 use zeroize::Zeroizing;
 
 use super::parse::UapiError;
@@ -20,7 +21,8 @@ pub fn format_status(status: &EngineStatus) -> Zeroizing<String> {
     if status.firewall_mark != 0 {
         let _ = writeln!(text, "fwmark={}", status.firewall_mark);
     }
-    for peer in &status.peers {
+    // A provisional peer is none yet, and may be anybody.
+    for peer in status.peers.iter().filter(|peer| peer.standing != Standing::Provisional) {
         let _ = writeln!(text, "public_key={}", peer.public_key.to_hex());
         let _ = writeln!(text, "preshared_key={}", peer.preshared_key.to_hex().as_str());
         let _ = writeln!(text, "protocol_version=1");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tombolo_engine::{EngineStatus, OffloadStatus, PathMtuState, PeerState, PeerStatus, Transaction};
 use tombolo_noise::clock::UnixTime;
-use tombolo_noise::{PresharedKey, PrivateKey, PublicKey};
+use tombolo_noise::{PresharedKey, PrivateKey, PublicKey, Standing};
 
 use super::*;
 
@@ -133,6 +133,8 @@ fn peer_status(byte: u8) -> PeerStatus {
         public_key: PublicKey::from_bytes([byte; 32]),
         preshared_key: PresharedKey::default(),
         endpoint: Some("[2001:db8::1]:8662".parse().unwrap()),
+        standing: Standing::Static,
+        not_after: None,
         allowed_ips: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/64".parse().unwrap()],
         last_handshake: Some(UnixTime(Duration::new(1_700_000_000, 5))),
         received_bytes: 148,
@@ -176,6 +178,14 @@ fn get_returns_everything_in_the_order_of_insertion() {
     let wanted =
         format!("private_key={}\nlisten_port=8662\nfwmark=42\n{}{}errno=0\n\n", hex(9), peer(5), peer(3));
     assert_eq!(text.as_str(), wanted);
+}
+
+/// Control rule 8: it is nobody yet.
+#[test]
+fn provisional_peers_are_not_shown() {
+    let stranger = PeerStatus { standing: Standing::Provisional, ..peer_status(3) };
+    let text = format_status(&status(vec![peer_status(5), stranger]));
+    assert!(text.contains(&hex(5)) && !text.contains(&hex(3)));
 }
 
 #[test]
