@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn eight_are_held_and_delivered_in_order_control_rule_9() {
-        let (held, budget, drops, now) = (Held::default(), HeldBudget::default(), DropCounters::default(), Instant::default());
+        let (held, budget, drops, now) =
+            (Held::default(), HeldBudget::default(), DropCounters::default(), Instant::default());
         for number in 0..20 {
             // With the filling that messages have.
             let message = [packet(number, 20), vec![0; 12]].concat();

@@ -11,7 +11,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tombolo_noise::clock::Instant;
 use tombolo_packet::split::SuperPacket;
-use tombolo_packet::{DropCounters, DropReason, IpPacket, UNREACHABLE_ANSWER_MAX, VnetHeader, unreachable_answer};
+use tombolo_packet::{
+    DropCounters, DropReason, IpPacket, UNREACHABLE_ANSWER_MAX, VnetHeader, unreachable_answer,
+};
 use tombolo_tun::Queue;
 
 use crate::bucket::Bucket;
@@ -268,7 +270,11 @@ mod tests {
         let packet = SuperPacket::parse(VnetHeader::default(), &mut bytes).unwrap();
         let drops = DropCounters::default();
         let fate = seeking.hold(packet.destination(), &packet, now, &drops);
-        if drops.get(DropReason::HoldingQueueFull) > 0 { Fate::Dropped(DropReason::HoldingQueueFull) } else { fate }
+        if drops.get(DropReason::HoldingQueueFull) > 0 {
+            Fate::Dropped(DropReason::HoldingQueueFull)
+        } else {
+            fate
+        }
     }
 
     fn seeking() -> Seeking {

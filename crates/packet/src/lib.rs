@@ -29,5 +29,7 @@ pub use mss::clamp_mss;
 pub use offload::{Offload, OffloadState};
 pub use split::SuperPacket;
 pub use steering::Steering;
-pub use too_big::{IPV6_MINIMUM_MTU, TOO_BIG_ANSWER_MAX, UNREACHABLE_ANSWER_MAX, too_big_answer, unreachable_answer};
+pub use too_big::{
+    IPV6_MINIMUM_MTU, TOO_BIG_ANSWER_MAX, UNREACHABLE_ANSWER_MAX, too_big_answer, unreachable_answer,
+};
 pub use vnet::{GsoType, VnetHeader};

@@ -1,8 +1,8 @@
 //! Status.
 
 use rand_core::CryptoRng;
-use tombolo_noise::{SessionState, Standing};
 use tombolo_noise::clock::Now;
+use tombolo_noise::{SessionState, Standing};
 use tombolo_packet::PeerId;
 
 use super::{Control, PeerRecord};
