@@ -17,7 +17,7 @@ use crate::shared::{HandshakeDatagram, Shared};
 /// Reads in one arena.
 const SLOTS: usize = 8;
 
-/// One message that authenticated.
+/// One transport message that authenticated.
 pub(crate) struct Opened {
     /// Position among the sessions of the arena.
     pub(crate) session: usize,
@@ -37,12 +37,8 @@ pub(crate) struct Arena {
     shared: Arc<Shared>,
     pub(crate) bytes: Vec<u8>,
     pub(crate) received: Vec<Received>,
-    /// What authenticated, in the order in which it came.
-    pub(crate) opened: Vec<Opened>,
-    pub(crate) sessions: Vec<Arc<IndexEntry>>,
-    /// Where in `sessions` that of a receiver index is.
-    positions: HashMap<u32, usize>,
-    last: Option<(u32, usize)>,
+    /// What authenticated.
+    pub(crate) messages: Messages,
     /// When it was received.
     pub(crate) now: Instant,
 }
@@ -53,20 +49,14 @@ impl Arena {
             shared,
             bytes: vec![0; SLOTS * RECEIVE_SLOT],
             received: Vec::with_capacity(SLOTS),
-            opened: Vec::new(),
-            sessions: Vec::new(),
-            positions: HashMap::new(),
-            last: None,
+            messages: Messages::default(),
             now: clock::boot(),
         }
     }
 
     /// Forgets what it held and takes what waits. `true`: it is full, and more may wait.
     pub(crate) fn receive(&mut self, socket: &dyn Socket) -> io::Result<bool> {
-        self.opened.clear();
-        self.sessions.clear();
-        self.positions.clear();
-        self.last = None;
+        self.messages.clear();
         let reads = socket.receive(&mut self.bytes, &mut self.received)?;
         self.now = clock::boot();
         Ok(reads == SLOTS)
@@ -96,28 +86,55 @@ impl Arena {
             self.shared.enqueue_handshake(datagram);
             return Ok(());
         }
-        let index = Transport::parse(message)?.receiver_index();
-        let session = self.session(index)?;
+        let ecn = read.traffic_class & 3;
+        self.messages.open(&self.shared, &mut self.bytes, range, ecn, source, self.now)
+    }
+}
+
+/// Transport messages that authenticated, with their sessions.
+#[derive(Default)]
+pub(crate) struct Messages {
+    /// In the order in which they came.
+    pub(crate) opened: Vec<Opened>,
+    pub(crate) sessions: Vec<Arc<IndexEntry>>,
+    /// Where in `sessions` that of a receiver index is.
+    positions: HashMap<u32, usize>,
+    last: Option<(u32, usize)>,
+}
+
+impl Messages {
+    pub(crate) fn clear(&mut self) {
+        self.opened.clear();
+        self.sessions.clear();
+        self.positions.clear();
+        self.last = None;
+    }
+
+    /// Opens the transport message at `range`, where it lies.
+    pub(crate) fn open(
+        &mut self,
+        shared: &Shared,
+        bytes: &mut [u8],
+        range: Range<usize>,
+        ecn: u8,
+        source: usize,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let index = Transport::parse(&bytes[range.clone()])?.receiver_index();
+        let session = self.session(shared, index)?;
         let keypair = self.sessions[session].keypair();
-        if !keypair.can_receive(self.now) {
+        if !keypair.can_receive(now) {
             return Err(DropReason::ExpiredKeypair);
         }
-        let (counter, plaintext) = keypair.open(&mut self.bytes[range.clone()])?;
+        let (counter, plaintext) = keypair.open(&mut bytes[range.clone()])?;
         let start = range.start + TRANSPORT_HEADER_LEN;
         let plaintext = start..start + plaintext.len();
-        self.opened.push(Opened {
-            session,
-            counter,
-            plaintext,
-            message_len: range.len(),
-            ecn: read.traffic_class & 3,
-            source,
-        });
+        self.opened.push(Opened { session, counter, plaintext, message_len: range.len(), ecn, source });
         Ok(())
     }
 
     /// Position in `sessions` of the session with this receiver index.
-    fn session(&mut self, index: u32) -> Result<usize, DropReason> {
+    fn session(&mut self, shared: &Shared, index: u32) -> Result<usize, DropReason> {
         // Nearly every message is of the session of the one before.
         if let Some((last, position)) = self.last
             && last == index
@@ -127,7 +144,7 @@ impl Arena {
         let position = match self.positions.get(&index) {
             Some(position) => *position,
             None => {
-                let entry = self.shared.indices.lookup(index).ok_or(DropReason::UnknownReceiverIndex)?;
+                let entry = shared.indices.lookup(index).ok_or(DropReason::UnknownReceiverIndex)?;
                 self.sessions.push(entry);
                 self.positions.insert(index, self.sessions.len() - 1);
                 self.sessions.len() - 1

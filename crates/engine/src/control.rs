@@ -5,9 +5,10 @@ mod membership;
 mod on_demand;
 mod path_mtu;
 mod probes;
+mod relay;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -70,6 +71,8 @@ pub(crate) struct Control<B, R> {
     timer_set_to: Option<Instant>,
     suspend: SuspendWatch,
     reported_gone: bool,
+    /// Peers that are reached by relays.
+    relayed: BTreeSet<PeerId>,
     /// For the few packets that this thread writes itself.
     queue: Option<Arc<dyn Queue>>,
 }
@@ -115,6 +118,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             timer_set_to: None,
             suspend: SuspendWatch::new(clock::slept(), now),
             reported_gone: false,
+            relayed: BTreeSet::new(),
             queue: parts.queue,
         };
         control.device.set_link_up(parts.link_up, now, &mut control.random);
@@ -193,6 +197,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         worked |= self.poll_paths(now);
         worked |= self.poll_sought(now);
         worked |= self.deliver_held_late(now);
+        worked |= self.poll_relays();
         worked |= self.probes.expire(now.boot);
         self.shared.probes.set_outstanding(self.probes.len());
         worked |= self.drain_outputs(now);
@@ -252,6 +257,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 let dropped = self.shared.seeking.set_networks(networks);
                 self.shared.drops.add(DropReason::NoTunnel, dropped as u64);
             }
+            Command::SetRelay(permissions) => self.set_relay(permissions),
             Command::RefuseTunnel(destination) => self.refuse_tunnel(destination, now),
             Command::SetLinkUp(up) => {
                 self.link_up = up;
@@ -374,6 +380,12 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         contents: &[u8],
         traffic_class: u8,
     ) {
+        if destination.is_relayed() {
+            if let Err(reason) = self.send_by_relay(&destination, contents, traffic_class) {
+                self.shared.drops.count(reason);
+            }
+            return;
+        }
         let sockets = self.shared.sockets.load();
         let socket = if destination.remote.is_ipv4() { &sockets.v4 } else { &sockets.v6 };
         let Some(socket) = socket else {

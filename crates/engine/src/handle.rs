@@ -9,6 +9,8 @@ use ipnet::IpNet;
 use tombolo_noise::clock::UnixTime;
 use tombolo_noise::{MembershipOptions, PublicKey};
 
+use crate::options::Path;
+use crate::relay::RelayPermissions;
 use crate::shared::Shared;
 use crate::status::EngineStatus;
 use crate::transaction::{ApplyError, Transaction};
@@ -70,6 +72,7 @@ pub(crate) enum MemberCommand {
     Reject(PublicKey),
     Revoke(PublicKey),
     PathValidated(PublicKey, SocketAddr),
+    SetPath(PublicKey, Path),
 }
 
 /// What other threads may ask of the control thread.
@@ -90,6 +93,7 @@ pub(crate) enum Command {
         reply: mpsc::SyncSender<Result<(), SendFrameError>>,
     },
     SetOverlay(Vec<IpNet>),
+    SetRelay(Option<RelayPermissions>),
     RefuseTunnel(IpAddr),
     SetLinkUp(bool),
     SetMtu(u16),
@@ -248,6 +252,25 @@ impl EngineHandle {
     /// The engine has stopped.
     pub fn path_validated(&self, public_key: PublicKey, remote: SocketAddr) -> Result<bool, Stopped> {
         self.member(MemberCommand::PathValidated(public_key, remote))
+    }
+
+    /// What goes to the peer goes by this path from now on, handshakes too; sessions stay (control rule 14). What comes in does not change it, where it or
+    /// the path is a relayed one. `false`: there is no such peer, or the relay is none
+    /// ([`PeerChange::relay`](crate::PeerChange::relay)) or is reached by a relay itself.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn set_path(&self, public_key: PublicKey, path: Path) -> Result<bool, Stopped> {
+        self.member(MemberCommand::SetPath(public_key, path))
+    }
+
+    /// What this machine relays, in place of what it did; at first nothing. Pairs that are not among it are announced
+    /// ([`EngineEvent::RelayWanted`](crate::EngineEvent::RelayWanted)), as long as there is a set at all.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn set_relay(&self, permissions: Option<RelayPermissions>) -> Result<(), Stopped> {
+        self.send(Command::SetRelay(permissions))
     }
 
     /// Seals `frame`, header and body, and sends it to the peer (control rule 11).

@@ -9,14 +9,16 @@ use tombolo_noise::clock::Instant;
 use tombolo_noise::{IndexEntry, Received as Batch};
 use tombolo_packet::coalesce::{CoalesceOptions, Coalescer};
 use tombolo_packet::ip::{IpPacket, ecn_decapsulate};
+use tombolo_packet::relay::is_relayed;
 use tombolo_packet::{DropReason, Endpoint, GsoType, VnetHeader, clamp_mss};
 use tombolo_tun::{Fault, Queue, gso_max_size_for};
 use tombolo_udp::Received;
 
-use crate::arena::{Arena, Opened};
+use crate::arena::{Arena, Messages, Opened};
 use crate::options::Sockets;
 use crate::path_mtu;
-use crate::shared::{Shared, Snapshot};
+use crate::relay::{Forwarder, Taken};
+use crate::shared::{Peer, Shared, Snapshot};
 use crate::worker::{End, Turn};
 
 /// The inward half of a data thread.
@@ -68,7 +70,7 @@ impl<'a> Inbound<'a> {
                 Ok(full) => {
                     *readable = full;
                     self.arena.open();
-                    self.delivery.deliver(&mut self.arena, snapshot);
+                    self.delivery.deliver(&mut self.arena, snapshot, sockets);
                 }
                 Err(error) if recoverable(&error) => {}
                 Err(error) => return Err(End::failed("receiving from UDP", &error)),
@@ -111,6 +113,24 @@ fn longest_write(mtu: usize) -> usize {
     gso_max_size_for(u32::try_from(mtu).unwrap_or(u32::MAX)) as usize - 1
 }
 
+/// Where the messages of a batch came from.
+#[derive(Clone, Copy)]
+enum Sources<'a> {
+    /// From the network, on sockets that others are sent from as well.
+    Reads { received: &'a [Received], sockets: &'a Sockets },
+    /// By relays.
+    Relayed(&'a [Taken]),
+}
+
+impl Sources<'_> {
+    fn endpoint(self, source: usize) -> Endpoint {
+        match self {
+            Self::Reads { received, .. } => received[source].endpoint(),
+            Self::Relayed(taken) => taken[source].endpoint,
+        }
+    }
+}
+
 /// Everything after the tag was verified: strictly in the order in which it came.
 struct Delivery<'a> {
     shared: &'a Shared,
@@ -120,6 +140,10 @@ struct Delivery<'a> {
     coalescer: Coalescer,
     fresh: Vec<bool>,
     counters: Vec<u64>,
+    /// Brought by relays in this batch.
+    taken: Vec<Taken>,
+    inner: Messages,
+    forwarder: Forwarder,
     tun_gone: bool,
 }
 
@@ -133,6 +157,9 @@ impl<'a> Delivery<'a> {
             coalescer: Coalescer::new(coalesce_options(queue)),
             fresh: Vec::new(),
             counters: Vec::new(),
+            taken: Vec::new(),
+            inner: Messages::default(),
+            forwarder: Forwarder::default(),
             tun_gone: false,
         }
     }
@@ -147,17 +174,44 @@ impl<'a> Delivery<'a> {
     }
 
     /// Takes what was opened, once per session and in counter order.
-    fn deliver(&mut self, arena: &mut Arena, snapshot: &Snapshot) {
-        if arena.opened.is_empty() {
+    fn deliver(&mut self, arena: &mut Arena, snapshot: &Snapshot, sockets: &Sockets) {
+        if arena.messages.opened.is_empty() {
             return;
         }
         self.follow_mtu();
-        arena.opened.sort_by_key(|opened| (opened.session, opened.counter));
-        let Arena { bytes, received, opened, sessions, now, .. } = arena;
+        arena.messages.opened.sort_by_key(|opened| (opened.session, opened.counter));
+        let Arena { bytes, received, messages: Messages { opened, sessions, .. }, now, .. } = arena;
         for group in opened.chunk_by(|a, b| a.session == b.session) {
-            self.session_batch(&sessions[group[0].session], group, bytes, received, snapshot, *now);
+            let reads = Sources::Reads { received, sockets };
+            self.session_batch(&sessions[group[0].session], group, bytes, reads, snapshot, *now);
         }
+        if !self.taken.is_empty() {
+            self.deliver_taken(bytes, snapshot, *now);
+        }
+        self.forwarder.flush(sockets, self.shared);
         self.write(bytes);
+    }
+
+    /// Opens what relays have brought, where it lies, and takes it as if it came from endpoints of its own.
+    fn deliver_taken(&mut self, bytes: &mut [u8], snapshot: &Snapshot, now: Instant) {
+        let taken = std::mem::take(&mut self.taken);
+        let mut messages = std::mem::take(&mut self.inner);
+        for (source, datagram) in taken.iter().enumerate() {
+            if let Err(reason) =
+                messages.open(self.shared, bytes, datagram.range.clone(), datagram.ecn, source, now)
+            {
+                self.shared.drops.count(reason);
+            }
+        }
+        messages.opened.sort_by_key(|opened| (opened.session, opened.counter));
+        for group in messages.opened.chunk_by(|a, b| a.session == b.session) {
+            let session = &messages.sessions[group[0].session];
+            self.session_batch(session, group, bytes, Sources::Relayed(&taken), snapshot, now);
+        }
+        messages.clear();
+        self.inner = messages;
+        self.taken = taken;
+        self.taken.clear();
     }
 
     fn session_batch(
@@ -165,7 +219,7 @@ impl<'a> Delivery<'a> {
         session: &IndexEntry,
         group: &[Opened],
         arena: &mut [u8],
-        received: &[Received],
+        sources: Sources<'_>,
         snapshot: &Snapshot,
         now: Instant,
     ) {
@@ -180,7 +234,7 @@ impl<'a> Delivery<'a> {
         let authorised = link.may_carry_packets(now);
         let mut batch = Batch::default();
         let mut newest: Option<&Opened> = None;
-        let mut frames = false;
+        let (mut frames, mut relayed) = (false, false);
         let fresh = std::mem::take(&mut self.fresh);
         for (opened, &fresh) in group.iter().zip(&fresh) {
             if !fresh {
@@ -207,12 +261,16 @@ impl<'a> Delivery<'a> {
                 }
                 continue;
             }
+            if is_relayed(message) {
+                relayed = true;
+                continue;
+            }
             if let Err(reason) = self.packet(opened, arena, snapshot, link.peer(), now) {
                 self.shared.drops.count(reason);
             }
         }
         if let Some(newest) = newest {
-            let endpoint: Endpoint = received[newest.source].endpoint();
+            let endpoint = sources.endpoint(newest.source);
             if let Some(event) = link.note_received(session.keypair(), endpoint, now, &batch) {
                 self.shared.raise(event);
             }
@@ -226,7 +284,41 @@ impl<'a> Delivery<'a> {
                 }
             }
         }
+        if let Some(peer) = current.filter(|_| relayed) {
+            self.relayed(peer, group, &fresh, arena, sources, snapshot, now);
+        }
         self.fresh = fresh;
+    }
+
+    /// The relayed datagrams of an authorised batch: to be brought on, or brought to us (control rule 14).
+    #[allow(clippy::too_many_arguments, reason = "what there is of a batch")]
+    fn relayed(
+        &mut self,
+        peer: &Arc<Peer>,
+        group: &[Opened],
+        fresh: &[bool],
+        arena: &[u8],
+        sources: Sources<'_>,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) {
+        let messages = group.iter().zip(fresh).filter(|(_, fresh)| **fresh).map(|(opened, _)| opened);
+        let messages = messages.filter(|opened| is_relayed(&arena[opened.plaintext.clone()]));
+        match sources {
+            Sources::Relayed(_) => self.shared.drops.add(DropReason::RelayNested, messages.count() as u64),
+            Sources::Reads { sockets, .. } => {
+                let brought = |opened: &&Opened| arena[opened.plaintext.clone()].get(1) == Some(&1);
+                for opened in messages.clone().filter(brought) {
+                    match Taken::take(peer, arena, opened.plaintext.clone(), opened.ecn, self.shared) {
+                        Ok(taken) => self.taken.extend(taken),
+                        Err(reason) => self.shared.drops.count(reason),
+                    }
+                }
+                let messages = messages.filter(|opened| !brought(opened));
+                let messages = messages.map(|opened| (&arena[opened.plaintext.clone()], opened.ecn));
+                self.forwarder.forward(peer, messages, snapshot, sockets, self.shared, now);
+            }
+        }
     }
 
     /// An authenticated, fresh, inner packet.

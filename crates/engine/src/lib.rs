@@ -24,6 +24,7 @@ mod outbound;
 mod path_mtu;
 mod probe;
 mod rate_limit;
+mod relay;
 mod seeking;
 mod send_batch;
 mod sender;
@@ -39,9 +40,10 @@ mod worker;
 pub use engine::{Engine, StartError};
 pub use handle::{EngineHandle, ProbeError, SendFrameError, Stopped};
 pub use options::{
-    EngineEvent, EngineOptions, MAX_WORKERS, PathMtuOptions, Route, Session, SocketBinder, Sockets,
+    EngineEvent, EngineOptions, MAX_WORKERS, Path, PathMtuOptions, Route, Session, SocketBinder, Sockets,
     queues_for,
 };
+pub use relay::{RelayGrant, RelayPermissions};
 pub use status::{
     EngineStatus, OffloadPlace, OffloadReport, OffloadStatus, PathMtuState, PeerState, PeerStatus,
     SocketReport,

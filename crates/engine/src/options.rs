@@ -135,6 +135,20 @@ pub struct Session {
     pub epoch: u64,
 }
 
+/// The way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// To its own address.
+    Direct(SocketAddr),
+    /// Through the tunnel with a relay, which knows it by a node id (control rule 14).
+    Relayed {
+        /// The relay's key.
+        relay: PublicKey,
+        /// The peer's node id.
+        node: [u8; 16],
+    },
+}
+
 /// Something that the owner of the engine may have to act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -159,6 +173,14 @@ pub enum EngineEvent {
     /// wait, up to five seconds, for a peer that does; [`EngineHandle::refuse_tunnel`](crate::EngineHandle::refuse_tunnel) says that
     /// there is none. Not said again while they wait.
     TunnelWanted(IpAddr),
+    /// A peer has sent a datagram to be relayed to this node, and the pair has no grant: once a second while it goes on. The answer is
+    /// [`EngineHandle::set_relay`](crate::EngineHandle::set_relay).
+    RelayWanted {
+        /// Who sends.
+        source: PublicKey,
+        /// The node id.
+        destination: [u8; 16],
+    },
     /// A provisional peer's time was up; it is gone with its session.
     PeerGone(PublicKey),
     /// A peer that is no static one was heard from another address (control rule 10).

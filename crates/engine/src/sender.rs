@@ -10,6 +10,7 @@ use tombolo_packet::split::SuperPacket;
 use tombolo_packet::{DropReason, Endpoint};
 
 use crate::options::Sockets;
+use crate::relay::Via;
 use crate::send_batch::{SendBatch, may_send};
 use crate::shared::{Peer, Shared};
 
@@ -100,24 +101,50 @@ impl Sender<'_> {
         packet: &SuperPacket<'_>,
     ) -> Result<(), DropReason> {
         let Session { peer, keypair, endpoint } = session;
+        let mut via = self.via(endpoint)?;
         let traffic_class = self.shared.outer_traffic_class(packet.traffic_class());
         let mtu = self.mtu(peer);
         let mut bytes = 0;
         for index in 0..packet.segments() {
             let len = sealed_len(packet.segment_len(index), mtu);
-            if self.batch.room(len).is_none() {
-                self.flush();
-            }
-            let Some(message) = self.batch.room(len) else { return Err(DropReason::PacketTooBig) };
+            let message = self.room(via.as_ref(), len).ok_or(DropReason::PacketTooBig)?;
             let plaintext = &mut message[TRANSPORT_HEADER_LEN..len - TAG_LEN];
             let written = packet.write_segment(index, plaintext);
             plaintext[written..].fill(0);
             keypair.seal(first_counter + index as u64, message);
-            self.batch.commit(&peer.link, *endpoint, traffic_class, len);
+            match &mut via {
+                None => self.batch.commit(&peer.link, *endpoint, traffic_class, len),
+                Some(via) => via.commit(self.batch, len, traffic_class)?,
+            }
             bytes += len as u64;
+        }
+        if let Some(via) = via {
+            via.finish(self.shared, self.now);
         }
         self.note_sent(session, packet.segments() as u64, bytes, true);
         Ok(())
+    }
+
+    /// The relay by which the endpoint is reached, if it is.
+    fn via(&self, endpoint: &Endpoint) -> Result<Option<Via>, DropReason> {
+        if !endpoint.is_relayed() {
+            return Ok(None);
+        }
+        Via::of(endpoint, &self.shared.snapshot.load(), self.shared, self.now)
+    }
+
+    /// Room for a message of `len` bytes, in that to the relay where there is one.
+    fn room(&mut self, via: Option<&Via>, len: usize) -> Option<&mut [u8]> {
+        let whole = via.map_or(len, |via| via.wrapped_len(len));
+        if self.batch.room(whole).is_none() {
+            self.flush();
+            self.batch.grow(whole);
+        }
+        let room = self.batch.room(whole)?;
+        Some(match via {
+            None => room,
+            Some(via) => via.datagram(room, len),
+        })
     }
 
     fn note_sent(&self, session: &Session<'_>, messages: u64, bytes: u64, data: bool) {
@@ -174,17 +201,31 @@ impl Sender<'_> {
             self.shared.drops.count(DropReason::PathUnproven);
             return false;
         }
+        let mut via = match self.via(endpoint) {
+            Ok(via) => via,
+            Err(reason) => {
+                self.shared.drops.count(reason);
+                return false;
+            }
+        };
         let Ok(counter) = keypair.reserve(1) else { return false };
-        if self.batch.room(len).is_none() {
-            self.flush();
-            self.batch.grow(len);
-        }
-        let Some(message) = self.batch.room(len) else { return false };
+        let Some(message) = self.room(via.as_ref(), len) else { return false };
         let plaintext = &mut message[TRANSPORT_HEADER_LEN..len - TAG_LEN];
         plaintext[..packet.len()].copy_from_slice(packet);
         plaintext[packet.len()..].fill(0);
         keypair.seal(counter, message);
-        self.batch.commit(&peer.link, *endpoint, traffic_class, len);
+        match &mut via {
+            None => self.batch.commit(&peer.link, *endpoint, traffic_class, len),
+            Some(via) => {
+                if let Err(reason) = via.commit(self.batch, len, traffic_class) {
+                    self.shared.drops.count(reason);
+                    return false;
+                }
+            }
+        }
+        if let Some(via) = via {
+            via.finish(self.shared, self.now);
+        }
         self.note_sent(session, 1, len as u64, data);
         true
     }

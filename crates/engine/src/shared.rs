@@ -23,6 +23,7 @@ use crate::options::Sockets;
 use crate::path_mtu::PeerPath;
 use crate::probe::ProbeWatch;
 use crate::rate_limit::RateLimit;
+use crate::relay::Relays;
 use crate::seeking::Seeking;
 use crate::staging::{Staging, StagingBudget};
 
@@ -63,6 +64,14 @@ pub(crate) struct Peer {
     pub(crate) rate_limit: RateLimit,
     /// What came before it was verified.
     pub(crate) held: Held,
+    /// It may bring datagrams of others, and take ours for them (control rule 14).
+    pub(crate) relay: AtomicBool,
+}
+
+impl Peer {
+    pub(crate) fn is_relay(&self) -> bool {
+        self.relay.load(Ordering::Relaxed)
+    }
 }
 
 /// An immutable view of routes and peers.
@@ -149,6 +158,7 @@ pub(crate) struct Shared {
     /// Packets whose tunnel is to come.
     pub(crate) seeking: Seeking,
     pub(crate) held_budget: HeldBudget,
+    pub(crate) relays: Relays,
     /// Peers of which something was held while they were promoted. Bounded as what is held.
     pub(crate) held_late: SegQueue<PeerId>,
     pub(crate) tun_gone: AtomicBool,
@@ -191,6 +201,7 @@ impl Shared {
             staging_budget: StagingBudget::default(),
             seeking: Seeking::new(),
             held_budget: HeldBudget::default(),
+            relays: Relays::default(),
             held_late: SegQueue::new(),
             tun_gone: AtomicBool::new(false),
             tun_offloads,

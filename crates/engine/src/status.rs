@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::options::Path;
 use ipnet::IpNet;
 use tombolo_noise::clock::{Instant, UnixTime};
 use tombolo_noise::{PresharedKey, PrivateKey, PublicKey, Standing, Tai64n};
@@ -107,6 +108,8 @@ pub struct PeerStatus {
     pub standing: Standing,
     /// Of a member: until when packets go either way, by the boot clock.
     pub not_after: Option<Instant>,
+    /// The way to it: [`PeerStatus::endpoint`], or through a relay.
+    pub path: Option<Path>,
     /// The peer's networks, sorted.
     pub allowed_ips: Vec<IpNet>,
     /// When the last handshake was completed.

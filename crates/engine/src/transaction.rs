@@ -53,6 +53,9 @@ pub struct PeerChange {
     /// How fast to send to the peer at most, in bits per second of datagrams with their IP headers; 0: as fast as
     /// can be.
     pub rate_limit: Option<u64>,
+    /// Whether the peer is a relay for us: it may bring datagrams of other peers, and is sent ours for them (control rule 14). A
+    /// new peer is not.
+    pub relay: Option<bool>,
     /// Starts a handshake at once if there is an endpoint.
     pub initiate: bool,
 }
@@ -73,6 +76,7 @@ impl PeerChange {
             last_received_timestamp: None,
             last_sent_timestamp: None,
             tombolo: None,
+            relay: None,
             rate_limit: None,
             initiate: false,
         }

@@ -264,6 +264,9 @@ impl Link {
             }
             return false;
         }
+        if !Self::may_move(path.as_ref().map(|path| path.endpoint), from) {
+            return false;
+        }
         // Control rule 8: never roams.
         if standing == Standing::Provisional {
             return false;
@@ -284,6 +287,12 @@ impl Link {
         };
         self.path.store(Some(Arc::new(path)));
         !self.moved.swap(true, Ordering::AcqRel)
+    }
+
+    /// Control rule 14: what comes by a relay never moves an endpoint, and what is sent by a relay goes on so, until the owner says
+    /// otherwise.
+    fn may_move(current: Option<Endpoint>, from: Endpoint) -> bool {
+        current.is_none_or(|current| !current.is_relayed() && !from.is_relayed())
     }
 
     fn note_other_source(&self, source: SocketAddr) -> bool {
@@ -341,7 +350,8 @@ impl Link {
     /// Roaming (requirement 19).
     pub(crate) fn move_endpoint(&self, from: Endpoint) {
         // Reading first: the endpoint is stored, and allocated, when it changes and not for every batch.
-        if self.endpoint() != Some(from) {
+        let current = self.endpoint();
+        if current != Some(from) && Self::may_move(current, from) {
             self.path.store(Some(Arc::new(Path::unlimited(from))));
         }
     }

@@ -95,6 +95,16 @@ drop_reasons! {
     HandshakeAbandoned => "handshake_abandoned",
     /// A packet larger than the MTU that cannot be split.
     PacketTooBig => "packet_too_big",
+    /// A relayed datagram that is malformed, or contains no WireGuard message (control rule 14).
+    MalformedRelayed => "malformed_relayed",
+    /// A relayed datagram of a pair without permission, or by a peer that is no relay (control rule 14).
+    RelayRefused => "relay_refused",
+    /// A relayed datagram beyond what its pair may send (control rule 14).
+    RelayLimited => "relay_limited",
+    /// A relayed datagram that is to be relayed once more (control rule 14).
+    RelayNested => "relay_nested",
+    /// A datagram for a peer behind a relay, where there is no session with the relay, or the relay's with its destination.
+    RelayUnreachable => "relay_unreachable",
     /// The operating system refused a datagram.
     UdpSendFailed => "udp_send_failed",
     /// The operating system refused a packet on the TUN.

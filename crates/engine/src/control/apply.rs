@@ -1,6 +1,7 @@
 //! Transactions.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand_core::CryptoRng;
 use tombolo_noise::clock::Now;
@@ -127,6 +128,12 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         if let (Some(tombolo), Some(record)) = (change.tombolo, self.peers.get_mut(&id)) {
             record.set_tombolo(tombolo);
         }
+        if let (Some(relay), Some(record)) = (change.relay, self.peers.get(&id))
+            && record.peer.relay.swap(relay, Ordering::Relaxed) != relay
+            && !relay
+        {
+            self.forget_relay(id);
+        }
         self.go_on_with_path(id, now);
         if change.initiate {
             self.device.initiate(id, now, &mut self.random);
@@ -161,6 +168,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             frames: FrameGate::default(),
             rate_limit: RateLimit::default(),
             held: Held::default(),
+            relay: AtomicBool::new(false),
         };
         // Whoever is, or wants to be, a member speaks in frames; of static peers the configuration says.
         peer.frames.set_open(link.standing() != Standing::Static);
@@ -185,6 +193,9 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         if let Some(mut record) = self.peers.remove(&id) {
             self.paths.forget(id, &mut record.path);
             record.peer.staging.clear(&self.shared.staging_budget);
+            if record.peer.is_relay() {
+                self.forget_relay(id);
+            }
             record.peer.held.clear(&self.shared.held_budget, &self.shared.drops);
         }
     }

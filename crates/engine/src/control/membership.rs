@@ -31,6 +31,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             }
             MemberCommand::Reject(key) => self.end_membership(&key, |device, id| device.reject(id)),
             MemberCommand::Revoke(key) => self.end_membership(&key, |device, id| device.revoke(id)),
+            MemberCommand::SetPath(key, path) => self.set_path(&key, path, now),
             MemberCommand::PathValidated(key, remote) => {
                 self.device.peer_by_key(&key).is_some_and(|id| self.device.path_validated(id, remote))
             }
@@ -101,7 +102,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
 
     pub(super) fn report_move(&self, id: PeerId) {
         let Some(link) = self.device.link(id) else { return };
-        let Some(endpoint) = link.endpoint() else { return };
+        let Some(endpoint) = link.endpoint().filter(|endpoint| !endpoint.is_relayed()) else { return };
         (self.events)(EngineEvent::MemberMoved {
             public_key: *link.public_key(),
             remote: endpoint.remote,
@@ -111,7 +112,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
 
     pub(super) fn report_two_places(&self, id: PeerId, older: SocketAddr) {
         let Some(link) = self.device.link(id) else { return };
-        let Some(endpoint) = link.endpoint() else { return };
+        let Some(endpoint) = link.endpoint().filter(|endpoint| !endpoint.is_relayed()) else { return };
         (self.events)(EngineEvent::KeyInTwoPlaces {
             public_key: *link.public_key(),
             newer: endpoint.remote,

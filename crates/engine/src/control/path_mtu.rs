@@ -133,6 +133,10 @@ fn send_sealed(
         return Ok(());
     };
     let sockets = shared.sockets.load();
+    // The path to a relayed peer is as wide as that to the relay.
+    if endpoint.is_relayed() {
+        return Ok(());
+    }
     let Some(socket) = (if endpoint.remote.is_ipv4() { &sockets.v4 } else { &sockets.v6 }) else {
         return Ok(());
     };
@@ -189,6 +193,13 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         let remote = record.peer.link.endpoint().map(|endpoint| endpoint.remote);
         let moved = path.remote != remote;
         let Some(address) = remote.filter(|_| moved || path.stale) else { return };
+        if let Some((relay, _)) = tombolo_packet::Endpoint::new(address).relay() {
+            self.relayed.insert(id);
+            return self.follow_relay(id, relay);
+        }
+        self.relayed.remove(&id);
+        let Some(record) = self.peers.get_mut(&id) else { return };
+        let path = &mut record.path;
         let route = self.binder.route(address.ip(), self.firewall_mark);
         let other_way = route.map(|route| route.interface) != path.route.map(|route| route.interface);
         (path.remote, path.route, path.stale) = (remote, route, false);
@@ -211,12 +222,35 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         }
     }
 
+    /// A relayed peer is sent what fits to its relay; there is nothing to be found out.
+    fn follow_relay(&mut self, id: PeerId, relay: PeerId) {
+        let limit = self.relayed_limit(relay);
+        let Some(record) = self.peers.get_mut(&id) else { return };
+        let path = &mut record.path;
+        path.machine = None;
+        (path.remote, path.route, path.stale) = (None, None, false);
+        record.peer.path.ignore();
+        record.peer.path.set_limit(limit);
+    }
+
+    /// The paths to relays may have become wider or narrower.
+    fn follow_relays(&mut self) {
+        for id in std::mem::take(&mut self.relayed) {
+            let endpoint = self.peers.get(&id).and_then(|record| record.peer.link.endpoint());
+            if let Some((relay, _)) = endpoint.and_then(|endpoint| endpoint.relay()) {
+                self.relayed.insert(id);
+                self.follow_relay(id, relay);
+            }
+        }
+    }
+
     /// There is a session to ask through, or a new one; or something about the peer was changed.
     pub(super) fn go_on_with_path(&mut self, id: PeerId, now: Now) {
         self.look_at_path(id, now);
         if let Some(record) = self.peers.get_mut(&id) {
             self.paths.drive(id, record, &self.shared, now.boot);
         }
+        self.follow_relays();
     }
 
     /// Routes, devices or the interface may have changed: each peer is looked at when its time comes, rather than ten
@@ -264,6 +298,9 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 machine.handle_timeout(Traffic::default(), now.boot);
             }
             self.paths.drive(id, record, &self.shared, now.boot);
+        }
+        if worked {
+            self.follow_relays();
         }
         worked
     }

@@ -31,11 +31,13 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     fn peer_status(&self, id: PeerId, record: &PeerRecord, now: Now) -> Option<PeerStatus> {
         let status = self.device.peer_status(id, now)?;
         let link = &record.peer.link;
+        let endpoint = link.endpoint();
         let (mtu, mtu_state) = self.path_status(record);
         Some(PeerStatus {
             public_key: *link.public_key(),
             preshared_key: status.preshared_key,
-            endpoint: link.endpoint().map(|endpoint| endpoint.remote),
+            endpoint: endpoint.filter(|endpoint| !endpoint.is_relayed()).map(|endpoint| endpoint.remote),
+            path: endpoint.and_then(|endpoint| self.path_of(endpoint)),
             standing: status.standing,
             not_after: (status.standing == Standing::Member).then(|| link.packets_until()),
             allowed_ips: self.routes.peer_networks(id).collect(),

@@ -135,6 +135,7 @@ fn peer_status(byte: u8) -> PeerStatus {
         endpoint: Some("[2001:db8::1]:8662".parse().unwrap()),
         standing: Standing::Static,
         not_after: None,
+        path: None,
         allowed_ips: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/64".parse().unwrap()],
         last_handshake: Some(UnixTime(Duration::new(1_700_000_000, 5))),
         received_bytes: 148,
