@@ -250,8 +250,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             Command::Member(command, reply) => {
                 let _ = reply.send(self.member_command(command, now));
             }
-            Command::SendFrame { public_key, frame, reply } => {
-                let _ = reply.send(self.send_frame(&public_key, &frame, now));
+            Command::SendFrame { public_key, frame, path, reply } => {
+                let _ = reply.send(self.send_frame(&public_key, &frame, path, now));
             }
             Command::SetOverlay(networks) => {
                 let dropped = self.shared.seeking.set_networks(networks);

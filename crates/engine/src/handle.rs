@@ -73,6 +73,7 @@ pub(crate) enum MemberCommand {
     Revoke(PublicKey),
     PathValidated(PublicKey, SocketAddr),
     SetPath(PublicKey, Path),
+    Handshake(PublicKey, Vec<Path>),
 }
 
 /// What other threads may ask of the control thread.
@@ -90,6 +91,7 @@ pub(crate) enum Command {
     SendFrame {
         public_key: PublicKey,
         frame: Vec<u8>,
+        path: Option<Path>,
         reply: mpsc::SyncSender<Result<(), SendFrameError>>,
     },
     SetOverlay(Vec<IpNet>),
@@ -264,6 +266,15 @@ impl EngineHandle {
         self.member(MemberCommand::SetPath(public_key, path))
     }
 
+    /// Begins a handshake by all these paths at once, with copies of one initiation; while one is under way, it is sent by those that are new. The
+    /// first response decides which path is used. `false`: there is no such peer.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn handshake(&self, public_key: PublicKey, paths: Vec<Path>) -> Result<bool, Stopped> {
+        self.member(MemberCommand::Handshake(public_key, paths))
+    }
+
     /// What this machine relays, in place of what it did; at first nothing. Pairs that are not among it are announced
     /// ([`EngineEvent::RelayWanted`](crate::EngineEvent::RelayWanted)), as long as there is a set at all.
     ///
@@ -278,8 +289,31 @@ impl EngineHandle {
     /// # Errors
     /// See [`SendFrameError`].
     pub fn send_control(&self, public_key: PublicKey, frame: Vec<u8>) -> Result<(), SendFrameError> {
+        self.send_frame(public_key, frame, None)
+    }
+
+    /// As [`EngineHandle::send_control`], by this path, whichever the session uses; nothing else moves there. How much goes to a
+    /// path that is not proven is the caller's concern (control rule 13).
+    ///
+    /// # Errors
+    /// See [`SendFrameError`].
+    pub fn send_control_by(
+        &self,
+        public_key: PublicKey,
+        path: Path,
+        frame: Vec<u8>,
+    ) -> Result<(), SendFrameError> {
+        self.send_frame(public_key, frame, Some(path))
+    }
+
+    fn send_frame(
+        &self,
+        public_key: PublicKey,
+        frame: Vec<u8>,
+        path: Option<Path>,
+    ) -> Result<(), SendFrameError> {
         let (reply, answer) = mpsc::sync_channel(1);
-        self.send(Command::SendFrame { public_key, frame, reply })
+        self.send(Command::SendFrame { public_key, frame, path, reply })
             .map_err(|Stopped| SendFrameError::Stopped)?;
         answer.recv().unwrap_or(Err(SendFrameError::Stopped))
     }

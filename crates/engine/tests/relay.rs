@@ -25,8 +25,20 @@ struct World {
 }
 
 impl World {
-    /// East and west know each other's keys, and where the relay is; it grants both ways.
+    /// East and west, with a path by the relay.
     fn start() -> Self {
+        let world = Self::start_without_path();
+        assert_eq!(world.east.handle.set_path(world.west.public_key, world.by_relay()), Ok(true));
+        world
+    }
+
+    /// East's path to west.
+    fn by_relay(&self) -> Path {
+        Path::Relayed { relay: self.relay.public_key, node: NODE_WEST }
+    }
+
+    /// East and west know each other's keys, and where the relay is; it grants both ways.
+    fn start_without_path() -> Self {
         let network = MemoryNetwork::new(5);
         let [east, west, relay] = [1, 2, 3].map(|number| Machine::start(&network, number, Offloads::NONE));
         for (node, address) in [(&east, "10.0.0.1/32"), (&west, "10.0.0.2/32")] {
@@ -45,8 +57,6 @@ impl World {
             peers.iter().all(|peer| peer.state == PeerState::Established && peer.endpoint.is_some())
         });
         world.grant(PairRates::default());
-        let path = Path::Relayed { relay: world.relay.public_key, node: NODE_WEST };
-        assert_eq!(world.east.handle.set_path(world.west.public_key, path), Ok(true));
         world
     }
 
@@ -202,4 +212,36 @@ fn forged_sources_nested_datagrams_and_those_of_nobodys_relay_are_refused_contro
     west.handle.apply(Transaction { peers: vec![change], ..Transaction::default() }).unwrap();
     relay.handle.send_control(west.public_key, forged).unwrap();
     west.wait_dropped(DropReason::RelayRefused, 1);
+}
+
+#[test]
+fn a_handshake_goes_by_all_paths_at_once_and_the_answer_says_which_works_control_rule_14() {
+    let world = World::start_without_path();
+    let (east, west) = (&world.east, &world.west);
+    let dead = Path::Direct("192.0.2.200:1".parse().unwrap());
+    let path = || {
+        let peers = east.handle.status().unwrap().peers;
+        let peer = peers.into_iter().find(|peer| peer.public_key == west.public_key).unwrap();
+        (peer.state == PeerState::Established).then_some(peer.path).flatten()
+    };
+    assert_eq!(east.handle.handshake(west.public_key, vec![dead]), Ok(true));
+    assert_eq!(path(), None);
+    // Found out later, and the initiation that is under way goes there as well.
+    let sent = |machine: &Machine| {
+        machine.handle.status().unwrap().peers.iter().map(|peer| peer.sent_bytes).sum::<u64>()
+    };
+    let before = sent(east);
+    assert_eq!(east.handle.handshake(west.public_key, vec![dead, world.by_relay()]), Ok(true));
+    assert!(sent(east) > before);
+    wait_until("the session is there", || path().is_some());
+    assert_eq!(path(), Some(world.by_relay()));
+    transfer(east, west, 100, 0..3);
+    // A frame by the direct path changes neither side's.
+    let direct = Path::Direct(SocketAddr::new(west.outer, PORT));
+    east.handle.send_control_by(west.public_key, direct, vec![0xf1, 60, 0, 0]).unwrap();
+    west.wait_dropped(DropReason::UnknownFrame, 1);
+    let peers = west.handle.status().unwrap().peers;
+    let back = peers.iter().find(|peer| peer.public_key == east.public_key).unwrap().path;
+    assert_eq!(back, Some(Path::Relayed { relay: world.relay.public_key, node: NODE_EAST }));
+    assert_eq!(path(), Some(world.by_relay()));
 }

@@ -10,10 +10,15 @@ use crate::rate_limit::Source;
 use crate::standing::Standing;
 use crate::tai64n::Tai64n;
 use crate::timers::PeerTimers;
+use arrayvec::ArrayVec;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tombolo_packet::PeerId;
+use tombolo_packet::message::INITIATION_LEN;
+use tombolo_packet::{Endpoint, PeerId};
+
+/// Ways that one initiation goes by at most: eight candidates, and relays.
+pub(crate) const MAX_WAYS: usize = 12;
 
 /// The three slots (requirement 12, kernel `noise.c`).
 #[derive(Debug, Default)]
@@ -62,6 +67,10 @@ pub(crate) struct Peer {
     pub(crate) attempts: u8,
     /// The initiation under way was repeated at once for a cookie; not again before its time.
     pub(crate) resent_for_cookie: bool,
+    /// By which ways besides the endpoint's the initiation goes, until it is answered.
+    pub(crate) ways: ArrayVec<Endpoint, MAX_WAYS>,
+    /// The initiation under way, for ways that are found out later.
+    pub(crate) initiation: Option<Box<[u8; INITIATION_LEN]>>,
     /// The shell knows that the key is in use in two places (control rule 19).
     pub(crate) told_of_other_source: bool,
     /// Where a provisional tunnel is counted.
@@ -95,6 +104,8 @@ impl Peer {
             pending: None,
             attempts: 0,
             resent_for_cookie: false,
+            ways: ArrayVec::new(),
+            initiation: None,
             told_of_other_source: false,
             provisional_source: None,
             known_source: None,

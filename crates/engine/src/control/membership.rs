@@ -12,7 +12,7 @@ use tombolo_packet::{DropReason, PeerId};
 
 use super::Control;
 use crate::handle::{MemberCommand, SendFrameError};
-use crate::options::{EngineEvent, Session, SocketBinder};
+use crate::options::{EngineEvent, Path, Session, SocketBinder};
 
 /// Bytes of a control frame at most (control rule 11).
 const MAX_FRAME_LEN: usize = 1024;
@@ -31,6 +31,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             }
             MemberCommand::Reject(key) => self.end_membership(&key, |device, id| device.reject(id)),
             MemberCommand::Revoke(key) => self.end_membership(&key, |device, id| device.revoke(id)),
+            MemberCommand::Handshake(key, paths) => self.handshake(&key, &paths, now),
             MemberCommand::SetPath(key, path) => self.set_path(&key, path, now),
             MemberCommand::PathValidated(key, remote) => {
                 self.device.peer_by_key(&key).is_some_and(|id| self.device.path_validated(id, remote))
@@ -57,6 +58,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         &mut self,
         key: &PublicKey,
         frame: &[u8],
+        path: Option<Path>,
         now: Now,
     ) -> Result<(), SendFrameError> {
         if frame.len() > MAX_FRAME_LEN {
@@ -72,10 +74,13 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         };
         let padded = padded_len(frame.len(), self.shared.mtu());
         let len = padded + TRANSPORT_OVERHEAD;
-        let destination = link.destination(len as u64).map_err(|reason| match reason {
-            DropReason::NoEndpoint => SendFrameError::NoEndpoint,
-            _ => SendFrameError::PathUnproven,
-        })?;
+        let destination = match path {
+            Some(path) => self.endpoint_of(key, path).ok_or(SendFrameError::NoEndpoint)?,
+            None => link.destination(len as u64).map_err(|reason| match reason {
+                DropReason::NoEndpoint => SendFrameError::NoEndpoint,
+                _ => SendFrameError::PathUnproven,
+            })?,
+        };
         let counter = keypair.reserve(1).map_err(|_| SendFrameError::NoSession)?;
         let mut message = vec![0; len];
         message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + frame.len()].copy_from_slice(frame);

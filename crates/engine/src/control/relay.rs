@@ -13,10 +13,7 @@ use crate::relay::{RELAY_OVERHEAD, RelayPermissions, RelayTable, Via};
 impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     /// Sessions stay as they are. `false`: there is no such peer, or no such relay, or it is reached by one itself.
     pub(super) fn set_path(&mut self, key: &PublicKey, path: Path, now: Now) -> bool {
-        let endpoint = match path {
-            Path::Direct(remote) => Some(Endpoint::new(remote)).filter(|endpoint| !endpoint.is_relayed()),
-            Path::Relayed { relay, node } => self.relay_endpoint(&relay, node).filter(|_| relay != *key),
-        };
+        let endpoint = self.endpoint_of(key, path);
         let Some((id, endpoint)) = self.device.peer_by_key(key).zip(endpoint) else { return false };
         // Relays do not nest: who is reached by one is none.
         if endpoint.is_relayed() && self.peers.get(&id).is_some_and(|record| record.peer.is_relay()) {
@@ -25,6 +22,22 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         self.device.set_endpoint(id, Some(endpoint), now, &mut self.random);
         self.go_on_with_path(id, now);
         true
+    }
+
+    /// `false`: there is no such peer.
+    pub(super) fn handshake(&mut self, key: &PublicKey, paths: &[Path], now: Now) -> bool {
+        let Some(id) = self.device.peer_by_key(key) else { return false };
+        let ways: Vec<Endpoint> = paths.iter().filter_map(|path| self.endpoint_of(key, *path)).collect();
+        self.device.initiate_by(id, ways, now, &mut self.random);
+        true
+    }
+
+    /// A path as an endpoint of the peer with this key; `None`: it is none.
+    pub(super) fn endpoint_of(&self, key: &PublicKey, path: Path) -> Option<Endpoint> {
+        match path {
+            Path::Direct(remote) => Some(Endpoint::new(remote)).filter(|endpoint| !endpoint.is_relayed()),
+            Path::Relayed { relay, node } => self.relay_endpoint(&relay, node).filter(|_| relay != *key),
+        }
     }
 
     fn relay_endpoint(&self, relay: &PublicKey, node: [u8; 16]) -> Option<Endpoint> {

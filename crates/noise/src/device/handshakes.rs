@@ -3,6 +3,7 @@
 use super::{Device, HANDSHAKE_TRAFFIC_CLASS, MAX_UNVERIFIED_ATTEMPTS, Output};
 use crate::clock::Now;
 use crate::handshake::create_initiation;
+use crate::peer::MAX_WAYS;
 use crate::standing::Standing;
 use crate::tai64n::Tai64n;
 use crate::timers::{MAX_HANDSHAKE_ATTEMPTS, REKEY_TIMEOUT, Timer, ZERO_KEYS_AFTER_TIME, jitter};
@@ -124,6 +125,60 @@ impl Device {
             self.outputs.push_back(Output::TimestampAdvanced { peer: id });
         }
         self.push_datagram(Some(id), destination, &message);
+        let Some(peer) = self.peer_mut(id) else { return };
+        peer.initiation = Some(Box::new(message));
+        let ways = peer.ways.clone();
+        self.copy_initiation(
+            id,
+            &message,
+            ways.into_iter().filter(|way| way.remote != destination.remote),
+            now,
+        );
+    }
+
+    /// Begins a handshake by several ways at once: copies of one initiation go by all of them, and by the endpoint's if there is one. While an
+    /// initiation is under way, it is that one that goes by those that are new. The way by which the first response comes is the peer's
+    /// endpoint from then on. Of more than 12 ways the last are left out.
+    pub fn initiate_by(
+        &mut self,
+        id: PeerId,
+        ways: impl IntoIterator<Item = Endpoint>,
+        now: Now,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) {
+        let Some(peer) = self.peer_mut(id).filter(|peer| !peer.is_provisional()) else { return };
+        let mut new = ArrayVec::<Endpoint, MAX_WAYS>::new();
+        for way in ways {
+            let known = peer.ways.iter().chain(&new).any(|known| known.remote == way.remote);
+            if !known && peer.ways.len() + new.len() < MAX_WAYS {
+                new.push(way);
+            }
+        }
+        peer.ways.extend(new.iter().copied());
+        if peer.link.endpoint().is_none() {
+            peer.link.set_endpoint(peer.ways.first().copied());
+        }
+        let under_way = peer.pending.is_some().then(|| peer.initiation.clone()).flatten();
+        match under_way {
+            Some(message) => self.copy_initiation(id, &message[..], new, now),
+            None => self.initiate(id, now, rng),
+        }
+        self.update_timers(id);
+    }
+
+    fn copy_initiation(
+        &mut self,
+        id: PeerId,
+        message: &[u8],
+        ways: impl IntoIterator<Item = Endpoint>,
+        now: Now,
+    ) {
+        for way in ways {
+            if let Some(peer) = self.peer(id) {
+                peer.link.note_handshake_sent(now.boot, message.len());
+            }
+            self.push_datagram(Some(id), way, message);
+        }
     }
 
     /// After Rekey-Attempt-Time (requirement 6). A later packet starts anew.
@@ -132,6 +187,8 @@ impl Device {
         let Some(peer) = self.peer_mut(id) else { return };
         let link = Arc::clone(&peer.link);
         peer.attempts = 0;
+        peer.ways.clear();
+        peer.initiation = None;
         peer.timers.set(Timer::Retransmit, None);
         // A keepalive would only ask for the next handshake (`timers.c`).
         link.activity.unanswered_receive.stop();

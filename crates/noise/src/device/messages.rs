@@ -240,6 +240,12 @@ impl Device {
             }
         };
         // Where the initiation went; a response from elsewhere says nothing of that path.
+        let endpoint = peer.link.endpoint().map(|endpoint| endpoint.remote);
+        if endpoint != Some(source.remote) && peer.ways.iter().any(|way| way.remote == source.remote) {
+            peer.link.set_endpoint(Some(source));
+        }
+        peer.ways.clear();
+        peer.initiation = None;
         let proven_remote = peer.link.endpoint().map(|endpoint| endpoint.remote);
         let proven_remote = proven_remote.filter(|&remote| remote == source.remote);
         peer.link.note_handshake_received(source, now.boot, message.as_bytes().len());
