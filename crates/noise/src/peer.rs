@@ -10,7 +10,6 @@ use crate::rate_limit::Source;
 use crate::standing::Standing;
 use crate::tai64n::Tai64n;
 use crate::timers::PeerTimers;
-use arrayvec::ArrayVec;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,8 +66,8 @@ pub(crate) struct Peer {
     pub(crate) attempts: u8,
     /// The initiation under way was repeated at once for a cookie; not again before its time.
     pub(crate) resent_for_cookie: bool,
-    /// By which ways besides the endpoint's the initiation goes, until it is answered.
-    pub(crate) ways: ArrayVec<Endpoint, MAX_WAYS>,
+    /// At most [`MAX_WAYS`]: by which ways besides the endpoint's the initiation goes, until it is answered.
+    pub(crate) ways: Vec<Endpoint>,
     /// The initiation under way, for ways that are found out later.
     pub(crate) initiation: Option<Box<[u8; INITIATION_LEN]>>,
     /// The shell knows that the key is in use in two places (control rule 19).
@@ -104,7 +103,7 @@ impl Peer {
             pending: None,
             attempts: 0,
             resent_for_cookie: false,
-            ways: ArrayVec::new(),
+            ways: Vec::new(),
             initiation: None,
             told_of_other_source: false,
             provisional_source: None,

@@ -187,7 +187,7 @@ impl Device {
         let Some(peer) = self.peer_mut(id) else { return };
         let link = Arc::clone(&peer.link);
         peer.attempts = 0;
-        peer.ways.clear();
+        peer.ways = Vec::new();
         peer.initiation = None;
         peer.timers.set(Timer::Retransmit, None);
         // A keepalive would only ask for the next handshake (`timers.c`).

@@ -244,7 +244,7 @@ impl Device {
         if endpoint != Some(source.remote) && peer.ways.iter().any(|way| way.remote == source.remote) {
             peer.link.set_endpoint(Some(source));
         }
-        peer.ways.clear();
+        peer.ways = Vec::new();
         peer.initiation = None;
         let proven_remote = peer.link.endpoint().map(|endpoint| endpoint.remote);
         let proven_remote = proven_remote.filter(|&remote| remote == source.remote);
