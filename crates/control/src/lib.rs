@@ -54,7 +54,7 @@ pub mod lighthouse;
 mod limit;
 mod name;
 pub mod node;
-mod path;
+pub mod path;
 pub mod pull;
 pub mod relay;
 pub mod root;

@@ -46,7 +46,7 @@ use tombolo_noise::clock::{Instant, Now, UnixTime};
 use tombolo_packet::bucket::Rate;
 
 use crate::document::{Membership, Verified};
-use crate::frame::{Frame, Order};
+use crate::frame::{Frame, Order, Target};
 use crate::lighthouse::{Lighthouse, LighthouseOptions};
 use crate::limit::{Deadlines, Limits};
 use crate::path::{Outgoing, Path};
@@ -207,6 +207,7 @@ impl Node {
             }
             Event::Ended { peer } => self.handle_ended(peer, call),
             Event::Wanted { address } => self.handle_wanted(address, call),
+            Event::WantedName { name } => self.want(Target::Name(name), None, call),
             Event::Traffic { peer } => self.handle_traffic(peer, call),
             Event::Seen { peer, path } => self.handle_seen(peer, path, call),
             Event::Resolved { endpoint, addresses } => self.handle_resolved(&endpoint, &addresses, call),

@@ -16,7 +16,7 @@ pub(crate) fn boot() -> Instant {
 }
 
 /// Both clocks. A wall clock before 1970 reads as 1970.
-pub(crate) fn now() -> Now {
+pub fn now() -> Now {
     Now { boot: boot(), wall: UnixTime(read(ClockId::Realtime)) }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use crossbeam_queue::ArrayQueue;
+use tombolo_noise::Keypair;
 use tombolo_noise::clock::Instant;
 use tombolo_packet::DropReason;
 
@@ -40,6 +41,8 @@ impl FrameGate {
 /// A frame of an authenticated, fresh message.
 pub(crate) struct ReceivedFrame {
     pub(crate) peer: Arc<Peer>,
+    /// Of the session that it came in: a frame means nothing without it.
+    pub(crate) keypair: Arc<Keypair>,
     /// Header and body.
     pub(crate) bytes: Box<[u8]>,
     /// Length in bytes of the message that it came as, filling included.
@@ -62,7 +65,13 @@ impl FrameQueue {
     /// # Errors
     /// [`DropReason::UnknownFrame`]: the peer is none that sends frames, or it is malformed.
     /// [`DropReason::FrameQueueFull`].
-    pub(crate) fn push(&self, peer: &Arc<Peer>, message: &[u8], received: Instant) -> Result<(), DropReason> {
+    pub(crate) fn push(
+        &self,
+        peer: &Arc<Peer>,
+        keypair: &Arc<Keypair>,
+        message: &[u8],
+        received: Instant,
+    ) -> Result<(), DropReason> {
         if !peer.frames.is_open() {
             return Err(DropReason::UnknownFrame);
         }
@@ -73,6 +82,7 @@ impl FrameQueue {
         }
         let frame = ReceivedFrame {
             peer: Arc::clone(peer),
+            keypair: Arc::clone(keypair),
             bytes: frame.into(),
             message_len: message.len(),
             received,

@@ -280,7 +280,7 @@ impl<'a> Delivery<'a> {
             for (opened, _) in group.iter().zip(&fresh).filter(|(_, fresh)| **fresh) {
                 let message = &arena[opened.plaintext.clone()];
                 if path_mtu::is_frame(message) {
-                    self.shared.enqueue_frame(peer, message, now);
+                    self.shared.enqueue_frame(peer, session.keypair(), message, now);
                 }
             }
         }

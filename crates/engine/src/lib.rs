@@ -37,6 +37,7 @@ mod transaction;
 mod waiting;
 mod worker;
 
+pub use clock::now;
 pub use engine::{Engine, StartError};
 pub use handle::{EngineHandle, ProbeError, SendFrameError, Stopped};
 pub use options::{

@@ -168,6 +168,19 @@ pub enum EngineEvent {
         standing: Standing,
         /// The session.
         session: Session,
+        /// Where the peer is.
+        remote: Option<SocketAddr>,
+    },
+    /// A control frame that is none of the engine's own, from a peer that is no static one (control rule 11).
+    ControlFrame {
+        /// The peer.
+        public_key: PublicKey,
+        /// The session that it came in.
+        session: Session,
+        /// Where the peer is.
+        remote: Option<SocketAddr>,
+        /// Header and body.
+        bytes: Box<[u8]>,
     },
     /// There are packets for this address of the overlay ([`EngineHandle::set_overlay`](crate::EngineHandle::set_overlay)), and no peer has it. They
     /// wait, up to five seconds, for a peer that does; [`EngineHandle::refuse_tunnel`](crate::EngineHandle::refuse_tunnel) says that

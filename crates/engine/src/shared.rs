@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use arrayvec::ArrayVec;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
-use tombolo_noise::{Event, IndexTable, Link, SourceTable, Standing};
+use tombolo_noise::{Event, IndexTable, Keypair, Link, SourceTable, Standing};
 use tombolo_packet::ip::ecn_encapsulate;
 use tombolo_packet::{DropCounters, DropReason, Endpoint, PeerId};
 use tombolo_route::RouteTable;
@@ -251,8 +251,14 @@ impl Shared {
     }
 
     /// Hands a control frame of a peer to the control thread.
-    pub(crate) fn enqueue_frame(&self, peer: &Arc<Peer>, message: &[u8], now: tombolo_noise::clock::Instant) {
-        match self.frames.push(peer, message, now) {
+    pub(crate) fn enqueue_frame(
+        &self,
+        peer: &Arc<Peer>,
+        keypair: &Arc<Keypair>,
+        message: &[u8],
+        now: tombolo_noise::clock::Instant,
+    ) {
+        match self.frames.push(peer, keypair, message, now) {
             Ok(()) => self.wake_control(),
             Err(reason) => self.drops.count(reason),
         }

@@ -30,8 +30,63 @@ pub struct StatusReport {
     pub peers: Vec<PeerReport>,
     /// Packets dropped since the start, by reason; every reason the program knows.
     pub drops: BTreeMap<String, u64>,
+    /// Of a network by membership.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<MembershipReport>,
     /// What a person should look at; empty when all is well.
     pub warnings: Vec<String>,
+}
+
+/// How this machine stands in a network by membership.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MembershipReport {
+    /// `joining`, `valid`, `grace`, `not yet valid` or `expired`.
+    pub state: String,
+    /// Which network.
+    pub network_id: String,
+    /// This machine's node id.
+    pub node: Option<String>,
+    /// Its name.
+    pub name: Option<String>,
+    /// The domain that names are under.
+    pub domain: Option<String>,
+    /// What it does for others.
+    pub roles: Option<String>,
+    /// Its groups.
+    pub groups: Vec<String>,
+    /// Number of the membership; each renewal has a greater one.
+    pub serial: Option<u64>,
+    /// When the membership ends; seconds of Unix time.
+    pub not_after: Option<u64>,
+    /// Version of the network document.
+    pub network_version: Option<String>,
+    /// Age of the network document in seconds.
+    pub network_age_seconds: Option<u64>,
+    /// Whether that is older than it should be.
+    pub stale: bool,
+    /// Epoch of the trust document.
+    pub trust_epoch: Option<u64>,
+    /// The network's servers.
+    pub servers: Vec<ServerReport>,
+    /// Where the servers see this machine.
+    pub observed: Vec<String>,
+    /// Control frames that were dropped.
+    pub dropped_frames: u64,
+}
+
+/// A server of a network by membership.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServerReport {
+    /// Its public key.
+    pub public_key: String,
+    /// What it does.
+    pub roles: String,
+    /// Where it is found.
+    pub endpoints: Vec<String>,
+    /// It is this machine.
+    pub this_machine: bool,
+    /// There is a tunnel with it now.
+    pub connected: bool,
 }
 
 /// Our side.

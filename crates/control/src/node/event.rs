@@ -13,7 +13,7 @@ use crate::frame::{Frame, JoinRefusal, RenewRefusal, ShowRefusal};
 use crate::lighthouse::LighthouseAlarm;
 use crate::path::{Outgoing, Path};
 use crate::verifier::{Alarm, ClockFault, Pins};
-use crate::{DocumentHash, HostEndpoint, NodeId};
+use crate::{DocumentHash, HostEndpoint, NodeId, NodeName};
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -47,6 +47,11 @@ pub enum Event<'a> {
     Wanted {
         /// Its destination.
         address: IpAddr,
+    },
+    /// Somebody asks for a node by its name.
+    WantedName {
+        /// Its name.
+        name: NodeName,
     },
     /// Packets went to or came from a peer; to be said at most once a second.
     Traffic {

@@ -36,7 +36,8 @@ pub(super) struct LookUps {
 
 #[derive(Debug)]
 struct Running {
-    address: IpAddr,
+    /// Where packets wait; none where a name was asked for.
+    address: Option<IpAddr>,
     target: Target,
     tries: usize,
     asked: Vec<PublicKey>,
@@ -70,6 +71,11 @@ impl Node {
             self.engine(EngineChange::Drop { address });
             return;
         };
+        self.want(target, Some(address), call);
+    }
+
+    /// Packets for `address` wait, if one is given, and are dropped where nobody is found.
+    pub(super) fn want(&mut self, target: Target, address: Option<IpAddr>, call: &mut Call<'_>) {
         let known = self.member_of(&target).map(|member| member.key);
         let known = known.filter(|key| self.verifier.authorised(key, call.times).is_some());
         if known == Some(self.key) {
@@ -83,15 +89,19 @@ impl Node {
             }
         }
         let now = call.now.boot;
-        if known.is_none() && self.look_ups.negative.get(&address).is_some_and(|until| now < *until) {
-            self.engine(EngineChange::Drop { address });
+        if known.is_none()
+            && address
+                .and_then(|address| self.look_ups.negative.get(&address))
+                .is_some_and(|until| now < *until)
+        {
+            self.drop_waiting(address);
             return;
         }
         if self.look_ups.running.values().any(|running| running.target == target) {
             return;
         }
         if self.look_ups.running.len() >= AT_ONCE {
-            self.engine(EngineChange::Drop { address });
+            self.drop_waiting(address);
             return;
         }
         let id = u64::from_le_bytes(call.nonce()[..8].try_into().unwrap_or_default());
@@ -133,10 +143,16 @@ impl Node {
         if self.look_ups.negative.len() >= NEGATIVES {
             self.look_ups.negative.retain(|_, until| now < *until);
         }
-        if self.look_ups.negative.len() < NEGATIVES {
-            self.look_ups.negative.insert(running.address, now + NEGATIVE);
+        if let Some(address) = running.address.filter(|_| self.look_ups.negative.len() < NEGATIVES) {
+            self.look_ups.negative.insert(address, now + NEGATIVE);
         }
-        self.engine(EngineChange::Drop { address: running.address });
+        self.drop_waiting(running.address);
+    }
+
+    fn drop_waiting(&mut self, address: Option<IpAddr>) {
+        if let Some(address) = address {
+            self.engine(EngineChange::Drop { address });
+        }
     }
 
     pub(super) fn handle_look_up_answer(

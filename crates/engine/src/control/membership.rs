@@ -11,6 +11,7 @@ use tombolo_packet::message::TRANSPORT_HEADER_LEN;
 use tombolo_packet::{DropReason, PeerId};
 
 use super::Control;
+use crate::frames::ReceivedFrame;
 use crate::handle::{MemberCommand, SendFrameError};
 use crate::options::{EngineEvent, Path, Session, SocketBinder};
 
@@ -102,6 +103,20 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             public_key: *link.public_key(),
             standing: link.standing(),
             session: session_of(&keypair),
+            remote: link.endpoint().map(|endpoint| endpoint.remote),
+        });
+    }
+
+    /// A frame that is for the control plane. Of a peer that is gone by now, or is a static one, it is for nobody.
+    pub(super) fn report_frame(&self, id: PeerId, frame: &ReceivedFrame) {
+        let Some(link) = self.device.link(id).filter(|link| link.standing() != Standing::Static) else {
+            return self.shared.drops.count(DropReason::UnknownFrame);
+        };
+        (self.events)(EngineEvent::ControlFrame {
+            public_key: *link.public_key(),
+            session: session_of(&frame.keypair),
+            remote: link.endpoint().map(|endpoint| endpoint.remote),
+            bytes: frame.bytes.clone(),
         });
     }
 

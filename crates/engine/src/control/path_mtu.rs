@@ -9,7 +9,7 @@ use rand_core::CryptoRng;
 use tombolo_noise::clock::{Instant, Now};
 use tombolo_noise::padded_len;
 use tombolo_packet::message::{TAG_LEN, TRANSPORT_HEADER_LEN};
-use tombolo_packet::{DropReason, PeerId};
+use tombolo_packet::PeerId;
 use tombolo_udp::{SendError, Transmit};
 
 use super::{Control, PeerRecord};
@@ -322,7 +322,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             return;
         };
         let Some(message) = PathFrame::parse(&frame.bytes) else {
-            return self.shared.drops.count(DropReason::UnknownFrame);
+            return self.report_frame(id, frame);
         };
         if let PathFrame::Probe { id: probe } = message
             && record.path.answers.allow(now.boot)

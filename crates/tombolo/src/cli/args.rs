@@ -69,6 +69,31 @@ pub enum Command {
         after_long_help = "Examples:\n  tombolo up -n prod\n  tombolo up -f -n prod     stay in the foreground"
     )]
     Up(UpArgs),
+    /// Make a network here: this machine is its server.
+    #[command(subcommand)]
+    Server(ServerCommand),
+    /// Become a member of a network.
+    #[command(
+        long_about = "Become a member of a network with a token from its server (`tombolo token new`). The token is asked \
+                      for without echo, or read from a file, from standard input (`-`), or from the file that \
+                      TOMBOLO_TOKEN_FILE names. The machine's key is made here and never leaves.",
+        after_long_help = "Examples:\n  tombolo join\n  tombolo join ./token\n  \
+                           ssh server tombolo token new | tombolo join -"
+    )]
+    Join(JoinArgs),
+    /// End the membership: remove key, interface and guard.
+    Leave(LeaveArgs),
+    /// Tokens: what new machines join with.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Nodes of a network by membership.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// The network itself.
+    #[command(name = "network", subcommand)]
+    Net(NetworkCommand),
+    /// Say who is behind an overlay address.
+    Whois(WhoisArgs),
     /// Stop a network.
     #[command(
         long_about = "Stop a network. A persistent interface keeps its address, so that bound sockets stay, and the \
@@ -122,6 +147,181 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
     },
+}
+
+/// `server …`
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Make a network: root key, issuer, register; start it, and print a token.
+    #[command(
+        long_about = "Make a network: a root key (encrypted with a passphrase, written where you say, to be kept \
+                      elsewhere), an issuer key, the register; start it and print a first token. All members of \
+                      the network may talk to each other.",
+        after_long_help = "Example:\n  tombolo server init --endpoint vpn.example.net"
+    )]
+    Init(InitArgs),
+}
+
+/// Arguments of `server init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Where this server is found from outside: name or address, and a port unless it is the usual one; may be
+    /// given several times.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub endpoint: Vec<String>,
+    /// This machine's name in the network; the host's where none is given.
+    #[arg(long, value_name = "NODE")]
+    pub name: Option<String>,
+    /// The overlay's prefix; a free 10.x.0.0/16 where none is given. A prefix of IPv6 is added.
+    #[arg(long, value_name = "PREFIX")]
+    pub cidr: Vec<ipnet::IpNet>,
+    /// The domain of the names; NETWORK.internal where none is given.
+    #[arg(long, value_name = "DOMAIN")]
+    pub domain: Option<String>,
+    /// Where the encrypted root key is written; ./NETWORK-root.age where nothing is said.
+    #[arg(long, value_name = "FILE")]
+    pub root_key: Option<PathBuf>,
+    /// A file with the passphrase of the root key.
+    #[arg(long, env = "TOMBOLO_ROOT_PASSPHRASE_FILE", value_name = "FILE")]
+    pub root_passphrase_file: Option<PathBuf>,
+    /// UDP port; the first free one from 8662 where none is given.
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Do not start it at boot.
+    #[arg(long)]
+    pub no_enable: bool,
+    /// Do not start it now.
+    #[arg(long)]
+    pub no_start: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `join`.
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// A file with the token, or - for standard input.
+    #[arg(value_name = "TOKEN-FILE")]
+    pub token: Option<PathBuf>,
+    /// The name that this machine would like to have; the host's where none is given.
+    #[arg(long, value_name = "NODE")]
+    pub name: Option<String>,
+    /// UDP port; the first free one from 8662 where none is given.
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Do not start it at boot.
+    #[arg(long)]
+    pub no_enable: bool,
+}
+
+/// Arguments of `leave`.
+#[derive(Debug, Args)]
+pub struct LeaveArgs {
+    /// Also where the server cannot be told.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `token …`
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token, and print it.
+    #[command(after_long_help = "Examples:\n  tombolo token new\n  tombolo token new --name db-3 --expires 24h")]
+    New(TokenArgs),
+    /// List tokens.
+    List(ListArgs),
+    /// Make a token worthless.
+    Revoke {
+        /// Its short form, as `token list` shows it.
+        token: String,
+    },
+}
+
+/// Arguments of `token new` and `node replace`.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// For how long it is good; an hour where nothing is said.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub expires: Option<Duration>,
+    /// How many machines may join with it; one where nothing is said.
+    #[arg(long, value_name = "N")]
+    pub uses: Option<u32>,
+    /// The name that the machine gets.
+    #[arg(long, value_name = "NODE")]
+    pub name: Option<String>,
+    /// A group that the machine gets; may be given several times.
+    #[arg(long, value_name = "GROUP")]
+    pub group: Vec<String>,
+    /// The group may be one of administrators.
+    #[arg(long)]
+    pub admin: bool,
+    /// The machine comes and goes: it is forgotten when it was not seen for so long.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, num_args = 0..=1, default_missing_value = "1h")]
+    pub ephemeral: Option<Duration>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of lists.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `node …`
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List nodes.
+    List(ListArgs),
+    /// All about one node.
+    Show {
+        /// Its name, or its id.
+        node: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a token with which another machine, or another key, takes the place of a node.
+    Replace {
+        /// Its name, or its id.
+        node: String,
+        /// How long the token is good, and so on.
+        #[command(flatten)]
+        token: TokenArgs,
+    },
+    /// Put a node out: its tunnels are cut.
+    Revoke {
+        /// Its name, or its id.
+        node: String,
+    },
+    /// Give a node another name.
+    Rename {
+        /// Its name, or its id.
+        node: String,
+        /// The new name.
+        name: String,
+    },
+}
+
+/// `network …`
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// What holds in the network.
+    Show(ListArgs),
+}
+
+/// Arguments of `whois`.
+#[derive(Debug, Args)]
+pub struct WhoisArgs {
+    /// The overlay address.
+    pub address: std::net::IpAddr,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `up`.
@@ -218,13 +418,14 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 =
-        number.parse().map_err(|_| "expected a number with ms, s, m or h, such as 60s".to_owned())?;
+        number.parse().map_err(|_| "expected a number with ms, s, m, h or d, such as 60s".to_owned())?;
     let milliseconds = match unit {
         "ms" => Some(number),
         "" | "s" => number.checked_mul(1000),
         "m" => number.checked_mul(60_000),
         "h" => number.checked_mul(3_600_000),
-        _ => return Err(format!("unknown unit `{unit}`: use ms, s, m or h")),
+        "d" => number.checked_mul(86_400_000),
+        _ => return Err(format!("unknown unit `{unit}`: use ms, s, m, h or d")),
     };
     milliseconds.map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
 }
@@ -245,7 +446,8 @@ mod tests {
         assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
-        assert_eq!(parse_duration("2d"), Err("unknown unit `d`: use ms, s, m or h".to_owned()));
+        assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
+        assert_eq!(parse_duration("2w"), Err("unknown unit `w`: use ms, s, m, h or d".to_owned()));
         assert!(parse_duration("s").is_err());
         assert!(parse_duration("99999999999999999999h").is_err());
         assert_eq!(parse_duration("18446744073709551615h"), Err("too long".to_owned()));

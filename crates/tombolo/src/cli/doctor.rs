@@ -93,7 +93,7 @@ fn reverse_path_filter() -> Finding {
 }
 
 fn network_findings(directories: &Directories, network: &str) -> Vec<Finding> {
-    let config = match config::load(&directories.config_file(network)) {
+    let config = match config::load_network(directories, network) {
         Ok(config) => config,
         Err(error) => return vec![Finding::Bad(format!("{network}: {error}"))],
     };

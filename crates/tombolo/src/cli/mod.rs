@@ -1,11 +1,14 @@
 //! What a user types.
 
 pub mod args;
+mod admin;
 mod check;
 mod doctor;
 mod failure;
 mod generate;
 mod import;
+mod init;
+mod join;
 pub(crate) mod logging;
 mod status;
 mod up;
@@ -19,7 +22,7 @@ use clap::{CommandFactory as _, Parser as _};
 pub use failure::Failure;
 
 use crate::paths::Directories;
-use args::{Cli, Command, ConfigCommand};
+use args::{Cli, Command, ConfigCommand, ServerCommand};
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
@@ -56,6 +59,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Man { directory } => manual(directory.as_deref()),
         Command::Up(arguments) => up::up(&cli, &directories, arguments),
+        Command::Server(ServerCommand::Init(arguments)) => init::run(&cli, &directories, arguments),
+        Command::Join(arguments) => join::join(&cli, &directories, arguments),
+        Command::Leave(arguments) => join::leave(&cli, &directories, arguments),
+        Command::Token(command) => admin::token(&cli, &directories, command),
+        Command::Node(command) => admin::node(&cli, &directories, command),
+        Command::Net(command) => admin::network(&cli, &directories, command),
+        Command::Whois(arguments) => admin::whois(&cli, &directories, arguments),
         Command::Down(arguments) => up::down(&cli, &directories, arguments),
         Command::Guard => up::guard(&cli, &directories),
         Command::Status(arguments) => status::run(&cli, &directories, arguments),

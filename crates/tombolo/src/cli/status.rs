@@ -6,7 +6,8 @@ use super::args::{Cli, StatusArgs};
 use super::{Failure, print_bytes, print_line};
 use crate::control::{Answer, Client, Request};
 use crate::paths::Directories;
-use crate::report::{OffloadEntry, OffloadReport, PeerReport, StatusReport};
+use crate::daemon::report::unix_now;
+use crate::report::{MembershipReport, OffloadEntry, OffloadReport, PeerReport, StatusReport};
 
 pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &StatusArgs) -> Result<(), Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
@@ -27,6 +28,34 @@ pub(super) fn ask(client: &Client) -> Result<StatusReport, Failure> {
         Ok(_) => Err(Failure::Runtime("the daemon gave another answer".to_owned())),
         Err(error) => Err(Failure::Runtime(error.to_string())),
     }
+}
+
+fn render_membership(membership: &MembershipReport) -> String {
+    let mut text = String::new();
+    let expires = membership.not_after.map(|end| end.saturating_sub(unix_now().as_secs()) / 3600);
+    // Writing to a String cannot fail.
+    let _ = write!(text, "member {}", membership.name.as_deref().unwrap_or("-"));
+    if let Some(domain) = &membership.domain {
+        let _ = write!(text, " in {domain}");
+    }
+    let _ = write!(text, ", membership {}", membership.state);
+    if let (Some(hours), Some(serial)) = (expires, membership.serial) {
+        let _ = write!(text, " for {} days {} h (serial {serial})", hours / 24, hours % 24);
+    }
+    if let (Some(version), Some(age)) = (&membership.network_version, membership.network_age_seconds) {
+        let stale = if membership.stale { ", STALE" } else { "" };
+        let _ = write!(text, ", document {version}, {age} s old{stale}");
+    }
+    text.push('\n');
+    for server in &membership.servers {
+        let state = match (server.this_machine, server.connected) {
+            (true, _) => "this machine",
+            (_, true) => "connected",
+            _ => "NOT CONNECTED",
+        };
+        let _ = writeln!(text, "server {} ({}): {state}", server.endpoints.join(" "), server.roles);
+    }
+    text
 }
 
 /// For people.
@@ -53,6 +82,9 @@ fn render(report: &StatusReport) -> String {
         Some(dropped) => writeln!(text, ", {dropped} packets dropped"),
         None => writeln!(text),
     };
+    if let Some(membership) = &report.membership {
+        text.push_str(&render_membership(membership));
+    }
     text.push_str(&offloads(&report.offloads));
     if !report.peers.is_empty() {
         let _ = writeln!(text);

@@ -26,11 +26,16 @@ pub(super) fn up(cli: &Cli, directories: &Directories, arguments: &UpArgs) -> Re
         return daemon::run(directories.clone(), &network, waiting);
     }
     // A mistake in the configuration is told here, where the user is, and not in a log.
-    config::load(&directories.config_file(&network))?;
+    config::load_network(directories, &network)?;
+    print_line(&start(cli, directories, &network)?)
+}
+
+/// Starts the daemon of a network, and returns when it is ready, with a line that says so.
+pub(super) fn start(cli: &Cli, directories: &Directories, network: &str) -> Result<String, Failure> {
     if directories.are_default() && unit_is_installed() {
-        return systemctl("start", &network);
+        return systemctl("start", network).map(|()| format!("{network} is up"));
     }
-    let log = directories.log_file(&network);
+    let log = directories.log_file(network);
     let format = match cli.log_format {
         LogFormat::Human => "human",
         LogFormat::Json => "json",
@@ -40,7 +45,7 @@ pub(super) fn up(cli: &Cli, directories: &Directories, arguments: &UpArgs) -> Re
         "--foreground",
         "--background-child",
         "-n",
-        &network,
+        network,
         "--log-format",
         format,
         "--log",
@@ -49,7 +54,7 @@ pub(super) fn up(cli: &Cli, directories: &Directories, arguments: &UpArgs) -> Re
     .map(str::to_owned)
     .to_vec();
     match background::start_with_log(&child, &log) {
-        Ok(Outcome::Ready) => print_line(&format!("{network} is up (log: {})", log.display())),
+        Ok(Outcome::Ready) => Ok(format!("{network} is up (log: {})", log.display())),
         Ok(Outcome::Ended(status, written)) => {
             let message = format!("{network} did not come up\n{}", written.trim_end());
             Err(if status.code() == Some(1) { Failure::Mistake(message) } else { Failure::Runtime(message) })
@@ -61,7 +66,7 @@ pub(super) fn up(cli: &Cli, directories: &Directories, arguments: &UpArgs) -> Re
 pub(super) fn down(cli: &Cli, directories: &Directories, arguments: &DownArgs) -> Result<(), Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
     // Whatever the file says now, a daemon that runs can be stopped.
-    let config = config::load(&directories.config_file(&network));
+    let config = config::load_network(directories, &network);
     if directories.are_default() && unit_is_installed() && unit_is_active(&network) {
         systemctl("stop", &network)?;
     } else {
@@ -82,7 +87,7 @@ pub(super) fn down(cli: &Cli, directories: &Directories, arguments: &DownArgs) -
 
 pub(super) fn guard(cli: &Cli, directories: &Directories) -> Result<(), Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
-    let config = config::load(&directories.config_file(&network))?;
+    let config = config::load_network(directories, &network)?;
     crate::daemon::guard(&config, &directories.state_directory(&network))?;
     print_line(&format!("{network} is guarded"))
 }
@@ -104,6 +109,11 @@ fn stop(directories: &Directories, network: &str) -> Result<(), Failure> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
+}
+
+/// Has the network started at boot, where systemd runs.
+pub(super) fn enable(directories: &Directories, network: &str, verb: &str) -> Result<(), Failure> {
+    if directories.are_default() && unit_is_installed() { systemctl(verb, network) } else { Ok(()) }
 }
 
 fn open(config: &NetworkConfig, directories: &Directories, network: &str) -> Result<(), Failure> {

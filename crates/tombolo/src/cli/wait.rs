@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tombolo_noise::PrivateKey;
 
 use super::args::{Cli, PingArgs, WaitArgs};
 use super::up::now;
@@ -24,7 +25,10 @@ const CONNECT: Duration = Duration::from_secs(6);
 
 pub(super) fn wait(cli: &Cli, directories: &Directories, arguments: &WaitArgs) -> Result<(), Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
-    let config = config::load(&directories.config_file(&network))?;
+    let mut config = config::load_network(directories, &network)?;
+    if config.membership.is_some() {
+        expect_members(&mut config, &arguments.peer);
+    }
     let client = Client::new(&directories.control_socket(&network));
     let deadline = now() + arguments.timeout;
     wait_for_self(&network, &config, &client, deadline)?;
@@ -68,6 +72,20 @@ pub(super) fn wait(cli: &Cli, directories: &Directories, arguments: &WaitArgs) -
         peers.len() - reasons.len(),
         reasons.join("; ")
     )))
+}
+
+/// Members stand in no file: the daemon looks for those that it does not know.
+fn expect_members(config: &mut NetworkConfig, names: &[String]) {
+    let Some(public_key) = config.interface.private_key.key().map(PrivateKey::public) else { return };
+    config.peers.extend(names.iter().map(|name| PeerConfig {
+        name: name.clone(),
+        public_key,
+        preshared_key: None,
+        allowed_ips: Vec::new(),
+        endpoint: None,
+        persistent_keepalive: 0,
+        tombolo: true,
+    }));
 }
 
 fn chosen_peers<'a>(config: &'a NetworkConfig, names: &[String]) -> Result<Vec<&'a PeerConfig>, Failure> {
@@ -177,14 +195,14 @@ fn reach(
         peer: name.to_owned(),
         timeout_milliseconds: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX),
     };
-    match client.ask(&request) {
-        Ok(Answer::Probe { .. }) => {}
+    let answered = match client.ask(&request) {
+        Ok(Answer::Probe { address, .. }) => address.parse().ok(),
         Ok(Answer::NoAnswer { reason }) => return Err(reason),
         Ok(Answer::Error { message }) => return Err(message),
         Ok(_) => return Err("the daemon gave another answer".to_owned()),
         Err(error) => return Err(error.to_string()),
-    }
-    let (Some(port), Some(address)) = (tcp, address) else { return Ok(()) };
+    };
+    let (Some(port), Some(address)) = (tcp, address.or(answered)) else { return Ok(()) };
     let remaining = deadline.saturating_duration_since(now()).clamp(Duration::from_millis(1), CONNECT);
     TcpStream::connect_timeout(&SocketAddr::new(address, port), remaining)
         .map(drop)

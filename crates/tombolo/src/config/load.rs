@@ -9,6 +9,9 @@ use tombolo_noise::{KeyError, PresharedKey, PrivateKey};
 use zeroize::Zeroizing;
 
 use super::problem::{Problem, Problems};
+use crate::membership;
+use crate::paths::Directories;
+
 use super::{ConfigError, NetworkConfig, SecretSource, parse};
 
 /// Larger than any configuration of static mode: 10 000 peers are about 3 MB.
@@ -110,4 +113,21 @@ fn read_bounded(path: &Path, limit: u64) -> io::Result<Zeroizing<String>> {
         return Err(io::Error::other(format!("it is larger than {limit} bytes")));
     }
     Ok(text)
+}
+
+/// [`load`], and of a network by membership what its state directory has: key and addresses.
+///
+/// # Errors
+/// As [`load`]; and when the machine is no member yet, or its state is damaged.
+pub fn load_network(directories: &Directories, network: &str) -> Result<NetworkConfig, ConfigError> {
+    let path = directories.config_file(network);
+    let mut config = load(&path)?;
+    if config.membership.is_some() {
+        let directory = directories.state_directory(network);
+        membership::complete(&mut config, network, &directory).map_err(|error| {
+            let message = error.to_string();
+            ConfigError { path, problems: vec![Problem { line: 0, column: 0, message }] }
+        })?;
+    }
+    Ok(config)
 }

@@ -21,7 +21,7 @@ use tombolo_noise::{PresharedKey, PrivateKey, PublicKey};
 
 use crate::threads::ThreadConfig;
 
-pub use load::{check_private_mode, load};
+pub use load::{check_private_mode, load, load_network};
 pub use offload::{OffloadConfig, Origin, Switch, variable};
 pub use parse::{parse, parse_endpoint, valid_interface_name, valid_name};
 pub use problem::{ConfigError, Problem};
@@ -45,6 +45,15 @@ pub struct NetworkConfig {
     pub offload: OffloadConfig,
     /// The other sides, in the order of the file.
     pub peers: Vec<PeerConfig>,
+    /// The network is one by membership: key and addresses are in the state directory, peers come and go.
+    pub membership: Option<MembershipConfig>,
+}
+
+/// `[membership]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MembershipConfig {
+    /// Subnets behind gateways of the network that this machine takes routes to.
+    pub accept_routes: Vec<IpNet>,
 }
 
 /// Where a secret stands.
@@ -59,6 +68,8 @@ pub enum SecretSource<K> {
         /// Where in the configuration, as a byte offset.
         offset: usize,
     },
+    /// In the state directory, with the membership.
+    State,
 }
 
 /// `[interface]`.
@@ -151,7 +162,7 @@ impl<K> SecretSource<K> {
     pub fn key(&self) -> Option<&K> {
         match self {
             Self::Inline(key) => Some(key),
-            Self::File { .. } => None,
+            Self::File { .. } | Self::State => None,
         }
     }
 }

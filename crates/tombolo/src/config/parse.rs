@@ -15,7 +15,7 @@ use super::problem::{Problem, Problems};
 use super::rate::parse_rate;
 use super::section::{At, Section};
 use super::{
-    DEFAULT_PATH_MTU_INTERVAL, DEFAULT_PORT, EndpointHost, EndpointName, InterfaceConfig, NetworkConfig,
+    DEFAULT_PATH_MTU_INTERVAL, DEFAULT_PORT, EndpointHost, EndpointName, InterfaceConfig, MembershipConfig, NetworkConfig,
     OVERHEAD, OffloadConfig, Origin, PeerConfig, SecretSource,
 };
 use crate::threads::{ThreadConfig, parse_busy_poll, parse_workers};
@@ -60,7 +60,10 @@ const OFFLOAD_KEYS: [&str; Offload::ALL.len()] = {
     }
     keys
 };
-const TOP_KEYS: &[&str] = &["interface", "peer", "offload"];
+const TOP_KEYS: &[&str] = &["interface", "peer", "offload", "membership"];
+const MEMBERSHIP_KEYS: &[&str] = &["accept_routes"];
+/// What a membership gives, and the file must not.
+const GIVEN_KEYS: &[&str] = &["address", "private_key", "private_key_file"];
 
 /// Reads a configuration. Key files are named in the result but not opened.
 ///
@@ -76,8 +79,9 @@ pub fn parse(text: &str) -> Result<NetworkConfig, Vec<Problem>> {
         return Err(problems.into_sorted());
     }
     let top = Section::new("the file", root.get_ref(), root.span(), TOP_KEYS, &mut problems);
+    let membership = top.table("membership", &mut problems);
     let interface = match top.table("interface", &mut problems) {
-        Some((table, span)) => interface(table, span, &mut problems),
+        Some((table, span)) => interface(table, span, membership.is_some(), &mut problems),
         None => {
             problems.whole("there is no [interface] section");
             None
@@ -104,15 +108,37 @@ pub fn parse(text: &str) -> Result<NetworkConfig, Vec<Problem>> {
         .filter_map(|(table, span)| peer(table, span, &mut claims, &mut problems))
         .collect();
     claims.check_endpoints(&mut problems);
+    let membership = membership.map(|(table, span)| self::membership(table, span, &mut problems));
+    if membership.is_some() && !peers.is_empty() {
+        problems.whole("[[peer]] and [membership] exclude each other: the peers of a network by membership are its members");
+    }
     match interface {
-        Some((interface, _)) if problems.is_empty() => Ok(NetworkConfig { interface, offload, peers }),
+        Some((interface, _)) if problems.is_empty() => {
+            Ok(NetworkConfig { interface, offload, peers, membership })
+        }
         _ => Err(problems.into_sorted()),
     }
+}
+
+fn membership(table: &DeTable<'_>, span: Range<usize>, problems: &mut Problems<'_>) -> MembershipConfig {
+    let section = Section::new("[membership]", table, span, MEMBERSHIP_KEYS, problems);
+    let mut accept_routes = Vec::new();
+    for text in section.strings("accept_routes", problems).unwrap_or_default() {
+        match text.value.parse::<IpNet>() {
+            Ok(route) => accept_routes.push(route.trunc()),
+            Err(_) => problems.at(
+                text.span,
+                format!("`{}` is not a subnet, such as \"192.168.7.0/24\"", text.value),
+            ),
+        }
+    }
+    MembershipConfig { accept_routes }
 }
 
 fn interface(
     table: &DeTable<'_>,
     span: Range<usize>,
+    by_membership: bool,
     problems: &mut Problems<'_>,
 ) -> Option<(InterfaceConfig, Vec<At<IpNet>>)> {
     let section = Section::new("[interface]", table, span, INTERFACE_KEYS, problems);
@@ -128,8 +154,17 @@ fn interface(
         }
         name.value.to_owned()
     });
-    let addresses = own_addresses(&section, problems);
-    let private_key = secret("private_key", "private_key_file", PrivateKey::parse_base64, &section, problems);
+    let addresses = if by_membership { Vec::new() } else { own_addresses(&section, problems) };
+    let private_key = if by_membership {
+        for given in GIVEN_KEYS {
+            if let Some(value) = section.get(given) {
+                problems.at(value.span(), format!("`{given}` is not for the file: the membership gives it"));
+            }
+        }
+        Some(SecretSource::State)
+    } else {
+        secret("private_key", "private_key_file", PrivateKey::parse_base64, &section, problems)
+    };
     if private_key.is_none() && table_lacks(table, &["private_key", "private_key_file"]) {
         problems.at(
             section.span.clone(),

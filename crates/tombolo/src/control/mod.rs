@@ -31,6 +31,18 @@ pub enum Request {
         /// For how long to wait.
         timeout_milliseconds: u64,
     },
+    /// Who is behind an overlay address?
+    Whois {
+        /// The address.
+        address: std::net::IpAddr,
+    },
+    /// An administrator's request, as the frame that would carry it, in hexadecimal digits.
+    Admin {
+        /// The frame.
+        frame: String,
+    },
+    /// End the membership.
+    Leave,
     /// Stop. Interface and guard stay.
     Down,
     /// Read the configuration anew.
@@ -40,7 +52,7 @@ pub enum Request {
 impl Request {
     /// Whether it changes anything.
     pub fn needs_privilege(&self) -> bool {
-        matches!(self, Self::Down | Self::Reload)
+        matches!(self, Self::Down | Self::Reload | Self::Admin { .. } | Self::Leave)
     }
 }
 
@@ -67,7 +79,23 @@ pub enum Answer {
         /// Why.
         reason: String,
     },
-    /// To `down` and `reload`.
+    /// To `whois`.
+    Whois {
+        /// The node's id.
+        node: String,
+        /// Its name.
+        name: String,
+        /// Its groups.
+        groups: Vec<String>,
+        /// Its static key.
+        public_key: String,
+    },
+    /// To `admin`: the frame that answers it, in hexadecimal digits.
+    Admin {
+        /// The frame.
+        frame: String,
+    },
+    /// To `down`, `reload` and `leave`.
     Done,
     /// The request cannot be met.
     Error {

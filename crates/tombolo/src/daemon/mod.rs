@@ -6,6 +6,7 @@
 pub(crate) mod engine;
 pub(crate) mod interface;
 pub(crate) mod lock;
+mod membership;
 pub(crate) mod notify;
 mod peers;
 pub(crate) mod privileges;
@@ -19,9 +20,10 @@ pub(crate) mod watching;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use tokio::sync::mpsc;
+use tombolo_control::HostEndpoint;
+use tombolo_control::authority::{Outcome, TransactionId};
 use tombolo_engine::{Engine, EngineEvent};
 use tombolo_noise::PublicKey;
 use tombolo_tun::Device;
@@ -51,6 +53,10 @@ pub(crate) fn guard(
     config: &NetworkConfig,
     state_directory: &std::path::Path,
 ) -> Result<(), crate::cli::Failure> {
+    if config.interface.addresses.is_empty() {
+        // A join that is not through: there is nothing to guard yet.
+        return Ok(());
+    }
     let name = interface::choose_name(config, state_directory)?;
     let mut interface = Interface::open(&name, config)?;
     interface.restore()?;
@@ -66,6 +72,10 @@ pub(crate) fn guard(
 enum Event {
     Engine(EngineEvent),
     Resolved(PublicKey, Result<SocketAddr, String>),
+    /// Of a server of the network.
+    ServerResolved(HostEndpoint, Result<Vec<SocketAddr>, String>),
+    /// What came of a transaction of the register.
+    Stored(TransactionId, Outcome),
 }
 
 impl From<EngineEvent> for Event {
@@ -85,7 +95,6 @@ struct Resolving {
 /// A running daemon.
 struct Daemon {
     network: String,
-    config_file: PathBuf,
     directories: Directories,
     config: NetworkConfig,
     interface: Interface,
@@ -96,6 +105,10 @@ struct Daemon {
     store: StateStore,
     /// Peers that were saved by an earlier run and have not been heard in this one keep what was saved.
     saved: SavedPeers,
+    /// Of a network by membership.
+    member: Option<Box<membership::Member>>,
+    /// A join has just come to its end, and the interface has its addresses.
+    joined: bool,
     save_wanted: bool,
     resolving: HashMap<PublicKey, Resolving>,
     events: mpsc::UnboundedSender<Event>,

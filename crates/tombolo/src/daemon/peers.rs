@@ -50,7 +50,8 @@ pub(super) fn is_recent(last_activity: Option<u64>, unix_now: u64) -> bool {
 /// Everything, for an engine that has just started. What a peer's last endpoint was goes before what
 /// the configuration says, since the peer may have moved.
 pub(super) fn everything(config: &NetworkConfig, saved: &SavedPeers) -> Transaction {
-    let peers = config.peers.iter().map(|peer| {
+    // Members are the control plane's: it makes peers of them once they are verified.
+    let peers = config.peers.iter().filter(|_| config.membership.is_none()).map(|peer| {
         let mut change = whole(peer);
         if let Some(saved) = saved.get(&peer.public_key) {
             change.endpoint = saved.endpoint.or(change.endpoint);

@@ -20,12 +20,16 @@ impl Daemon {
 
     /// Applies what differs. A file with a mistake changes nothing.
     pub(super) async fn reload_now(&mut self) -> Result<(), String> {
-        let mut new = config::load(&self.config_file).map_err(|error| {
+        let mut new = config::load_network(&self.directories, &self.network).map_err(|error| {
             tracing::error!("the configuration was not reloaded:\n{error}");
             error.to_string()
         })?;
         self.notices.clear();
         self.keep_what_needs_a_restart(&mut new);
+        // Members come and go by the control plane, not by the file.
+        if new.membership.is_some() {
+            new.peers.clone_from(&self.config.peers);
+        }
         let transaction = peers::difference(&self.config, &new);
         if !peers::is_empty(&transaction) && !self.apply(transaction) {
             return Err("the change could not be made; see the log".to_owned());
@@ -96,7 +100,7 @@ impl Daemon {
         }
     }
 
-    fn reload_interface(&mut self, new: &NetworkConfig) -> Result<(), String> {
+    pub(super) fn reload_interface(&mut self, new: &NetworkConfig) -> Result<(), String> {
         let name = self.interface.plan.interface.clone();
         let mut interface = Interface::open(&name, new).map_err(|error| error.to_string())?;
         let mtu = interface.plan.mtu;

@@ -10,7 +10,7 @@ use tombolo_packet::{Offload, OffloadState};
 use super::interface::Interface;
 use crate::config::{NetworkConfig, OffloadConfig, PeerConfig};
 use crate::report::{
-    GuardReport, InterfaceReport, OffloadEntry, OffloadReport, PeerReport, SCHEMA, SocketEntry, StatusReport,
+    GuardReport, InterfaceReport, MembershipReport, OffloadEntry, OffloadReport, PeerReport, SCHEMA, SocketEntry, StatusReport,
 };
 
 /// A peer's timestamp that far ahead of our clock is told (requirement 11).
@@ -23,6 +23,7 @@ pub(super) struct Context<'a> {
     pub(super) started_at: u64,
     pub(super) resolve_errors: &'a HashMap<PublicKey, String>,
     pub(super) warnings: Vec<String>,
+    pub(super) membership: Option<MembershipReport>,
 }
 
 /// Seconds and more since 1970.
@@ -86,6 +87,7 @@ pub(super) fn build(context: Context<'_>, status: &EngineStatus, interface: &mut
         offloads: offload_report(&status.offloads, &config.offload),
         peers,
         drops: status.drops.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
+        membership: context.membership,
         warnings,
     }
 }

@@ -12,7 +12,7 @@ use tombolo_tun::netlink::LinkState;
 use super::notify::{self, Waiting};
 use super::report::{self, Context, unix_now};
 use super::start::{Parts, options};
-use super::{Daemon, Event, engine, interface, peers, watching};
+use super::{Daemon, Event, engine, interface, membership, peers, watching};
 use crate::cli::Failure;
 use crate::config::NetworkConfig;
 use crate::control::{Answer, Call, Request};
@@ -29,6 +29,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(900);
 /// A peer that was heard within this time is where it was heard from: roaming knows better than a name
 /// server. One that is silent for longer than data goes unanswered (requirement 7) may be elsewhere.
 const HEARD_LATELY: Duration = Duration::from_secs(10);
+/// How often the peers are looked at for traffic.
+const TRAFFIC_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two looks for a member that is being looked for.
+const LOOK_UP_PAUSE: Duration = Duration::from_millis(30);
 const LONGEST_PROBE: Duration = Duration::from_secs(60);
 /// Pauses between attempts to resolve a name, in seconds; the last one repeats.
 const RESOLVE_PAUSES: [u64; 6] = [1, 2, 4, 8, 15, 30];
@@ -64,10 +68,19 @@ fn after(delay: Duration) -> Instant {
     Instant::now() + delay
 }
 
+fn not_by_membership() -> Answer {
+    Answer::Error { message: "this network has static peers: nobody joins it, and it has no register".to_owned() }
+}
+
 impl Daemon {
     /// Serves until told to stop, or until something happens that it cannot mend.
     pub(super) async fn serve(&mut self, parts: Parts, waiting: Waiting) -> Result<(), Failure> {
         let result = self.run_loop(parts, waiting).await;
+        if let Err(failure) = &result
+            && self.config.interface.addresses.is_empty()
+        {
+            self.tell_joiner(failure);
+        }
         notify::stopping();
         self.stop();
         result
@@ -79,14 +92,22 @@ impl Daemon {
         let mut link = watch.link_state();
         let mut notices = watching::start(watch)
             .map_err(|error| Failure::runtime("changes of the system cannot be watched", error))?;
-        self.become_ready(waiting).await?;
+        if self.member.is_some() {
+            self.tell_overlay()?;
+        }
+        self.drive_member()?;
+        if !self.is_joining() {
+            self.become_ready(waiting).await?;
+        }
         let watchdog = notify::watchdog_interval();
         let mut alive_at = watchdog.map(after);
         let mut look_at = (!sees_filters).then(|| after(LOOK_INTERVAL));
         let mut restore_at = None;
         let mut save_at = None;
         let mut next_save = after(Duration::ZERO);
+        let mut traffic_at = self.member.is_some().then(|| after(TRAFFIC_INTERVAL));
         loop {
+            let member_at = self.member.as_ref().and_then(|member| member.due_in()).map(after);
             tokio::select! {
                 _ = signals.terminate.recv() => return Ok(()),
                 _ = signals.interrupt.recv() => return Ok(()),
@@ -125,10 +146,23 @@ impl Daemon {
                     next_save = after(SAVE_INTERVAL);
                     self.save();
                 }
+                () = until(member_at) => {
+                    if let Some(member) = &mut self.member {
+                        member.handle_timeout()?;
+                    }
+                }
+                () = until(traffic_at) => {
+                    traffic_at = Some(after(TRAFFIC_INTERVAL));
+                    self.look_at_traffic();
+                }
                 () = until(alive_at) => {
                     notify::alive();
                     alive_at = watchdog.map(after);
                 }
+            }
+            self.drive_member()?;
+            if std::mem::take(&mut self.joined) {
+                self.become_ready(waiting).await?;
             }
             if std::mem::take(&mut self.save_wanted) && save_at.is_none() {
                 save_at = Some(next_save);
@@ -147,8 +181,23 @@ impl Daemon {
         let _ = std::fs::remove_file(self.directories.control_socket(&self.network));
     }
 
+    /// Whoever typed `join` reads there why it came to nothing.
+    fn tell_joiner(&self, failure: &Failure) {
+        let word = if matches!(failure, Failure::Mistake(_)) { "refused" } else { "failed" };
+        let path = crate::membership::error_file(&self.directories, &self.network);
+        // The log has it too.
+        let _ = crate::atomic_file::write(&path, format!("{word}\n{failure}\n").as_bytes(), 0o600);
+    }
+
+    fn is_joining(&self) -> bool {
+        self.member.as_ref().is_some_and(|member| member.is_joining())
+    }
+
     /// Puts right what somebody else changed.
     fn restore(&mut self, link: LinkState) -> Result<(), Failure> {
+        if self.is_joining() {
+            return Ok(());
+        }
         if link == LinkState::Missing {
             match self.device.place() {
                 Ok(Place::Elsewhere) => {
@@ -185,6 +234,10 @@ impl Daemon {
         let running = self.start_engine()?;
         self.slot.replace(Some(running.handle()));
         self.engine = Some(running);
+        if self.member.is_some() {
+            // Sessions and peers went with the engine: the control plane comes up from the disk, as after a restart.
+            return Err(Failure::Runtime("the interface was deleted; a restart brings it back".to_owned()));
+        }
         let mut everything = peers::everything(&self.config, &self.saved);
         for peer in &mut everything.peers {
             peer.initiate = peer.endpoint.is_some();
@@ -236,7 +289,11 @@ impl Daemon {
         let Some(status) = self.status() else { return };
         let now = unix_now().as_secs();
         let mut peers = SavedPeers::new();
-        for peer in &status.peers {
+        // Strangers that only knocked are not worth a disk.
+        let known = |key: &PublicKey| {
+            self.config.membership.is_none() || self.config.peers.iter().any(|peer| peer.public_key == *key)
+        };
+        for peer in status.peers.iter().filter(|peer| known(&peer.public_key)) {
             let before = self.saved.get(&peer.public_key);
             let heard = peer.last_received_age.map(|age| now.saturating_sub(age.as_secs()));
             let saved = SavedPeer {
@@ -249,9 +306,17 @@ impl Daemon {
         }
         self.store.save(&peers);
         self.saved = peers;
+        if let Some(member) = &mut self.member {
+            member.flush();
+        }
     }
 
     fn handle_event(&mut self, event: Event) -> Result<(), Failure> {
+        if let (Event::Engine(event), Some(member)) = (&event, &mut self.member)
+            && member.handle_engine(event)
+        {
+            return Ok(());
+        }
         match event {
             Event::Engine(EngineEvent::ResolveEndpoint(key)) => self.resolve(key),
             Event::Engine(EngineEvent::SessionEstablished(key)) => {
@@ -276,6 +341,16 @@ impl Daemon {
             Event::Engine(EngineEvent::Failed(reason)) => return Err(Failure::Runtime(reason)),
             Event::Engine(_) => {}
             Event::Resolved(key, result) => self.handle_resolved(key, result),
+            Event::ServerResolved(endpoint, result) => {
+                if let Some(member) = &mut self.member {
+                    member.handle_resolved(&endpoint, result);
+                }
+            }
+            Event::Stored(id, outcome) => {
+                if let Some(member) = &mut self.member {
+                    member.handle_store(id, outcome);
+                }
+            }
         }
         Ok(())
     }
@@ -354,6 +429,41 @@ impl Daemon {
     async fn answer(&mut self, call: Call) -> bool {
         let answer = match call.request {
             Request::Status => self.report(),
+            Request::Probe { peer, timeout_milliseconds } if self.looks_for(&peer, timeout_milliseconds) => {
+                let left = timeout_milliseconds.saturating_sub(LOOK_UP_PAUSE.as_millis() as u64);
+                let request = Request::Probe { peer, timeout_milliseconds: left };
+                let (calls, call) = (self.calls.clone(), Call { request, ..call });
+                tokio::spawn(async move {
+                    tokio::time::sleep(LOOK_UP_PAUSE).await;
+                    // Nobody takes it when the daemon is stopping.
+                    let _ = calls.send(call).await;
+                });
+                return false;
+            }
+            Request::Whois { address } => match &self.member {
+                Some(member) => member.whois(address),
+                None => not_by_membership(),
+            },
+            Request::Admin { frame } => {
+                let Some(member) = &mut self.member else {
+                    let _ = call.reply.send(not_by_membership());
+                    return false;
+                };
+                match membership::admin_request(&frame) {
+                    Ok(request) => {
+                        member.handle_admin(request, format!("uid {}", call.caller.user), call.reply);
+                        return false;
+                    }
+                    Err(message) => Answer::Error { message },
+                }
+            }
+            Request::Leave => match &mut self.member {
+                Some(member) => {
+                    member.leave(call.reply);
+                    return false;
+                }
+                None => not_by_membership(),
+            },
             Request::Probe { peer, timeout_milliseconds } => {
                 let timeout = Duration::from_millis(timeout_milliseconds).min(LONGEST_PROBE);
                 match self.probe(&peer, timeout) {
@@ -384,12 +494,25 @@ impl Daemon {
         false
     }
 
+    /// Whether a peer is a member whom nobody here knows yet; then it is being looked for from now on.
+    fn looks_for(&mut self, name: &str, timeout_milliseconds: u64) -> bool {
+        let known = self.config.peers.iter().any(|peer| peer.name == name || peer.public_key.to_string() == name);
+        let Some(member) = &mut self.member else { return false };
+        let Ok(name) = name.parse() else { return false };
+        if known || u128::from(timeout_milliseconds) <= LOOK_UP_PAUSE.as_millis() {
+            return false;
+        }
+        member.handle_wanted_name(&name);
+        true
+    }
+
     fn report(&mut self) -> Answer {
         let Some(status) = self.status() else {
             return Answer::Error { message: "the engine has stopped".to_owned() };
         };
         let mut warnings = self.notices.clone();
         warnings.extend(self.store.failure().map(str::to_owned));
+        warnings.extend(self.member.iter().flat_map(|member| member.warnings()));
         let resolve_errors =
             self.resolving.iter().filter_map(|(key, state)| Some((*key, state.error.clone()?))).collect();
         let context = Context {
@@ -398,6 +521,7 @@ impl Daemon {
             started_at: self.started_at,
             resolve_errors: &resolve_errors,
             warnings,
+            membership: self.member.as_ref().map(|member| member.report()),
         };
         Answer::Status { report: Box::new(report::build(context, &status, &mut self.interface)) }
     }

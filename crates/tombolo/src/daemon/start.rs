@@ -13,6 +13,7 @@ use tombolo_tun::netlink::Watch;
 use super::engine::{self, UdpBinder};
 use super::interface::{self, Interface};
 use super::lock::{Lock, LockError};
+use super::membership::Member;
 use super::notify::{self, Waiting};
 use super::report::unix_now;
 use super::{Daemon, peers, privileges};
@@ -33,8 +34,7 @@ const JITTER_MILLISECONDS: u64 = 300;
 /// # Errors
 /// What kept it from coming up, or ended it.
 pub(crate) fn run(directories: Directories, network: &str, waiting: Waiting) -> Result<(), Failure> {
-    let config_file = directories.config_file(network);
-    let config = config::load(&config_file)?;
+    let config = config::load_network(&directories, network)?;
     let ports = [config.interface.listen_port, config.interface.metrics.map_or(0, |address| address.port())];
     privileges::reduce(ports.iter().any(|port| (1..1024).contains(port)));
     DirBuilder::new()
@@ -117,7 +117,11 @@ impl Daemon {
                 return Err(Failure::Runtime(error.to_string()));
             }
         };
-        interface.restore()?;
+        // Without addresses, as before the end of a join, there is nothing to put up.
+        let joining = config.interface.addresses.is_empty();
+        if !joining {
+            interface.restore()?;
+        }
         let queues = queues_for(config.interface.threads.workers());
         if device.queues().len() < queues {
             let notice = format!(
@@ -140,7 +144,18 @@ impl Daemon {
         let slot = EngineSlot::new(running.handle());
         slot.apply(peers::everything(&config, &saved))
             .map_err(|error| Failure::Runtime(error.to_string()))?;
-        interface.restore()?;
+        if !joining {
+            interface.restore()?;
+        }
+        let results = events.clone();
+        let member = Member::start(&config, &directories, network, move |id, outcome| {
+            // Nobody listens when the daemon is stopping.
+            let _ = results.send(super::Event::Stored(id, outcome));
+        })?;
+        if let Some(member) = &member {
+            let told = slot.handle().and_then(|handle| handle.set_membership(Some(member.options())));
+            told.map_err(|error| Failure::Runtime(error.to_string()))?;
+        }
         let uapi = match UapiSocket::open(&name, slot.clone()) {
             Ok(socket) => {
                 tracing::debug!("wg can use {}", socket.path().display());
@@ -159,7 +174,6 @@ impl Daemon {
         store.save(&saved);
         let daemon = Self {
             network: network.to_owned(),
-            config_file: directories.config_file(network),
             directories,
             config,
             interface,
@@ -168,6 +182,8 @@ impl Daemon {
             slot,
             store,
             saved,
+            member: member.map(Box::new),
+            joined: false,
             save_wanted: false,
             resolving: std::collections::HashMap::new(),
             events,

@@ -30,6 +30,21 @@ pub async fn resolve(endpoint: &EndpointName, attempt: usize) -> Result<SocketAd
     choose(&addresses, endpoint.port, attempt, has_route).ok_or_else(|| format!("{name} has no address"))
 }
 
+/// All addresses of a host, name or literal, those with a route first.
+///
+/// # Errors
+/// Why there is none, as a sentence.
+pub async fn resolve_all(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let lookup = build()?.lookup_ip(host).await.map_err(|error| format!("{host}: {error}"))?;
+    let mut addresses: Vec<SocketAddr> = lookup.iter().map(|address| SocketAddr::new(address, port)).collect();
+    addresses.sort_by_key(|address| (!has_route(*address), address.is_ipv4(), address.ip()));
+    addresses.dedup();
+    if addresses.is_empty() { Err(format!("{host} has no address")) } else { Ok(addresses) }
+}
+
 fn build() -> Result<TokioResolver, String> {
     let mut builder = TokioResolver::builder_tokio().unwrap_or_else(|_| {
         // No resolv.conf: /etc/hosts still answers.

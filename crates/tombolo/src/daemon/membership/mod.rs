@@ -1,0 +1,524 @@
+//! A network by membership: drives the state machines of node and authority from the daemon's main loop.
+//!
+//! Events of the engine, results of the store, answers of the resolver and requests of the control socket go in; what comes
+//! out is done at once and in order: frames, changes of the engine, writes, transactions. Nothing here waits.
+
+mod data_path;
+mod join;
+mod server;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use tokio::sync::oneshot;
+use tombolo_control::authority::{Outcome, TransactionId};
+use tombolo_control::document::{Roles, Validity};
+use tombolo_control::frame::Frame;
+use tombolo_control::frame::admin::AdminRequest;
+use tombolo_control::lighthouse::LighthouseOptions;
+use tombolo_control::node::{Event as NodeEvent, Node, NodeAlarm, NodeOptions, Output};
+use tombolo_control::path::Path;
+use tombolo_control::{HostEndpoint, NodeName};
+use tombolo_engine::{EngineEvent, now};
+use tombolo_noise::{MembershipOptions, PublicKey};
+
+use super::{Daemon, Event};
+use crate::cli::Failure;
+use crate::config::NetworkConfig;
+use crate::control::Answer;
+use crate::membership::MembershipState;
+use crate::paths::Directories;
+use crate::report::{MembershipReport, ServerReport};
+use crate::{random, resolver};
+
+use join::Joining;
+use server::Server;
+
+/// Requests to an authority elsewhere that wait at most.
+const ADMIN_WAITING: usize = 64;
+
+/// The membership of this machine in one network.
+pub(super) struct Member {
+    node: Node,
+    /// Of a server.
+    server: Option<Server>,
+    state: MembershipState,
+    random: ChaCha20Rng,
+    /// The newest session of each key, by the engine's number.
+    sessions: HashMap<PublicKey, u64>,
+    /// Where the engine has each key.
+    places: HashMap<PublicKey, SocketAddr>,
+    /// How many handshakes were begun with a key: each goes to the next candidate.
+    rounds: HashMap<PublicKey, usize>,
+    joining: Option<Joining>,
+    /// The UDP port.
+    port: u16,
+    local: Vec<SocketAddr>,
+    /// Who waits for an authority that is elsewhere.
+    asked: HashMap<u64, (PublicKey, oneshot::Sender<Answer>)>,
+    next_request: u64,
+    /// Who waits for the end of the membership.
+    leaving: Option<oneshot::Sender<Answer>>,
+    /// What somebody should look at, the newest of each kind.
+    alarms: HashMap<&'static str, String>,
+    /// Bytes that each peer had received and sent at the last look.
+    traffic: HashMap<PublicKey, u64>,
+}
+
+impl Member {
+    /// What the state directory has: a member, a server, or a join that is under way.
+    pub(super) fn start(
+        config: &NetworkConfig,
+        directories: &Directories,
+        network: &str,
+        store_results: impl Fn(TransactionId, Outcome) + Send + 'static,
+    ) -> Result<Option<Self>, Failure> {
+        let Some(membership) = &config.membership else { return Ok(None) };
+        let failed = |error: &dyn std::fmt::Display| Failure::Runtime(error.to_string());
+        let directory = directories.state_directory(network);
+        let state = MembershipState::open(&directory).map_err(|error| failed(&error))?;
+        let mut random =
+            random::generator().map_err(|error| Failure::runtime("the system gives no randomness", error))?;
+        let Some(key) = config.interface.private_key.key() else {
+            return Err(Failure::Runtime("the private key was not read".to_owned()));
+        };
+        let server = match state.issuer().map_err(|error| failed(&error))? {
+            Some(issuer) => Some(Server::start(issuer, &directory, store_results)?),
+            None => None,
+        };
+        let options = NodeOptions {
+            accept_routes: membership.accept_routes.clone(),
+            authority: server.is_some(),
+            ..NodeOptions::default()
+        };
+        let time = now();
+        let (node, joining) = match state.saved() {
+            Some(saved) => (Node::restore(key.public(), &saved, options, time, &mut random), None),
+            None => {
+                let pending = state.pending_join().map_err(|error| failed(&error))?;
+                let pending = pending.ok_or_else(|| {
+                    Failure::Mistake(format!("this machine is no member of `{network}`: run `tombolo join`"))
+                })?;
+                let joining = Joining::new(&pending.token, time);
+                let node =
+                    Node::join(key.public(), pending.token, pending.name, options, time, &mut random);
+                (node, Some(joining))
+            }
+        };
+        let mut member = Self {
+            node,
+            server,
+            state,
+            random,
+            sessions: HashMap::new(),
+            places: HashMap::new(),
+            rounds: HashMap::new(),
+            joining,
+            port: config.interface.listen_port,
+            local: Vec::new(),
+            asked: HashMap::new(),
+            next_request: 1,
+            leaving: None,
+            alarms: HashMap::new(),
+            traffic: HashMap::new(),
+        };
+        if member.own_roles().contains(Roles::LIGHTHOUSE) {
+            member.node.serve_lighthouse(LighthouseOptions::default(), time);
+        }
+        Ok(Some(member))
+    }
+
+    /// What strangers may do to the engine.
+    pub(super) fn options(&self) -> MembershipOptions {
+        if self.server.is_some() { MembershipOptions::server() } else { MembershipOptions::node() }
+    }
+
+    fn own_roles(&self) -> Roles {
+        self.node.membership().map_or(Roles::NONE, |own| own.roles)
+    }
+
+    pub(super) fn is_joining(&self) -> bool {
+        self.joining.is_some()
+    }
+
+    /// When something is due, as time from now.
+    pub(super) fn due_in(&self) -> Option<Duration> {
+        let server = self.server.as_ref().and_then(Server::poll_timeout);
+        let joining = self.joining.as_ref().map(Joining::deadline);
+        let next = [self.node.poll_timeout(), server, joining].into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(now().boot))
+    }
+
+    fn handle_event(&mut self, event: NodeEvent<'_>) {
+        self.node.handle_event(event, now(), &mut self.random);
+    }
+
+    /// Packets wait for an address to which there is no tunnel.
+    fn handle_wanted(&mut self, address: IpAddr) {
+        self.handle_event(NodeEvent::Wanted { address });
+    }
+
+    /// Somebody wants to reach a node by its name.
+    pub(super) fn handle_wanted_name(&mut self, name: &NodeName) {
+        self.handle_event(NodeEvent::WantedName { name: name.clone() });
+    }
+
+    fn note_session(&mut self, key: PublicKey, session: &tombolo_engine::Session, remote: Option<SocketAddr>) {
+        let Some(remote) = remote else { return };
+        if self.places.insert(key, remote).is_none() || self.local.is_empty() {
+            self.note_local(&[remote]);
+        }
+        let newest = self.sessions.entry(key).or_insert(0);
+        if session.epoch <= *newest {
+            return;
+        }
+        *newest = session.epoch;
+        if let Some(joining) = &mut self.joining {
+            joining.note_session(&key);
+        }
+        self.handle_event(NodeEvent::Established {
+            peer: key,
+            path: Path::Direct(remote),
+            initiator: session.initiator,
+            handshake_hash: session.handshake_hash,
+        });
+    }
+
+    /// Takes what the engine tells of members. `false`: it is for somebody else.
+    pub(super) fn handle_engine(&mut self, event: &EngineEvent) -> bool {
+        match event {
+            EngineEvent::MemberSession { public_key, session, remote, .. } => {
+                self.note_session(*public_key, session, *remote);
+            }
+            EngineEvent::ControlFrame { public_key, session, remote, bytes } => {
+                // The frame may have overtaken the news of its session.
+                self.note_session(*public_key, session, *remote);
+                self.handle_frame(*public_key, *remote, bytes);
+            }
+            EngineEvent::TunnelWanted(address) => self.handle_wanted(*address),
+            EngineEvent::PeerGone(key) => self.forget(key),
+            EngineEvent::MemberMoved { public_key, remote, .. } => {
+                self.places.insert(*public_key, *remote);
+                self.handle_event(NodeEvent::Seen { peer: *public_key, path: Path::Direct(*remote) });
+            }
+            EngineEvent::KeyInTwoPlaces { public_key, newer, older } => self.alarm(
+                "two places",
+                format!(
+                    "the key {public_key} is in use at {newer} and at {older}: a copied disk, or a stolen key; \
+                     `tombolo node replace` gives one of them another"
+                ),
+            ),
+            _ => return false,
+        }
+        true
+    }
+
+    fn handle_frame(&mut self, from: PublicKey, remote: Option<SocketAddr>, bytes: &[u8]) {
+        let Some(remote) = remote else { return };
+        match Frame::parse(bytes) {
+            Ok(Frame::AdminAnswer(answer)) => {
+                if self.asked.get(&answer.id).is_some_and(|(authority, _)| *authority == from)
+                    && let Some((_, reply)) = self.asked.remove(&answer.id)
+                {
+                    let _ = reply.send(Answer::Admin { frame: crate::membership::to_hex(bytes) });
+                }
+                return;
+            }
+            Ok(Frame::JoinAnswer(answer)) => {
+                if let Some(joining) = &mut self.joining {
+                    joining.note_answer(&answer, now());
+                }
+            }
+            _ => {}
+        }
+        if let Some(server) = &mut self.server {
+            server.note_seen(&from);
+        }
+        self.handle_event(NodeEvent::Message { from, path: Path::Direct(remote), message: bytes });
+    }
+
+    fn forget(&mut self, key: &PublicKey) {
+        self.sessions.remove(key);
+        self.places.remove(key);
+        self.rounds.remove(key);
+        self.traffic.remove(key);
+        self.handle_event(NodeEvent::Ended { peer: *key });
+    }
+
+    pub(super) fn handle_resolved(&mut self, endpoint: &HostEndpoint, result: Result<Vec<SocketAddr>, String>) {
+        match result {
+            Ok(addresses) => {
+                if let Some(joining) = &mut self.joining {
+                    joining.note_addresses(&addresses);
+                }
+                self.note_local(&addresses);
+                self.handle_event(NodeEvent::Resolved { endpoint: endpoint.clone(), addresses });
+            }
+            Err(error) => {
+                tracing::warn!("the server {} is not found: {error}", endpoint.as_str());
+                if let Some(joining) = &mut self.joining {
+                    joining.note_unresolved(endpoint, &error);
+                }
+            }
+        }
+    }
+
+    /// The addresses of this machine that others may reach it at: those that packets to servers leave from.
+    fn note_local(&mut self, remotes: &[SocketAddr]) {
+        let own = remotes.iter().filter_map(|remote| own_address(*remote));
+        for address in own.map(|ip| SocketAddr::new(ip, self.port)) {
+            if !self.local.contains(&address) {
+                self.local.push(address);
+            }
+        }
+        let forbidden = self.node.verifier().pins().overlay.iter().flat_map(|overlay| overlay.cidrs.iter().copied());
+        let event = NodeEvent::Local { addresses: self.local.clone(), forbidden: forbidden.collect() };
+        self.handle_event(event);
+    }
+
+    pub(super) fn handle_store(&mut self, id: TransactionId, outcome: Outcome) {
+        if let Some(server) = &mut self.server {
+            server.handle_store(id, outcome, &mut self.random);
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self) -> Result<(), Failure> {
+        let time = now();
+        if self.node.poll_timeout().is_some_and(|due| due <= time.boot) {
+            self.node.handle_timeout(time, &mut self.random);
+        }
+        if let Some(server) = &mut self.server {
+            server.handle_timeout(&mut self.random);
+        }
+        match &self.joining {
+            Some(joining) => joining.check(time),
+            None => Ok(()),
+        }
+    }
+
+    /// A request of an administrator at the control socket.
+    pub(super) fn handle_admin(&mut self, request: AdminRequest, who: String, reply: oneshot::Sender<Answer>) {
+        if let Some(server) = &mut self.server {
+            server.handle_request(request, who, reply, &mut self.random);
+            return;
+        }
+        let network = self.node.verifier().network();
+        let authority = network.and_then(|network| network.servers_with(Roles::AUTHORITY).next());
+        let Some(key) = authority.map(|server| server.key) else {
+            let _ = reply.send(Answer::Error { message: "no server of the network is known yet".to_owned() });
+            return;
+        };
+        self.asked.retain(|_, (_, reply)| !reply.is_closed());
+        if self.asked.len() >= ADMIN_WAITING {
+            let _ = reply.send(Answer::Error { message: "too many requests wait for the server".to_owned() });
+            return;
+        }
+        let id = self.next_request;
+        self.next_request += 1;
+        self.asked.insert(id, (key, reply));
+        self.node.send(key, Frame::AdminRequest(AdminRequest { id, operation: request.operation }));
+    }
+
+    /// Who has an overlay address: from what is known here.
+    pub(super) fn whois(&self, address: IpAddr) -> Answer {
+        let Some(member) = self.node.verifier().member_at(address) else {
+            return Answer::Error { message: format!("nobody with the address {address} is known here") };
+        };
+        Answer::Whois {
+            node: member.node.to_string(),
+            name: member.name.to_string(),
+            groups: member.groups.iter().map(ToString::to_string).collect(),
+            public_key: member.key.to_string(),
+        }
+    }
+
+    pub(super) fn leave(&mut self, reply: oneshot::Sender<Answer>) {
+        if self.server.is_some() {
+            let message = "this machine is the network's server: without it nobody joins or renews; \
+                           stop it with `tombolo down`, or remove its state by hand"
+                .to_owned();
+            let _ = reply.send(Answer::Error { message });
+            return;
+        }
+        self.leaving = Some(reply);
+        self.node.leave();
+    }
+
+    fn alarm(&mut self, kind: &'static str, text: String) {
+        tracing::warn!("{text}");
+        self.alarms.insert(kind, text);
+    }
+
+    fn take_alarm(&mut self, alarm: &NodeAlarm) {
+        match alarm {
+            NodeAlarm::Stale => self.alarm(
+                "stale",
+                "the network document is older than it should be: no server is up, or somebody withholds it".to_owned(),
+            ),
+            NodeAlarm::Clock(fault) => {
+                self.alarm("clock", format!("this machine's clock cannot be right: {fault:?}; set it"));
+            }
+            NodeAlarm::NotRenewed { not_after } => self.alarm(
+                "renewal",
+                format!(
+                    "the membership was not renewed for more than half of its life; it ends at Unix time {}: \
+                     see that the server can be reached",
+                    not_after.0.as_secs()
+                ),
+            ),
+            NodeAlarm::RenewalRefused(reason) => {
+                self.alarm("renewal", format!("the server does not renew the membership: {reason:?}"));
+            }
+            NodeAlarm::Refused { peer, reason, clock_difference } => self.alarm(
+                "refused",
+                format!("{peer} does not take our membership: {reason:?}; its clock is {clock_difference} s ahead of ours"),
+            ),
+            other => self.alarm("conflict", format!("{other:?}")),
+        }
+    }
+
+    /// For `status`.
+    pub(super) fn report(&self) -> MembershipReport {
+        let time = now();
+        let status = self.node.status(time);
+        let own = self.node.membership();
+        let verifier = self.node.verifier();
+        let seconds = |then: Duration| time.wall.0.saturating_sub(then).as_secs();
+        let servers = verifier.network().map_or(&[][..], |network| &network.servers).iter();
+        let state = match status.membership {
+            _ if self.joining.is_some() => "joining",
+            Some(Validity::Valid) => "valid",
+            Some(Validity::Grace) => "grace",
+            Some(Validity::NotYet(_)) => "not yet valid",
+            _ => "expired",
+        };
+        MembershipReport {
+            state: state.to_owned(),
+            network_id: verifier.pins().network.to_string(),
+            node: own.map(|own| own.node.to_string()),
+            name: own.map(|own| own.name.to_string()),
+            domain: verifier.pins().overlay.as_ref().map(|overlay| overlay.domain.to_string()),
+            roles: own.map(|own| own.roles.to_string()),
+            groups: own.map_or(Vec::new(), |own| own.groups.iter().map(ToString::to_string).collect()),
+            serial: own.map(|own| own.serial),
+            not_after: own.map(|own| own.not_after.0.as_secs()),
+            network_version: status.network.map(|version| version.to_string()),
+            network_age_seconds: verifier.network().map(|network| seconds(network.issued.0)),
+            stale: status.stale,
+            trust_epoch: verifier.trust().map(|trust| trust.epoch),
+            servers: servers
+                .map(|server| ServerReport {
+                    public_key: server.key.to_string(),
+                    roles: server.roles.to_string(),
+                    endpoints: server.endpoints.iter().map(|endpoint| endpoint.as_str().to_owned()).collect(),
+                    this_machine: own.is_some_and(|own| own.key == server.key),
+                    connected: status.peers.iter().any(|peer| peer.key == server.key && peer.verified),
+                })
+                .collect(),
+            observed: status.observed.iter().map(ToString::to_string).collect(),
+            dropped_frames: status.dropped,
+        }
+    }
+
+    /// What somebody should look at.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = self.alarms.values().cloned().collect();
+        warnings.sort();
+        warnings
+    }
+
+    /// Writes what was gathered.
+    pub(super) fn flush(&mut self) {
+        if let Err(error) = self.state.flush() {
+            self.alarm("disk", error.to_string());
+        }
+    }
+}
+
+/// The request in a frame of the control socket.
+pub(super) fn admin_request(frame: &str) -> Result<AdminRequest, String> {
+    let bytes = crate::membership::from_hex(frame)?;
+    match Frame::parse(&bytes) {
+        Ok(Frame::AdminRequest(request)) => Ok(request),
+        Ok(_) => Err("the frame is no administrator's request".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The address from which packets to `remote` leave, with no packet sent.
+fn own_address(remote: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(remote).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+impl Daemon {
+    /// Does what the state machines of the membership want.
+    pub(super) fn drive_member(&mut self) -> Result<(), Failure> {
+        let Some(mut member) = self.member.take() else { return Ok(()) };
+        let result = self.drive(&mut member);
+        self.member = Some(member);
+        result
+    }
+
+    fn drive(&mut self, member: &mut Member) -> Result<(), Failure> {
+        loop {
+            if let Some(output) = member.node.poll_output() {
+                self.carry_out(member, output)?;
+            } else if let Some(server) = &mut member.server
+                && server.drive(&mut member.node, &mut member.random)
+            {
+                continue;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    fn carry_out(&mut self, member: &mut Member, output: Output) -> Result<(), Failure> {
+        match output {
+            Output::Send(outgoing) => self.send_frame(&outgoing),
+            Output::Engine(change) => self.change_data_path(member, change),
+            Output::Save(save) => {
+                if let Err(error) = member.state.save(save) {
+                    member.alarm("disk", error.to_string());
+                }
+                self.save_wanted |= member.state.is_dirty();
+            }
+            Output::Alarm(alarm) => member.take_alarm(&alarm),
+            Output::Resolve(endpoint) => self.resolve_server(endpoint),
+            Output::Authority { from, handshake_hash, frame } => {
+                let authorised = member.node.verifier().authorised(&from, member.node.times(now())).is_some();
+                if let Some(server) = &mut member.server {
+                    server.handle_frame(from, handshake_hash, authorised, &frame, &mut member.random);
+                }
+            }
+            // Keys are not rotated by this version; nobody asks for it.
+            Output::ChangeKey(_) => {}
+            Output::Joined(Ok(())) => self.joined(member)?,
+            Output::Joined(Err(refusal)) => {
+                let joining = member.joining.take();
+                return Err(join::refused(refusal, joining.as_ref()));
+            }
+            Output::Left => {
+                if let Some(reply) = member.leaving.take() {
+                    let _ = reply.send(Answer::Done);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn resolve_server(&self, endpoint: HostEndpoint) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let result = resolver::resolve_all(endpoint.host(), endpoint.port()).await;
+            // Nobody listens when the daemon is stopping.
+            let _ = events.send(Event::ServerResolved(endpoint, result));
+        });
+    }
+
+}
