@@ -8,8 +8,8 @@ use std::time::Duration;
 use rand_core::CryptoRng;
 use tombolo_noise::clock::{Instant, Now};
 use tombolo_noise::padded_len;
-use tombolo_packet::message::{TAG_LEN, TRANSPORT_HEADER_LEN};
 use tombolo_packet::PeerId;
+use tombolo_packet::message::{TAG_LEN, TRANSPORT_HEADER_LEN};
 use tombolo_udp::{SendError, Transmit};
 
 use super::{Control, PeerRecord};

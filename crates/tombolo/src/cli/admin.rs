@@ -10,9 +10,7 @@ use tombolo_control::frame::admin::{
 use tombolo_control::{KeyId, NodeId, NodeName, SigningKey};
 use tombolo_noise::clock::UnixTime;
 
-use super::args::{
-    Cli, NetworkCommand, NodeCommand, TokenArgs, TokenCommand, WhoisArgs,
-};
+use super::args::{Cli, NetworkCommand, NodeCommand, TokenArgs, TokenCommand, WhoisArgs};
 use super::init::grant;
 use super::{Failure, print_bytes, print_line};
 use crate::control::{Answer, Client, Request};
@@ -332,10 +330,7 @@ fn detail_json(detail: &NodeDetail) -> Value {
 }
 
 /// Columns as wide as their widest cell.
-fn table<const N: usize>(
-    head: [&str; N],
-    rows: impl Iterator<Item = [String; N]>,
-) -> Result<(), Failure> {
+fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Result<(), Failure> {
     let mut all: Vec<[String; N]> = vec![head.map(str::to_owned)];
     all.extend(rows);
     let widths: [usize; N] =

@@ -227,7 +227,9 @@ pub struct LeaveArgs {
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Make a token, and print it.
-    #[command(after_long_help = "Examples:\n  tombolo token new\n  tombolo token new --name db-3 --expires 24h")]
+    #[command(
+        after_long_help = "Examples:\n  tombolo token new\n  tombolo token new --name db-3 --expires 24h"
+    )]
     New(TokenArgs),
     /// List tokens.
     List(ListArgs),

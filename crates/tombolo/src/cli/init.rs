@@ -14,7 +14,9 @@ use tombolo_control::authority::audit::Actor;
 use tombolo_control::authority::{
     Authority, Caller, Genesis, Outcome, Record, Server, SessionId, Transaction,
 };
-use tombolo_control::document::{GroupLimit, Issuer, Limits, NetworkDocument, Roles, TrustDocument, Verified};
+use tombolo_control::document::{
+    GroupLimit, Issuer, Limits, NetworkDocument, Roles, TrustDocument, Verified,
+};
 use tombolo_control::frame::Frame;
 use tombolo_control::frame::admin::{AdminRequest, Operation, Reply, TokenGrant, TokenSpec};
 use tombolo_control::node::{Save, SavedDocuments};
@@ -130,7 +132,8 @@ fn wishes(
         arguments.endpoint.iter().map(|text| endpoint(text, port)).collect::<Result<_, _>>()?
     };
     let domain = arguments.domain.clone().unwrap_or_else(|| format!("{}.internal", network.to_lowercase()));
-    let domain = domain.parse().map_err(|error| mistake(format!("`{domain}` cannot be a domain: {error}")))?;
+    let domain =
+        domain.parse().map_err(|error| mistake(format!("`{domain}` cannot be a domain: {error}")))?;
     let routes = create::local_routes();
     let cidrs = if arguments.cidr.is_empty() {
         let free = create::free_prefix(&routes, random).ok_or_else(|| {
@@ -153,7 +156,10 @@ fn wishes(
     }
     let folder = std::path::absolute(&root_file).map_err(failed)?;
     if folder.starts_with(std::path::absolute(&directories.state).map_err(failed)?) {
-        return Err(mistake("the root key does not belong into the state directory: choose another with --root-key".to_owned()));
+        return Err(mistake(
+            "the root key does not belong into the state directory: choose another with --root-key"
+                .to_owned(),
+        ));
     }
     Ok(Wishes { name, endpoints, cidrs, domain, port, root_file })
 }
@@ -163,7 +169,9 @@ pub(super) fn check_overlap(cidr: &IpNet, routes: &[IpNet]) -> Result<(), Failur
     match create::overlap(cidr, routes) {
         Overlap::Free => Ok(()),
         Overlap::Covered(route) => {
-            eprintln!("tombolo: warning: the overlay {cidr} lies in {route}, which this machine routes elsewhere");
+            eprintln!(
+                "tombolo: warning: the overlay {cidr} lies in {route}, which this machine routes elsewhere"
+            );
             Ok(())
         }
         Overlap::Taken(route) => Err(Failure::Mistake(format!(
@@ -194,9 +202,8 @@ fn own_endpoints(port: u16) -> Result<Vec<HostEndpoint>, Failure> {
         let address = socket.local_addr().ok()?.ip();
         (!address.is_loopback() && !address.is_unspecified()).then_some(address)
     });
-    let endpoints: Vec<HostEndpoint> = own
-        .filter_map(|address| std::net::SocketAddr::new(address, port).to_string().parse().ok())
-        .collect();
+    let endpoints: Vec<HostEndpoint> =
+        own.filter_map(|address| std::net::SocketAddr::new(address, port).to_string().parse().ok()).collect();
     if endpoints.is_empty() {
         return Err(Failure::Mistake(
             "this machine has no address to be found at: say where it is with --endpoint HOST".to_owned(),
@@ -298,9 +305,7 @@ fn create(
     };
     let sealed = Recipient::Passphrase(passphrase.clone()).seal(&root.to_bytes()).map_err(failed)?;
     write_new(&wishes.root_file, &sealed)?;
-    let placed = new
-        .place()
-        .and_then(|()| create::write_config(directories, network, wishes.port));
+    let placed = new.place().and_then(|()| create::write_config(directories, network, wishes.port));
     if let Err(error) = placed {
         // Nobody has seen anything of it yet.
         let _ = std::fs::remove_file(&wishes.root_file);

@@ -51,8 +51,10 @@ pub(super) fn choose_name(cli: &Cli, directories: &Directories) -> Result<String
 pub(super) fn machine_name() -> Option<NodeName> {
     let uname = rustix::system::uname();
     let host = uname.nodename().to_str().ok()?.split('.').next()?.to_lowercase();
-    let name: String =
-        host.chars().map(|character| if character.is_ascii_alphanumeric() { character } else { '-' }).collect();
+    let name: String = host
+        .chars()
+        .map(|character| if character.is_ascii_alphanumeric() { character } else { '-' })
+        .collect();
     name.trim_matches('-').parse().ok()
 }
 
@@ -73,6 +75,8 @@ pub(super) fn join(cli: &Cli, directories: &Directories, arguments: &JoinArgs) -
     let error_file = crate::membership::error_file(directories, &network);
     let _ = std::fs::remove_file(&error_file);
     if let Err(error) = up::start(cli, directories, &network) {
+        // A service manager would go on trying.
+        let _ = up::enable(directories, &network, "stop");
         // There is no network of that name here. Key and token stay for another try where that makes sense.
         let _ = std::fs::remove_file(directories.config_file(&network));
         let Ok(reason) = std::fs::read_to_string(&error_file) else { return Err(error) };

@@ -1,7 +1,7 @@
 //! What a user types.
 
-pub mod args;
 mod admin;
+pub mod args;
 mod check;
 mod doctor;
 mod failure;

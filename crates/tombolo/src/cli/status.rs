@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::args::{Cli, StatusArgs};
 use super::{Failure, print_bytes, print_line};
 use crate::control::{Answer, Client, Request};
-use crate::paths::Directories;
 use crate::daemon::report::unix_now;
+use crate::paths::Directories;
 use crate::report::{MembershipReport, OffloadEntry, OffloadReport, PeerReport, StatusReport};
 
 pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &StatusArgs) -> Result<(), Failure> {

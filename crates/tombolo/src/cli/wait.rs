@@ -85,6 +85,7 @@ fn expect_members(config: &mut NetworkConfig, names: &[String]) {
         endpoint: None,
         persistent_keepalive: 0,
         tombolo: true,
+        rate_limit: 0,
     }));
 }
 

@@ -15,8 +15,8 @@ use super::problem::{Problem, Problems};
 use super::rate::parse_rate;
 use super::section::{At, Section};
 use super::{
-    DEFAULT_PATH_MTU_INTERVAL, DEFAULT_PORT, EndpointHost, EndpointName, InterfaceConfig, MembershipConfig, NetworkConfig,
-    OVERHEAD, OffloadConfig, Origin, PeerConfig, SecretSource,
+    DEFAULT_PATH_MTU_INTERVAL, DEFAULT_PORT, EndpointHost, EndpointName, InterfaceConfig, MembershipConfig,
+    NetworkConfig, OVERHEAD, OffloadConfig, Origin, PeerConfig, SecretSource,
 };
 use crate::threads::{ThreadConfig, parse_busy_poll, parse_workers};
 
@@ -126,10 +126,8 @@ fn membership(table: &DeTable<'_>, span: Range<usize>, problems: &mut Problems<'
     for text in section.strings("accept_routes", problems).unwrap_or_default() {
         match text.value.parse::<IpNet>() {
             Ok(route) => accept_routes.push(route.trunc()),
-            Err(_) => problems.at(
-                text.span,
-                format!("`{}` is not a subnet, such as \"192.168.7.0/24\"", text.value),
-            ),
+            Err(_) => problems
+                .at(text.span, format!("`{}` is not a subnet, such as \"192.168.7.0/24\"", text.value)),
         }
     }
     MembershipConfig { accept_routes }

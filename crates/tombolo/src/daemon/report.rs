@@ -10,7 +10,8 @@ use tombolo_packet::{Offload, OffloadState};
 use super::interface::Interface;
 use crate::config::{NetworkConfig, OffloadConfig, PeerConfig};
 use crate::report::{
-    GuardReport, InterfaceReport, MembershipReport, OffloadEntry, OffloadReport, PeerReport, SCHEMA, SocketEntry, StatusReport,
+    GuardReport, InterfaceReport, MembershipReport, OffloadEntry, OffloadReport, PeerReport, SCHEMA,
+    SocketEntry, StatusReport,
 };
 
 /// A peer's timestamp that far ahead of our clock is told (requirement 11).

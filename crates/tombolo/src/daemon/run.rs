@@ -69,7 +69,9 @@ fn after(delay: Duration) -> Instant {
 }
 
 fn not_by_membership() -> Answer {
-    Answer::Error { message: "this network has static peers: nobody joins it, and it has no register".to_owned() }
+    Answer::Error {
+        message: "this network has static peers: nobody joins it, and it has no register".to_owned(),
+    }
 }
 
 impl Daemon {
@@ -496,7 +498,8 @@ impl Daemon {
 
     /// Whether a peer is a member whom nobody here knows yet; then it is being looked for from now on.
     fn looks_for(&mut self, name: &str, timeout_milliseconds: u64) -> bool {
-        let known = self.config.peers.iter().any(|peer| peer.name == name || peer.public_key.to_string() == name);
+        let known =
+            self.config.peers.iter().any(|peer| peer.name == name || peer.public_key.to_string() == name);
         let Some(member) = &mut self.member else { return false };
         let Ok(name) = name.parse() else { return false };
         if known || u128::from(timeout_milliseconds) <= LOOK_UP_PAUSE.as_millis() {

@@ -21,7 +21,7 @@ use crate::cli::Failure;
 use crate::config::{self, NetworkConfig};
 use crate::paths::Directories;
 use crate::state::{SavedPeers, StateStore};
-use crate::uapi::server::{EngineSlot, UapiSocket};
+use crate::uapi::server::{Access, EngineSlot, UapiSocket};
 use crate::{control, metrics, random};
 
 /// Requests that wait for the daemon at most.
@@ -156,7 +156,8 @@ impl Daemon {
             let told = slot.handle().and_then(|handle| handle.set_membership(Some(member.options())));
             told.map_err(|error| Failure::Runtime(error.to_string()))?;
         }
-        let uapi = match UapiSocket::open(&name, slot.clone()) {
+        let access = if config.membership.is_some() { Access::Look } else { Access::Change };
+        let uapi = match UapiSocket::open(&name, slot.clone(), access) {
             Ok(socket) => {
                 tracing::debug!("wg can use {}", socket.path().display());
                 Some(socket)

@@ -163,9 +163,7 @@ impl MembershipState {
     fn remove(&self, file: &str) -> Result<(), MembershipError> {
         let path = self.path(file);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(MembershipError::Io { path, error })
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(MembershipError::Io { path, error }),
             _ => Ok(()),
         }
     }

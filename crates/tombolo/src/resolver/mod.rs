@@ -39,7 +39,8 @@ pub async fn resolve_all(host: &str, port: u16) -> Result<Vec<SocketAddr>, Strin
         return Ok(vec![SocketAddr::new(address, port)]);
     }
     let lookup = build()?.lookup_ip(host).await.map_err(|error| format!("{host}: {error}"))?;
-    let mut addresses: Vec<SocketAddr> = lookup.iter().map(|address| SocketAddr::new(address, port)).collect();
+    let mut addresses: Vec<SocketAddr> =
+        lookup.iter().map(|address| SocketAddr::new(address, port)).collect();
     addresses.sort_by_key(|address| (!has_route(*address), address.is_ipv4(), address.ip()));
     addresses.dedup();
     if addresses.is_empty() { Err(format!("{host} has no address")) } else { Ok(addresses) }

@@ -31,6 +31,9 @@ pub enum UapiError {
     /// The port of `listen_port` is taken.
     #[error("the UDP port is in use")]
     PortInUse,
+    /// Peers are members here: `wg` may look, and change nothing (control rule 22).
+    #[error("the peers of this network are its members, and no others")]
+    ReadOnly,
     /// Anything that the system refused.
     #[error("the change could not be made")]
     Io,
@@ -43,6 +46,7 @@ impl UapiError {
             Self::Protocol => rustix::io::Errno::PROTO,
             Self::Invalid => rustix::io::Errno::INVAL,
             Self::PortInUse => rustix::io::Errno::ADDRINUSE,
+            Self::ReadOnly => rustix::io::Errno::PERM,
             Self::Io => rustix::io::Errno::IO,
         }
         .raw_os_error()

@@ -71,6 +71,15 @@ pub fn socket_directory() -> PathBuf {
         .map_or_else(|| PathBuf::from("/var/run/wireguard"), PathBuf::from)
 }
 
+/// What `wg` may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everything.
+    Change,
+    /// See all but the private key: the peers are members, and come and go by the control plane (control rule 22).
+    Look,
+}
+
 /// A socket that is being served; removed when dropped.
 pub struct UapiSocket {
     path: PathBuf,
@@ -83,7 +92,7 @@ impl UapiSocket {
     ///
     /// # Errors
     /// `AddrInUse` when a live one is there, or those of the system calls.
-    pub fn open(interface: &str, engine: EngineSlot) -> io::Result<Self> {
+    pub fn open(interface: &str, engine: EngineSlot, access: Access) -> io::Result<Self> {
         let directory = socket_directory();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let path = directory.join(format!("{interface}.sock"));
@@ -103,7 +112,7 @@ impl UapiSocket {
         let listener = UnixListener::bind(&hidden)?;
         std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&hidden, &path)?;
-        let task = tokio::spawn(accept(listener, engine));
+        let task = tokio::spawn(accept(listener, engine, access));
         Ok(Self { inode: inode(&path), path, task })
     }
 
@@ -132,7 +141,7 @@ fn inode(path: &Path) -> Option<u64> {
     path.symlink_metadata().ok().map(|metadata| metadata.ino())
 }
 
-async fn accept(listener: UnixListener, engine: EngineSlot) {
+async fn accept(listener: UnixListener, engine: EngineSlot, access: Access) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
@@ -141,7 +150,7 @@ async fn accept(listener: UnixListener, engine: EngineSlot) {
                 let engine = engine.clone();
                 tokio::spawn(async move {
                     // A broken connection concerns only the client, who sees it.
-                    let _ = converse(stream, engine).await;
+                    let _ = converse(stream, engine, access).await;
                     drop(slot);
                 });
             }
@@ -151,7 +160,7 @@ async fn accept(listener: UnixListener, engine: EngineSlot) {
 }
 
 /// Several operations may follow each other on one connection.
-async fn converse(stream: UnixStream, engine: EngineSlot) -> io::Result<()> {
+async fn converse(stream: UnixStream, engine: EngineSlot, access: Access) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     while let Some(operation) = read_operation(&mut reader).await? {
@@ -159,7 +168,7 @@ async fn converse(stream: UnixStream, engine: EngineSlot) -> io::Result<()> {
             return writer.write_all(format_errno(Err(UapiError::Protocol)).as_bytes()).await;
         };
         let engine = engine.clone();
-        let answer = tokio::task::spawn_blocking(move || perform(&bytes, &engine)).await;
+        let answer = tokio::task::spawn_blocking(move || perform(&bytes, &engine, access)).await;
         let answer = answer.unwrap_or_else(|_| Zeroizing::new(format_errno(Err(UapiError::Io))));
         writer.write_all(answer.as_bytes()).await?;
     }
@@ -192,7 +201,7 @@ async fn read_operation(
     }
 }
 
-fn perform(bytes: &[u8], engine: &EngineSlot) -> Zeroizing<String> {
+fn perform(bytes: &[u8], engine: &EngineSlot, access: Access) -> Zeroizing<String> {
     let scope = |name: &str| {
         std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?.trim().parse().ok()
     };
@@ -200,9 +209,17 @@ fn perform(bytes: &[u8], engine: &EngineSlot) -> Zeroizing<String> {
     let checked = |name: &str| if crate::config::valid_interface_name(name) { scope(name) } else { None };
     match parse_request(bytes, &checked) {
         Ok(Request::Get) => match engine.status() {
-            Ok(status) => format_status(&status),
+            Ok(mut status) => {
+                if access == Access::Look {
+                    status.private_key = None;
+                }
+                format_status(&status)
+            }
             Err(_) => Zeroizing::new(format_errno(Err(UapiError::Io))),
         },
+        Ok(Request::Set(_)) if access == Access::Look => {
+            Zeroizing::new(format_errno(Err(UapiError::ReadOnly)))
+        }
         Ok(Request::Set(transaction)) => {
             let result = engine.apply(transaction).map_err(|error| match error {
                 ApplyError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {

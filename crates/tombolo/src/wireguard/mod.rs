@@ -25,7 +25,7 @@ use crate::config::OffloadConfig;
 use crate::daemon::notify::{self, Waiting};
 use crate::daemon::{engine, privileges, watching};
 use crate::threads::ThreadConfig;
-use crate::uapi::server::{EngineSlot, UapiSocket};
+use crate::uapi::server::{Access, EngineSlot, UapiSocket};
 
 /// Says to a child that its parent waits for the ready word.
 const CHILD: &str = "TOMBOLO_WIREGUARD_CHILD";
@@ -228,7 +228,7 @@ impl Running {
             }
         }
         let notices = watching::start(watch).map_err(|error| system(&error))?;
-        let socket = UapiSocket::open(&name, EngineSlot::new(engine.handle()))
+        let socket = UapiSocket::open(&name, EngineSlot::new(engine.handle()), Access::Change)
             .map_err(|error| Failure::runtime("the socket for wg cannot be served", error))?;
         Ok(Self { device, engine, events, notices, socket, link: Link { name, netlink, up, mtu } })
     }

@@ -99,7 +99,9 @@ impl Daemon {
 
     /// Where a member is, for a restart without any server.
     fn note_place(&mut self, member: &mut Member, key: PublicKey) {
-        let Some(remote) = member.places.get(&key).filter(|_| member.sessions.contains_key(&key)) else { return };
+        let Some(remote) = member.places.get(&key).filter(|_| member.sessions.contains_key(&key)) else {
+            return;
+        };
         if let Some((held, _)) = member.node.verifier().authorised(&key, member.node.times(now())) {
             member.state.note_place(&held.node, *remote);
             self.save_wanted |= member.state.is_dirty();
@@ -130,6 +132,7 @@ impl Daemon {
             endpoint: None,
             persistent_keepalive: 0,
             tombolo: true,
+            rate_limit: 0,
         };
         match self.config.peers.iter_mut().find(|held| held.public_key == key) {
             Some(held) if *held == peer => return,

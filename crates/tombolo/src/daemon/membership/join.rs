@@ -153,7 +153,11 @@ impl Daemon {
         let mut config = self.config.clone();
         config.interface.addresses = member.state.addresses();
         if let Some(own) = member.node.membership() {
-            tracing::info!("joined as {}, membership until Unix time {}", own.name, own.not_after.0.as_secs());
+            tracing::info!(
+                "joined as {}, membership until Unix time {}",
+                own.name,
+                own.not_after.0.as_secs()
+            );
         }
         self.reload_interface(&config).map_err(Failure::Runtime)?;
         self.config = config;

@@ -102,8 +102,7 @@ impl Member {
                     Failure::Mistake(format!("this machine is no member of `{network}`: run `tombolo join`"))
                 })?;
                 let joining = Joining::new(&pending.token, time);
-                let node =
-                    Node::join(key.public(), pending.token, pending.name, options, time, &mut random);
+                let node = Node::join(key.public(), pending.token, pending.name, options, time, &mut random);
                 (node, Some(joining))
             }
         };
@@ -165,7 +164,12 @@ impl Member {
         self.handle_event(NodeEvent::WantedName { name: name.clone() });
     }
 
-    fn note_session(&mut self, key: PublicKey, session: &tombolo_engine::Session, remote: Option<SocketAddr>) {
+    fn note_session(
+        &mut self,
+        key: PublicKey,
+        session: &tombolo_engine::Session,
+        remote: Option<SocketAddr>,
+    ) {
         let Some(remote) = remote else { return };
         if self.places.insert(key, remote).is_none() || self.local.is_empty() {
             self.note_local(&[remote]);
@@ -247,7 +251,11 @@ impl Member {
         self.handle_event(NodeEvent::Ended { peer: *key });
     }
 
-    pub(super) fn handle_resolved(&mut self, endpoint: &HostEndpoint, result: Result<Vec<SocketAddr>, String>) {
+    pub(super) fn handle_resolved(
+        &mut self,
+        endpoint: &HostEndpoint,
+        result: Result<Vec<SocketAddr>, String>,
+    ) {
         match result {
             Ok(addresses) => {
                 if let Some(joining) = &mut self.joining {
@@ -273,7 +281,8 @@ impl Member {
                 self.local.push(address);
             }
         }
-        let forbidden = self.node.verifier().pins().overlay.iter().flat_map(|overlay| overlay.cidrs.iter().copied());
+        let forbidden =
+            self.node.verifier().pins().overlay.iter().flat_map(|overlay| overlay.cidrs.iter().copied());
         let event = NodeEvent::Local { addresses: self.local.clone(), forbidden: forbidden.collect() };
         self.handle_event(event);
     }
@@ -299,7 +308,12 @@ impl Member {
     }
 
     /// A request of an administrator at the control socket.
-    pub(super) fn handle_admin(&mut self, request: AdminRequest, who: String, reply: oneshot::Sender<Answer>) {
+    pub(super) fn handle_admin(
+        &mut self,
+        request: AdminRequest,
+        who: String,
+        reply: oneshot::Sender<Answer>,
+    ) {
         if let Some(server) = &mut self.server {
             server.handle_request(request, who, reply, &mut self.random);
             return;
@@ -520,5 +534,4 @@ impl Daemon {
             let _ = events.send(Event::ServerResolved(endpoint, result));
         });
     }
-
 }

@@ -6,9 +6,7 @@ use std::path::Path;
 use rand_chacha::ChaCha20Rng;
 use tokio::sync::oneshot;
 use tombolo_control::SigningKey;
-use tombolo_control::authority::{
-    Authority, Caller, Event, Outcome, Session, SessionId, TransactionId,
-};
+use tombolo_control::authority::{Authority, Caller, Event, Outcome, Session, SessionId, TransactionId};
 use tombolo_control::frame::Frame;
 use tombolo_control::frame::admin::AdminRequest;
 use tombolo_control::node::Node;
@@ -115,10 +113,14 @@ impl Server {
                 self.authority.handle_store(id, Outcome::Failed, now(), random);
             }
         }
-        // Before the answers: who was let in has a tunnel of a member when it hears of it.
+        // Who was let in has a tunnel of a member when it hears of it, and who leaves hears of it before it is cut off.
+        let mut later = Vec::new();
         while let Some(event) = self.authority.poll_event() {
             worked = true;
-            self.handle_event(event, node, random);
+            match event {
+                Event::Issued { .. } => self.handle_event(event, node, random),
+                other => later.push(other),
+            }
         }
         while let Some((id, frame)) = self.authority.poll_frame() {
             worked = true;
@@ -134,6 +136,9 @@ impl Server {
                 }
                 None => {}
             }
+        }
+        for event in later {
+            self.handle_event(event, node, random);
         }
         worked
     }
