@@ -12,7 +12,7 @@ use tombolo_packet::{DropReason, PeerId, VnetHeader, clamp_mss};
 use tombolo_tun::{Fault, Queue};
 
 use crate::clock;
-use crate::fair_queue::Popped;
+use crate::fair_queue::{FlowId, Popped};
 use crate::options::Sockets;
 use crate::seeking::seek;
 use crate::send_batch::SendBatch;
@@ -31,11 +31,21 @@ const READS_PER_TURN: usize = 64;
 /// no longer than to read it, so that those behind it would gain nothing.
 const LONG_PACKET: usize = 4 * 1024;
 
+/// Segments from which on a packet takes so long to seal that what is ready does not wait for it.
+const LONG: usize = 8;
+
 /// Packets sealed in one turn, at most. Never waited for: an empty queue ends a turn.
 const PACKETS_PER_TURN: usize = 32;
 
 /// Bytes sealed in one turn; the last packet may exceed them. A sparse packet waits for at most one turn.
 const BYTES_PER_TURN: usize = 32 * 1024;
+
+/// The same while there is one flow only: nobody waits for its turn to end but, on one core, the other direction.
+const BYTES_PER_TURN_ALONE: usize = 256 * 1024;
+
+/// For how long two flows count as sharing the tunnel after both have sent. A request and its answer recur sooner
+/// wherever their delay matters.
+const COMPANY: Duration = Duration::from_millis(200);
 
 /// How long buffers are kept when nothing waits any more.
 const KEEP_BUFFERS: Duration = Duration::from_secs(1);
@@ -49,6 +59,7 @@ pub(crate) struct Outbound<'a> {
     sockets: Cache<&'a ArcSwap<Sockets>, Arc<Sockets>>,
     batch: SendBatch,
     waiting: WaitingRoom,
+    company: Company,
     too_big: TooBig,
     /// When a turn has something to do though nothing can be read.
     wake_at: Option<Instant>,
@@ -67,6 +78,7 @@ impl<'a> Outbound<'a> {
             sockets: Cache::new(&shared.sockets),
             batch: SendBatch::new(),
             waiting: WaitingRoom::new(shared.flow_hasher),
+            company: Company::default(),
             too_big: TooBig::new(),
             wake_at: None,
             release_at: None,
@@ -85,7 +97,8 @@ impl<'a> Outbound<'a> {
 
     /// Reads all that can be read, as far as possible, and then sends some of what waits. As long as nothing waits, a
     /// packet is sealed where it was read; so a lone packet is not queued, and neither is anything while
-    /// this thread keeps up.
+    /// this thread keeps up, or while one flow has the tunnel to itself: memory that is filled now and read later has
+    /// left the cache in between, which costs a tenth of the throughput, and there is nobody to be fair to.
     pub(crate) fn turn(&mut self) -> Result<Turn, End> {
         let now = clock::boot();
         let (shared, waiting) = (self.shared, &mut self.waiting);
@@ -102,13 +115,19 @@ impl<'a> Outbound<'a> {
             packets: 0,
             bytes: 0,
             used_up: false,
+            shared_tunnel: self.company.is_there(now),
         };
         let mut drained = false;
         for _ in 0..READS_PER_TURN {
+            if share.used_up && !share.shared_tunnel {
+                break;
+            }
             match self.queue.read(waiting.reading()) {
                 Ok(Some((header, len))) => {
                     let packet = &mut waiting.reading()[..len];
                     let taken = share.peer_of(packet).and_then(|peer| {
+                        self.company.note(waiting.flow_read(peer, len)?, now);
+                        share.shared_tunnel = self.company.is_there(now);
                         let late = share.used_up && len >= LONG_PACKET;
                         if late || !waiting.is_empty() || share.gate(peer).is_some() {
                             waiting.keep(peer, header, len, &shared.drops)
@@ -178,6 +197,25 @@ impl<'a> Outbound<'a> {
     }
 }
 
+/// Whether more than one flow has sent lately.
+#[derive(Default)]
+struct Company {
+    last: Option<FlowId>,
+    until: Option<Instant>,
+}
+
+impl Company {
+    fn note(&mut self, flow: FlowId, now: Instant) {
+        if self.last.replace(flow).is_some_and(|last| last != flow) {
+            self.until = Some(now + COMPANY);
+        }
+    }
+
+    fn is_there(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+}
+
 /// What one turn seals.
 struct Share<'a> {
     snapshot: &'a Snapshot,
@@ -188,6 +226,8 @@ struct Share<'a> {
     packets: usize,
     bytes: usize,
     used_up: bool,
+    /// More than one flow sends.
+    shared_tunnel: bool,
 }
 
 impl Share<'_> {
@@ -215,8 +255,16 @@ impl Share<'_> {
         }
         self.too_big.fit(&mut packet, limit, self.queue, self.sender.now)?;
         shared.note_path_use(peer);
+        if self.shared_tunnel && packet.segments() >= LONG {
+            self.sender.flush();
+        }
         self.sender.send(peer, &packet)?;
-        if self.packets >= PACKETS_PER_TURN || self.bytes >= BYTES_PER_TURN {
+        let used_up = if self.shared_tunnel {
+            self.packets >= PACKETS_PER_TURN || self.bytes >= BYTES_PER_TURN
+        } else {
+            self.bytes >= BYTES_PER_TURN_ALONE
+        };
+        if used_up {
             self.sender.flush();
             (self.packets, self.bytes, self.used_up) = (0, 0, true);
         }

@@ -14,9 +14,6 @@ use crate::relay::Via;
 use crate::send_batch::{SendBatch, may_send};
 use crate::shared::{Peer, Shared};
 
-/// Segments from which on a packet takes so long to seal that what is ready does not wait for it.
-const LONG: usize = 8;
-
 /// Seals for peers and sends, for the length of one turn.
 pub(crate) struct Sender<'a> {
     pub(crate) shared: &'a Shared,
@@ -77,9 +74,6 @@ impl Sender<'_> {
         if peer.staging.is_occupied() {
             self.flush();
             self.flush_staged(peer);
-        }
-        if packet.segments() >= LONG {
-            self.flush();
         }
         if peer.link.is_path_limited() {
             // Control rule 10: nothing is sealed that may not go there.

@@ -6,7 +6,7 @@ use tombolo_packet::ip::IpPacket;
 use tombolo_packet::{DropCounters, DropReason, PeerId};
 use tombolo_tun::MAX_PACKET;
 
-use crate::fair_queue::{FairQueue, FlowHasher, Limits, Popped};
+use crate::fair_queue::{FairQueue, FlowHasher, FlowId, Limits, Popped};
 
 /// Sizes of buffers in bytes: small packets, plain packets, jumbo packets and small bursts, and super-packets. What is read into a large
 /// buffer and would fit into a smaller one is copied there, which costs less than the memory.
@@ -64,6 +64,11 @@ impl WaitingRoom {
         &mut self.reading
     }
 
+    /// The flow to `peer` of the packet that was read last, of `len` bytes.
+    pub(crate) fn flow_read(&self, peer: PeerId, len: usize) -> Result<FlowId, DropReason> {
+        Ok(self.hasher.flow(peer, &IpPacket::parse(&self.reading[..len])?))
+    }
+
     /// Lets the packet wait that was read last, of `len` bytes and to `peer`.
     pub(crate) fn keep(
         &mut self,
@@ -72,7 +77,7 @@ impl WaitingRoom {
         len: usize,
         drops: &DropCounters,
     ) -> Result<(), DropReason> {
-        let flow = self.hasher.flow(peer, &IpPacket::parse(&self.reading[..len])?);
+        let flow = self.flow_read(peer, len)?;
         let class = SIZES.iter().position(|&size| len <= size).unwrap_or(LARGEST);
         let mut bytes = match self.spare[class].pop() {
             Some(bytes) => {
