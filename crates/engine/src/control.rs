@@ -58,7 +58,8 @@ pub(crate) struct Control<B, R> {
     events: Box<dyn Fn(EngineEvent) + Send + Sync>,
     commands: mpsc::Receiver<Command>,
     routes: AllowedIps,
-    peers: BTreeMap<PeerId, PeerRecord>,
+    /// Boxed: the nodes of a tree that is filled in order stay half empty.
+    peers: BTreeMap<PeerId, Box<PeerRecord>>,
     next_order: u64,
     firewall_mark: u32,
     steering: Steering,
@@ -211,6 +212,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             worked = true;
             self.output(output, now);
         }
+        // Under a flood there are many answers, often to one place: one system call for all.
+        self.batch.flush(&self.shared.sockets.load(), &self.shared);
         worked
     }
 
@@ -282,6 +285,11 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
 
     fn output(&mut self, output: Output, now: Now) {
         match output {
+            Output::Datagram { peer: None, destination, contents, traffic_class }
+                if !destination.is_relayed() =>
+            {
+                self.batch_reply(destination, &contents, traffic_class);
+            }
             Output::Datagram { peer, destination, contents, traffic_class } => {
                 if let Some(record) = peer.and_then(|peer| self.peers.get_mut(&peer))
                     && contents.len() == tombolo_packet::message::INITIATION_LEN
@@ -371,6 +379,17 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         (self.events)(EngineEvent::SessionEstablished(*record.peer.link.public_key()));
         self.report_session(peer, now);
         self.go_on_with_path(peer, now);
+    }
+
+    /// A cookie reply. It leaves with those that follow.
+    fn batch_reply(&mut self, destination: tombolo_packet::Endpoint, contents: &[u8], traffic_class: u8) {
+        if self.batch.room(contents.len()).is_none() {
+            self.batch.flush(&self.shared.sockets.load(), &self.shared);
+        }
+        if let Some(room) = self.batch.room(contents.len()) {
+            room.copy_from_slice(contents);
+            self.batch.commit(None, destination, traffic_class, contents.len());
+        }
     }
 
     fn send_handshake(

@@ -24,7 +24,8 @@ const MAX_SEGMENTS: usize = 64;
 
 /// Datagrams of equal length to one endpoint.
 struct Pending {
-    link: Arc<Link>,
+    /// None: an answer to somebody who is no peer.
+    link: Option<Arc<Link>>,
     endpoint: Endpoint,
     traffic_class: u8,
     range: Range<usize>,
@@ -73,7 +74,13 @@ impl SendBatch {
     }
 
     /// Adds the `len` bytes that were written into [`SendBatch::room`].
-    pub(crate) fn commit(&mut self, link: &Arc<Link>, endpoint: Endpoint, traffic_class: u8, len: usize) {
+    pub(crate) fn commit(
+        &mut self,
+        link: Option<&Arc<Link>>,
+        endpoint: Endpoint,
+        traffic_class: u8,
+        len: usize,
+    ) {
         let range = self.used..self.used + len;
         self.used += len;
         if let Some(last) = self.pending.last_mut()
@@ -90,7 +97,7 @@ impl SendBatch {
             return;
         }
         self.pending.push(Pending {
-            link: Arc::clone(link),
+            link: link.map(Arc::clone),
             endpoint,
             traffic_class,
             range,
@@ -151,7 +158,9 @@ fn send_group(
         shared.drops.add(reason, failure.datagrams as u64);
     }
     for &index in &outcome.stale_sources {
-        group[index].link.forget_source(group[index].endpoint);
+        if let Some(link) = &group[index].link {
+            link.forget_source(group[index].endpoint);
+        }
     }
 }
 

@@ -107,7 +107,7 @@ impl Sender<'_> {
             plaintext[written..].fill(0);
             keypair.seal(first_counter + index as u64, message);
             match &mut via {
-                None => self.batch.commit(&peer.link, *endpoint, traffic_class, len),
+                None => self.batch.commit(Some(&peer.link), *endpoint, traffic_class, len),
                 Some(via) => via.commit(self.batch, len, traffic_class)?,
             }
             bytes += len as u64;
@@ -209,7 +209,7 @@ impl Sender<'_> {
         plaintext[packet.len()..].fill(0);
         keypair.seal(counter, message);
         match &mut via {
-            None => self.batch.commit(&peer.link, *endpoint, traffic_class, len),
+            None => self.batch.commit(Some(&peer.link), *endpoint, traffic_class, len),
             Some(via) => {
                 if let Err(reason) = via.commit(self.batch, len, traffic_class) {
                     self.shared.drops.count(reason);

@@ -16,10 +16,13 @@ const MAX_TOTAL_BYTES: usize = 8 << 20;
 #[derive(Default)]
 pub(crate) struct StagingBudget(AtomicUsize);
 
+type Packets = VecDeque<Box<[u8]>>;
+
 /// One peer's queue of whole IP packets, oldest first.
 #[derive(Default)]
 pub(crate) struct Staging {
-    packets: Mutex<VecDeque<Box<[u8]>>>,
+    /// Only while there are any.
+    packets: Mutex<Option<Box<Packets>>>,
     occupied: AtomicBool,
 }
 
@@ -29,13 +32,14 @@ impl Staging {
         self.occupied.load(Ordering::SeqCst)
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Box<[u8]>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Packets>>> {
         self.packets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a packet; the oldest goes where the queue is full.
     pub(crate) fn push(&self, packet: &[u8], budget: &StagingBudget, drops: &DropCounters) {
         let mut packets = self.lock();
+        let packets = packets.get_or_insert_default();
         if packets.len() >= MAX_PACKETS {
             if let Some(oldest) = packets.pop_front() {
                 budget.0.fetch_sub(oldest.len(), Ordering::Relaxed);
@@ -54,7 +58,8 @@ impl Staging {
     /// Takes all packets and hands them on in order while the queue stays locked, so that a second
     /// thread which flushes as well cannot overtake. `take` says whether the packet was taken.
     pub(crate) fn flush(&self, budget: &StagingBudget, mut take: impl FnMut(&[u8]) -> bool) -> usize {
-        let mut packets = self.lock();
+        let mut locked = self.lock();
+        let Some(packets) = locked.as_deref_mut() else { return 0 };
         let mut taken = 0;
         while let Some(packet) = packets.front() {
             if !take(packet) {
@@ -64,7 +69,11 @@ impl Staging {
             packets.pop_front();
             taken += 1;
         }
-        self.occupied.store(!packets.is_empty(), Ordering::SeqCst);
+        let occupied = !packets.is_empty();
+        if !occupied {
+            *locked = None;
+        }
+        self.occupied.store(occupied, Ordering::SeqCst);
         taken
     }
 

@@ -23,6 +23,9 @@ pub const COOKIE_MAX_AGE: Duration = Duration::from_secs(115);
 
 type Cookie = Zeroizing<[u8; MAC_LEN]>;
 
+/// The second mac of a sender that holds no cookie (§5.4.4).
+const NO_MAC2: [u8; MAC_LEN] = [0; MAC_LEN];
+
 /// What initiations and responses have in common: a sender, and two macs at the end.
 pub trait HandshakeMessage {
     /// The index that answers are to name.
@@ -72,7 +75,11 @@ pub fn verify_mac1(message: &impl HandshakeMessage, identity: &StaticIdentity) -
 /// What we know of one peer's load: the cookie it gave us, if any. It writes the macs of all our
 /// initiations and responses to that peer.
 #[derive(Default)]
-pub struct CookieJar {
+pub struct CookieJar(Option<Box<JarContents>>);
+
+/// Of a peer that a handshake message was sent to.
+#[derive(Default)]
+struct JarContents {
     cookie: Option<(Cookie, Instant)>,
     /// mac1 of the last message that was sent, until a cookie reply to it comes.
     last_mac1: Option<[u8; MAC_LEN]>,
@@ -81,7 +88,7 @@ pub struct CookieJar {
 impl CookieJar {
     /// Without a cookie.
     pub const fn new() -> Self {
-        Self { cookie: None, last_mac1: None }
+        Self(None)
     }
 
     /// Writes mac1, and mac2 if there is a cookie of at most [`COOKIE_MAX_AGE`], into the last 32 bytes of
@@ -92,13 +99,14 @@ impl CookieJar {
             return;
         };
         let before_mac2 = before_mac1 + MAC_LEN;
-        let mac1 = crypto::mac(remote.mac1_key(), &[&message[..before_mac1]]);
+        let mac1 = crypto::mac(&remote.mac1_key(), &[&message[..before_mac1]]);
         message[before_mac1..before_mac2].copy_from_slice(&mac1);
-        self.last_mac1 = Some(mac1);
-        self.cookie.take_if(|(_, received)| now.saturating_duration_since(*received) > COOKIE_MAX_AGE);
-        let mac2 = match &self.cookie {
+        let jar = self.0.get_or_insert_default();
+        jar.last_mac1 = Some(mac1);
+        jar.cookie.take_if(|(_, received)| now.saturating_duration_since(*received) > COOKIE_MAX_AGE);
+        let mac2 = match &jar.cookie {
             Some((cookie, _)) => crypto::mac(cookie, &[&message[..before_mac2]]),
-            None => [0; MAC_LEN],
+            None => NO_MAC2,
         };
         message[before_mac2..].copy_from_slice(&mac2);
     }
@@ -115,18 +123,19 @@ impl CookieJar {
         remote: &RemoteStatic,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let mac1 = self.last_mac1.as_ref().ok_or(DropReason::UnexpectedResponse)?;
+        let jar = self.0.as_deref_mut().ok_or(DropReason::UnexpectedResponse)?;
+        let mac1 = jar.last_mac1.as_ref().ok_or(DropReason::UnexpectedResponse)?;
         let mut cookie = Cookie::default();
         crypto::open_extended(
-            remote.cookie_key(),
+            &remote.cookie_key(),
             reply.nonce(),
             mac1,
             reply.encrypted_cookie(),
             cookie.as_mut_slice(),
         )
         .map_err(|_| DropReason::InvalidCookieReply)?;
-        self.cookie = Some((cookie, now));
-        self.last_mac1 = None;
+        jar.cookie = Some((cookie, now));
+        jar.last_mac1 = None;
         Ok(())
     }
 
@@ -139,7 +148,8 @@ impl CookieJar {
 
 impl fmt::Debug for CookieJar {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let received = self.cookie.as_ref().map(|(_, received)| received);
+        let cookie = self.0.as_ref().and_then(|jar| jar.cookie.as_ref());
+        let received = cookie.map(|(_, received)| received);
         formatter.debug_struct("CookieJar").field("received", &received).finish_non_exhaustive()
     }
 }
@@ -148,17 +158,23 @@ impl fmt::Debug for CookieJar {
 #[derive(Default)]
 pub struct CookieChecker {
     secret: Option<(Zeroizing<[u8; 32]>, Instant)>,
+    /// The cookie given last, and to whom: many messages may come from one place.
+    last: Option<(SocketAddr, Cookie)>,
 }
 
 impl CookieChecker {
     /// Without a secret: the first reply makes one.
     pub const fn new() -> Self {
-        Self { secret: None }
+        Self { secret: None, last: None }
     }
 
     /// Whether the sender holds a cookie of ours for the address and port it sends from
     /// (requirement 14). In constant time.
     pub fn verify_mac2(&self, message: &impl HandshakeMessage, source: SocketAddr, now: Instant) -> bool {
+        // Half of the hashing that a flood without cookies would cost. What is compared is no secret.
+        if *message.mac2() == NO_MAC2 {
+            return false;
+        }
         let Some(secret) = self.current_secret(now) else {
             return false;
         };
@@ -180,16 +196,19 @@ impl CookieChecker {
             let mut secret = Zeroizing::new([0; 32]);
             rng.fill_bytes(secret.as_mut_slice());
             self.secret = Some((secret, now));
+            self.last = None;
         }
-        let cookie = match &self.secret {
-            Some((secret, _)) => cookie_of(secret, source),
-            None => Cookie::default(),
+        let cookie = match (self.last.take(), &self.secret) {
+            (Some((known, cookie)), _) if known == source => cookie,
+            (_, Some((secret, _))) => cookie_of(secret, source),
+            (_, None) => Cookie::default(),
         };
         let mut nonce = [0; 24];
         rng.fill_bytes(&mut nonce);
         let mut sealed = [0; MAC_LEN + TAG_LEN];
         sealed[..MAC_LEN].copy_from_slice(cookie.as_slice());
         crypto::seal_extended(identity.cookie_key(), &nonce, message.mac1(), &mut sealed);
+        self.last = Some((source, cookie));
         CookieReply::write(message.sender_index(), &nonce, &sealed)
     }
 

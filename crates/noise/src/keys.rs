@@ -122,16 +122,6 @@ impl FromStr for PublicKey {
 macro_rules! secret_key {
     ($name:ident) => {
         impl $name {
-            /// From 32 bytes.
-            pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
-                Self(Box::new(bytes))
-            }
-
-            /// The 32 secret bytes.
-            pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
-                &self.0
-            }
-
             /// Reads 44 characters of base64.
             ///
             /// # Errors
@@ -188,6 +178,16 @@ pub struct PrivateKey(Box<[u8; KEY_LEN]>);
 secret_key!(PrivateKey);
 
 impl PrivateKey {
+    /// From 32 bytes.
+    pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+        Self(Box::new(bytes))
+    }
+
+    /// The 32 secret bytes.
+    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+
     /// A new key. It is clamped here already, as those of other tools are.
     pub fn generate(rng: &mut (impl CryptoRng + ?Sized)) -> Self {
         let mut key = Self(Box::default());
@@ -215,17 +215,29 @@ impl PrivateKey {
 
 /// A symmetric key that two peers may share besides their static keys (§5.2). The default, all zero,
 /// is the same as none.
-#[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
-pub struct PresharedKey(Box<[u8; KEY_LEN]>);
+#[derive(Clone, Default)]
+pub struct PresharedKey(Option<Box<Zeroizing<[u8; KEY_LEN]>>>);
 
 secret_key!(PresharedKey);
 
 impl PresharedKey {
+    /// From 32 bytes.
+    pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+        let bytes = Zeroizing::new(bytes);
+        let none: bool = bytes.ct_eq(&[0; KEY_LEN]).into();
+        Self((!none).then(|| Box::new(bytes)))
+    }
+
+    /// The 32 secret bytes.
+    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
+        self.0.as_deref().map_or(&[0; KEY_LEN], |key| key)
+    }
+
     /// A new key.
     pub fn generate(rng: &mut (impl CryptoRng + ?Sized)) -> Self {
-        let mut key = Self::default();
-        rng.fill_bytes(&mut *key.0);
-        key
+        let mut key = Box::new(Zeroizing::new([0; KEY_LEN]));
+        rng.fill_bytes(key.as_mut_slice());
+        Self(Some(key))
     }
 
     /// Whether this is the default: no preshared key.
@@ -233,6 +245,15 @@ impl PresharedKey {
         self.as_bytes().ct_eq(&[0; KEY_LEN]).into()
     }
 }
+
+impl Zeroize for PresharedKey {
+    fn zeroize(&mut self) {
+        // What is dropped wipes itself.
+        self.0 = None;
+    }
+}
+
+impl ZeroizeOnDrop for PresharedKey {}
 
 /// Our own static key with what follows from it.
 #[derive(Clone)]
@@ -297,19 +318,12 @@ pub struct RemoteStatic {
     public: PublicKey,
     /// `DH(own static, remote static)`; none if the remote key is of low order (requirement 24).
     static_static: Option<Box<SharedSecret>>,
-    mac1_key: [u8; KEY_LEN],
-    cookie_key: [u8; KEY_LEN],
 }
 
 impl RemoteStatic {
-    /// Computes the static-static secret and the keys for macs and cookies: one X25519, two hashes.
+    /// Computes the static-static secret: one X25519.
     pub fn new(identity: &StaticIdentity, public: PublicKey) -> Self {
-        Self {
-            public,
-            static_static: identity.agreement.agree(&public.0).map(Box::new),
-            mac1_key: crypto::hash(&[LABEL_MAC1, &public.0]),
-            cookie_key: crypto::hash(&[LABEL_COOKIE, &public.0]),
-        }
+        Self { public, static_static: identity.agreement.agree(&public.0).map(Box::new) }
     }
 
     /// The peer's public key.
@@ -326,12 +340,15 @@ impl RemoteStatic {
         self.static_static.as_deref()
     }
 
-    pub(crate) fn mac1_key(&self) -> &[u8; KEY_LEN] {
-        &self.mac1_key
+    /// Key of the mac1 of messages to the peer (§5.4.4). Computed when it is needed, next to two X25519, rather
+    /// than kept for ten thousand peers.
+    pub(crate) fn mac1_key(&self) -> [u8; KEY_LEN] {
+        crypto::hash(&[LABEL_MAC1, &self.public.0])
     }
 
-    pub(crate) fn cookie_key(&self) -> &[u8; KEY_LEN] {
-        &self.cookie_key
+    /// Key of the cookie replies that the peer sends (§5.4.7).
+    pub(crate) fn cookie_key(&self) -> [u8; KEY_LEN] {
+        crypto::hash(&[LABEL_COOKIE, &self.public.0])
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct Peer {
     /// What the shell was told to keep: no timestamp up to this is announced again (control rule 18).
     pub(crate) reserved_timestamp: Tai64n,
     /// Of the next keypair, for who is no static peer.
-    pub(crate) claim: Option<Claim>,
+    pub(crate) claim: Option<Box<Claim>>,
     pub(crate) last_initiation_consumed: Option<Instant>,
     /// When an initiation or a response was sent: no initiation for Rekey-Timeout after it.
     pub(crate) last_handshake_sent: Option<Instant>,
@@ -75,7 +75,7 @@ pub(crate) struct Peer {
     /// Where a provisional tunnel is counted.
     pub(crate) provisional_source: Option<Source>,
     /// What stands in the table of known sources for this peer.
-    pub(crate) known_source: Option<SocketAddr>,
+    pub(crate) known_source: Option<Box<SocketAddr>>,
     pub(crate) keypairs: Keypairs,
     pub(crate) timers: PeerTimers,
 }

@@ -37,30 +37,41 @@ pub(crate) enum Timer {
     Provisional,
 }
 
-/// The deadlines of one peer.
 #[derive(Debug, Default)]
-pub(crate) struct PeerTimers {
+struct Waiting {
     deadlines: [Option<Instant>; 6],
     /// The entry in the queue.
     queued: Option<Instant>,
 }
 
+/// The deadlines of one peer.
+#[derive(Debug, Default)]
+pub(crate) struct PeerTimers {
+    /// None: the peer waits for nothing.
+    waiting: Option<Box<Waiting>>,
+}
+
 impl PeerTimers {
     pub(crate) fn deadline(&self, timer: Timer) -> Option<Instant> {
-        self.deadlines[timer as usize]
+        self.waiting.as_ref()?.deadlines[timer as usize]
     }
 
     pub(crate) fn set(&mut self, timer: Timer, deadline: Option<Instant>) {
-        self.deadlines[timer as usize] = deadline;
+        if deadline.is_some() || self.waiting.is_some() {
+            self.waiting.get_or_insert_default().deadlines[timer as usize] = deadline;
+        }
     }
 
     /// Whether the timer is due; if so it is no longer set.
     pub(crate) fn take_due(&mut self, timer: Timer, now: Instant) -> bool {
-        self.deadlines[timer as usize].take_if(|deadline| *deadline <= now).is_some()
+        let waiting = self.waiting.as_mut();
+        waiting
+            .and_then(|waiting| waiting.deadlines[timer as usize].take_if(|deadline| *deadline <= now))
+            .is_some()
     }
 
     fn earliest(&self) -> Option<Instant> {
-        self.deadlines.iter().flatten().min().copied()
+        self.waiting.as_ref()?.deadlines.iter().flatten().min().copied()
     }
 }
 
@@ -85,20 +96,24 @@ impl TimerQueue {
     /// Brings the queue up to date with the peer's deadlines.
     pub(crate) fn update(&mut self, peer: PeerId, timers: &mut PeerTimers) {
         let earliest = timers.earliest();
-        if let Some(queued) = timers.queued
-            && timers.queued != earliest
+        let Some(waiting) = &mut timers.waiting else { return };
+        if let Some(queued) = waiting.queued
+            && waiting.queued != earliest
         {
             self.0.remove(&(queued, peer));
         }
-        if let Some(earliest) = earliest {
-            self.0.insert((earliest, peer));
+        waiting.queued = earliest;
+        match earliest {
+            Some(earliest) => {
+                self.0.insert((earliest, peer));
+            }
+            None => timers.waiting = None,
         }
-        timers.queued = earliest;
     }
 
     /// Forgets a peer that is removed.
     pub(crate) fn remove(&mut self, peer: PeerId, timers: &PeerTimers) {
-        if let Some(queued) = timers.queued {
+        if let Some(queued) = timers.waiting.as_ref().and_then(|waiting| waiting.queued) {
             self.0.remove(&(queued, peer));
         }
     }

@@ -180,7 +180,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             order: self.next_order,
         };
         self.next_order += 1;
-        self.peers.insert(id, record);
+        self.peers.insert(id, Box::new(record));
     }
 
     fn remove_peer(&mut self, id: PeerId) {

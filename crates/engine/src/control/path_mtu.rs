@@ -32,19 +32,25 @@ pub(super) struct PathRecord {
     /// Only while its path is searched: of peers that know probes.
     machine: Option<Box<PathMtu>>,
     /// The endpoint that all this is about.
-    remote: Option<SocketAddr>,
+    remote: Option<Box<SocketAddr>>,
     route: Option<Route>,
     /// The route has to be looked at again.
     stale: bool,
     /// As it stands in [`Paths::deadlines`].
     deadline: Option<Instant>,
-    answers: Bucket,
+    /// Since the peer first asked.
+    answers: Option<Box<Bucket>>,
 }
 
 impl PathRecord {
     pub(super) fn new() -> Self {
-        let answers = Bucket::new(ANSWERS_PER_SECOND, ANSWERS_AT_ONCE);
-        Self { machine: None, remote: None, route: None, stale: false, deadline: None, answers }
+        Self { machine: None, remote: None, route: None, stale: false, deadline: None, answers: None }
+    }
+
+    /// Whether one more probe of the peer is answered.
+    fn may_answer(&mut self, now: Instant) -> bool {
+        let bucket = || Box::new(Bucket::new(ANSWERS_PER_SECOND, ANSWERS_AT_ONCE));
+        self.answers.get_or_insert_with(bucket).allow(now)
     }
 }
 
@@ -191,7 +197,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             return;
         }
         let remote = record.peer.link.endpoint().map(|endpoint| endpoint.remote);
-        let moved = path.remote != remote;
+        let moved = path.remote.as_deref() != remote.as_ref();
         let Some(address) = remote.filter(|_| moved || path.stale) else { return };
         if let Some((relay, _)) = tombolo_packet::Endpoint::new(address).relay() {
             self.relayed.insert(id);
@@ -202,7 +208,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         let path = &mut record.path;
         let route = self.binder.route(address.ip(), self.firewall_mark);
         let other_way = route.map(|route| route.interface) != path.route.map(|route| route.interface);
-        (path.remote, path.route, path.stale) = (remote, route, false);
+        (path.remote, path.route, path.stale) = (remote.map(Box::new), route, false);
         if !(self.paths.options.discover && record.peer.frames.is_open()) {
             path.machine = None;
             record.peer.path.ignore();
@@ -281,8 +287,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             if let Some(record) = self.peers.get_mut(&id) {
                 record.path.deadline = None;
             }
-            let session = |record: &PeerRecord| record.peer.link.sending_keypair(now.boot).is_some();
-            if !self.peers.get(&id).is_some_and(session) {
+            let session = |peer: &crate::shared::Peer| peer.link.sending_keypair(now.boot).is_some();
+            if !self.peers.get(&id).is_some_and(|record| session(&record.peer)) {
                 // The next session goes on with it: what cannot be sent cannot be answered.
                 continue;
             }
@@ -325,7 +331,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             return self.report_frame(id, frame);
         };
         if let PathFrame::Probe { id: probe } = message
-            && record.path.answers.allow(now.boot)
+            && record.path.may_answer(now.boot)
         {
             let size = u16::try_from(frame.message_len).unwrap_or(u16::MAX);
             let answer = PathFrame::Answer { id: probe, size }.to_bytes();

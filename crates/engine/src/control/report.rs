@@ -12,7 +12,7 @@ use crate::status::{EngineStatus, PeerState, PeerStatus};
 
 impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     pub(super) fn status(&self, now: Now) -> EngineStatus {
-        let mut records: Vec<(&PeerId, &PeerRecord)> = self.peers.iter().collect();
+        let mut records: Vec<(&PeerId, &Box<PeerRecord>)> = self.peers.iter().collect();
         records.sort_by_key(|(_, record)| record.order);
         EngineStatus {
             private_key: self.device.private_key().cloned(),

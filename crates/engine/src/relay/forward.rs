@@ -142,7 +142,7 @@ impl Forwarder {
         stamp_source(plaintext, &way.pair.source).map_err(drop_reason)?;
         let counter = way.keypair.reserve(1)?;
         way.keypair.seal(counter, room);
-        batch.commit(&way.peer.link, way.endpoint, ecn, len);
+        batch.commit(Some(&way.peer.link), way.endpoint, ecn, len);
         way.messages += 1;
         way.bytes += len as u64;
         Ok(())

@@ -89,7 +89,7 @@ impl Via {
         }
         message[DATAGRAM_AT + len..wrapped - TAG_LEN].fill(0);
         self.keypair.seal(counter, message);
-        batch.commit(&self.relay.link, self.endpoint, traffic_class, wrapped);
+        batch.commit(Some(&self.relay.link), self.endpoint, traffic_class, wrapped);
         self.messages += 1;
         self.bytes += wrapped as u64;
         Ok(())

@@ -1,6 +1,10 @@
 //! The AEADs of the handshake: ChaCha20-Poly1305 (RFC 8439) for the fields of the messages, and
 //! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha) for cookies. Not for bulk data.
+//!
+//! Cookies are sealed by aws-lc, since in a flood one may be sealed for each message that comes.
 
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use chacha20::{R20, hchacha};
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, XChaCha20Poly1305};
 use tombolo_packet::message::TAG_LEN;
@@ -59,7 +63,25 @@ pub(crate) fn open(
 
 /// `XAEAD`: as [`seal`], with a nonce that may be random.
 pub(crate) fn seal_extended(key: &[u8; 32], nonce: &[u8; 24], associated_data: &[u8], buffer: &mut [u8]) {
-    seal_with(&XChaCha20Poly1305::new(key.into()), nonce, associated_data, buffer);
+    let (prefix, suffix) = nonce.split_at(16);
+    let prefix = prefix.try_into().expect("the nonce has 24 bytes");
+    // No secret: whoever knows our public key knows the key that it comes from (§5.4.7).
+    let subkey = hchacha::<R20>(key.into(), prefix);
+    let key = UnboundKey::new(&CHACHA20_POLY1305, &subkey)
+        .expect("32 bytes are the length of a ChaCha20-Poly1305 key");
+    let mut inner = [0; 12];
+    inner[4..].copy_from_slice(suffix);
+    let (plaintext, tag) =
+        buffer.split_last_chunk_mut::<TAG_LEN>().expect("every caller leaves room for the tag");
+    LessSafeKey::new(key)
+        .seal_in_place_scatter(
+            Nonce::assume_unique_for_key(inner),
+            Aad::from(associated_data),
+            plaintext,
+            &[],
+            tag,
+        )
+        .expect("a cookie is far shorter than the cipher's limit");
 }
 
 /// Opens what [`seal_extended`] sealed; as [`open`].

@@ -114,7 +114,7 @@ impl Device {
         self.release_provisional(id);
         let Some(peer) = self.peers.get_mut(id.0 as usize).and_then(Option::take) else { return };
         peer.link.remove();
-        if let Some(known) = peer.known_source {
+        if let Some(known) = peer.known_source.as_deref().copied() {
             self.sources.remove(known);
         }
         self.timers.remove(id, &peer.timers);

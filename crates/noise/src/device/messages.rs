@@ -183,7 +183,7 @@ impl Device {
             self.outputs.push_back(Output::TimestampAdvanced { peer: id });
         } else {
             // Control rule 10: it may be a replay. Timestamp, endpoint and timers wait for the first transport message.
-            peer.claim = Some(Claim { timestamp, ahead, made: now.boot });
+            peer.claim = Some(Box::new(Claim { timestamp, ahead, made: now.boot }));
             peer.link.count_handshake(bytes, response.len());
         }
         self.add_session(id, &secrets, Some(source.remote), now);
@@ -202,7 +202,7 @@ impl Device {
         }
         // An initiation that was answered a moment ago and has not been followed by its first message: the same once more, or
         // one from before, would only put its session out. An honest peer comes with a later one.
-        if peer.claim.is_some_and(|claim| {
+        if peer.claim.as_ref().is_some_and(|claim| {
             timestamp <= claim.timestamp && now.boot.saturating_duration_since(claim.made) < REKEY_TIMEOUT
         }) {
             return Err(DropReason::StaleTimestamp);

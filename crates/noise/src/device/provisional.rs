@@ -167,17 +167,18 @@ impl Device {
             || (peer.is_static() && peer.keypairs.next.is_some());
         let known = peer.link.endpoint().map(|endpoint| endpoint.remote);
         let known = known.filter(|_| in_mode && live && !peer.is_provisional());
-        if known == peer.known_source {
+        let former = peer.known_source.as_deref().copied();
+        if known == former {
             return;
         }
-        if let Some(former) = peer.known_source {
+        if let Some(former) = former {
             self.sources.remove(former);
         }
         if let Some(known) = known {
             self.sources.insert(known);
         }
         if let Some(peer) = self.peer_mut(id) {
-            peer.known_source = known;
+            peer.known_source = known.map(Box::new);
         }
     }
 }

@@ -83,7 +83,7 @@ impl Device {
         peer.told_of_other_source = false;
         // Control rule 10: only now is it certain that the initiation was no replay.
         let claim = peer.claim.take();
-        if let Some(claim) = claim {
+        if let Some(claim) = &claim {
             peer.last_received_timestamp = peer.last_received_timestamp.max(claim.timestamp);
             peer.timestamp_ahead = claim.ahead;
         }
