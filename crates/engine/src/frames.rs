@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use crossbeam_queue::ArrayQueue;
 use tombolo_noise::Keypair;
 use tombolo_noise::clock::Instant;
-use tombolo_packet::DropReason;
+use tombolo_packet::{DropReason, Endpoint};
 
 use crate::path_mtu::{HEADER_LEN, PathFrame};
 use crate::shared::Peer;
@@ -43,6 +43,8 @@ pub(crate) struct ReceivedFrame {
     pub(crate) peer: Arc<Peer>,
     /// Of the session that it came in: a frame means nothing without it.
     pub(crate) keypair: Arc<Keypair>,
+    /// Where it came from, whatever the peer's endpoint is.
+    pub(crate) from: Endpoint,
     /// Header and body.
     pub(crate) bytes: Box<[u8]>,
     /// Length in bytes of the message that it came as, filling included.
@@ -69,6 +71,7 @@ impl FrameQueue {
         &self,
         peer: &Arc<Peer>,
         keypair: &Arc<Keypair>,
+        from: Endpoint,
         message: &[u8],
         received: Instant,
     ) -> Result<(), DropReason> {
@@ -83,6 +86,7 @@ impl FrameQueue {
         let frame = ReceivedFrame {
             peer: Arc::clone(peer),
             keypair: Arc::clone(keypair),
+            from,
             bytes: frame.into(),
             message_len: message.len(),
             received,

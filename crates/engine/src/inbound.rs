@@ -280,7 +280,8 @@ impl<'a> Delivery<'a> {
             for (opened, _) in group.iter().zip(&fresh).filter(|(_, fresh)| **fresh) {
                 let message = &arena[opened.plaintext.clone()];
                 if path_mtu::is_frame(message) {
-                    self.shared.enqueue_frame(peer, session.keypair(), message, now);
+                    let from = sources.endpoint(opened.source);
+                    self.shared.enqueue_frame(peer, session.keypair(), from, message, now);
                 }
             }
         }

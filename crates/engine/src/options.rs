@@ -170,6 +170,8 @@ pub enum EngineEvent {
         session: Session,
         /// Where the peer is.
         remote: Option<SocketAddr>,
+        /// The way there: the address again, or through a relay.
+        path: Option<Path>,
     },
     /// A control frame that is none of the engine's own, from a peer that is no static one (control rule 11).
     ControlFrame {
@@ -179,6 +181,8 @@ pub enum EngineEvent {
         session: Session,
         /// Where the peer is.
         remote: Option<SocketAddr>,
+        /// How the frame came, which may be another way than the one in use.
+        path: Option<Path>,
         /// Header and body.
         bytes: Box<[u8]>,
     },

@@ -255,10 +255,11 @@ impl Shared {
         &self,
         peer: &Arc<Peer>,
         keypair: &Arc<Keypair>,
+        from: Endpoint,
         message: &[u8],
         now: tombolo_noise::clock::Instant,
     ) {
-        match self.frames.push(peer, keypair, message, now) {
+        match self.frames.push(peer, keypair, from, message, now) {
             Ok(()) => self.wake_control(),
             Err(reason) => self.drops.count(reason),
         }

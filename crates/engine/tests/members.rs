@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use support::{EAST, Machine, PATIENCE, PORT, WEST, udp, wait_until};
 use tombolo_engine::{
-    AllowedIpChange, EngineEvent, MemberChange, PeerChange, SendFrameError, Session, Transaction,
+    AllowedIpChange, EngineEvent, MemberChange, Path, PeerChange, SendFrameError, Session, Transaction,
 };
 use tombolo_noise::clock::Instant;
 use tombolo_noise::{MembershipOptions, Standing};
@@ -64,6 +64,15 @@ fn a_stranger_is_heard_promoted_and_cut_off_control_rules_8_9_and_16() {
     assert_eq!(node.handle.send_control(server.public_key, vec![0; 1025]), Err(SendFrameError::TooLong));
     assert_eq!(node.handle.send_control(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]), Ok(()));
     assert!(server.dropped(DropReason::CookieRequired) >= 1);
+    let heard = {
+        let events = server.events.lock().unwrap();
+        std::iter::from_fn(|| events.recv_timeout(PATIENCE).ok()).find_map(|event| match event {
+            EngineEvent::ControlFrame { public_key, path, bytes, .. } => Some((public_key, path, bytes)),
+            _ => None,
+        })
+    };
+    let way = Some(Path::Direct(SocketAddr::new(node.outer, PORT)));
+    assert_eq!(heard, Some((node.public_key, way, [0xf1, 3, 0, 1, 0xa0].into())));
 
     // The node trusts the server, and sends more than the server keeps of a stranger.
     change(&node, &server, FOREVER, "10.0.0.1/32");

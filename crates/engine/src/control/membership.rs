@@ -103,7 +103,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             public_key: *link.public_key(),
             standing: link.standing(),
             session: session_of(&keypair),
-            remote: link.endpoint().map(|endpoint| endpoint.remote),
+            remote: link.endpoint().filter(|endpoint| !endpoint.is_relayed()).map(|endpoint| endpoint.remote),
+            path: link.endpoint().and_then(|endpoint| self.path_of(endpoint)),
         });
     }
 
@@ -115,7 +116,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         (self.events)(EngineEvent::ControlFrame {
             public_key: *link.public_key(),
             session: session_of(&frame.keypair),
-            remote: link.endpoint().map(|endpoint| endpoint.remote),
+            remote: link.endpoint().filter(|endpoint| !endpoint.is_relayed()).map(|endpoint| endpoint.remote),
+            path: self.path_of(frame.from),
             bytes: frame.bytes.clone(),
         });
     }

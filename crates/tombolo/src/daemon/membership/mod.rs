@@ -196,7 +196,7 @@ impl Member {
             EngineEvent::MemberSession { public_key, session, remote, .. } => {
                 self.note_session(*public_key, session, *remote);
             }
-            EngineEvent::ControlFrame { public_key, session, remote, bytes } => {
+            EngineEvent::ControlFrame { public_key, session, remote, bytes, .. } => {
                 // The frame may have overtaken the news of its session.
                 self.note_session(*public_key, session, *remote);
                 self.handle_frame(*public_key, *remote, bytes);
