@@ -166,6 +166,45 @@ fn a_token_is_good_once_and_a_refused_machine_keeps_nothing_control_rule_15() {
     });
 }
 
+/// The way to a member, as `status` has it.
+fn path(host: &Host, name: &str) -> Option<String> {
+    let status = host.json(&["status", "--json"]).ok()?;
+    let peer = status["peers"].as_array()?.iter().find(|peer| peer["name"] == name)?;
+    Some(peer["path"].as_str()?.to_owned())
+}
+
+#[test]
+fn members_that_cannot_reach_each_other_go_through_the_relay_and_back_control_rule_14() {
+    machine_wide(
+        "members_that_cannot_reach_each_other_go_through_the_relay_and_back_control_rule_14",
+        |scene| {
+            let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
+            alpha.join("alpha", &server.init()?)?;
+            let token = server.json(&["token", "new", "--json"])?;
+            beta.join("beta", token["token"].as_str().context("a token")?)?;
+            let nft =
+                |text: String| run(alpha.namespace().command("nft").args(text.split_whitespace())).map(drop);
+            nft("add table inet block".to_owned())?;
+            for (hook, word) in [("input", "saddr"), ("output", "daddr")] {
+                nft(format!("add chain inet block {hook} {{ type filter hook {hook} priority 0 ; }}"))?;
+                nft(format!("add rule inet block {hook} ip {word} {} drop", beta.machine.address))?;
+            }
+            alpha.reaches(&beta, "beta")?;
+            beta.reaches(&alpha, "alpha")?;
+            ensure!(
+                path(&alpha, "beta").as_deref() == Some("relayed"),
+                "the path is {:?}",
+                path(&alpha, "beta")
+            );
+            // Once the direct path opens, it is found and used.
+            nft("delete table inet block".to_owned())?;
+            let direct = || path(&alpha, "beta").as_deref() == Some("direct");
+            tombolo_tests::wait::wait_until("the direct path is used", Duration::from_secs(90), direct)?;
+            alpha.reaches(&beta, "beta")
+        },
+    );
+}
+
 #[test]
 fn a_revoked_node_is_cut_off_and_one_that_leaves_is_gone_control_rule_16() {
     machine_wide("a_revoked_node_is_cut_off_and_one_that_leaves_is_gone_control_rule_16", |scene| {

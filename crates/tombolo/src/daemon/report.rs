@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tombolo_engine::{EngineStatus, OffloadStatus, PathMtuState, PeerState, PeerStatus, SocketReport};
+use tombolo_engine::{EngineStatus, OffloadStatus, Path, PathMtuState, PeerState, PeerStatus, SocketReport};
 use tombolo_noise::PublicKey;
 use tombolo_packet::{Offload, OffloadState};
 
@@ -167,7 +167,11 @@ fn peer_report(
         configured_endpoint: configured.and_then(|known| known.endpoint.as_ref()).map(ToString::to_string),
         resolve_error: resolve_error.cloned(),
         state: state.to_owned(),
-        path: "direct".to_owned(),
+        path: match peer.path {
+            Some(Path::Relayed { .. }) => "relayed",
+            _ => "direct",
+        }
+        .to_owned(),
         last_handshake: handshake.map(|time| time.as_secs()),
         last_handshake_age_seconds: handshake.map(|time| now.saturating_sub(time).as_secs_f64()),
         last_received_age_seconds: peer.last_received_age.map(|age| age.as_secs_f64()),

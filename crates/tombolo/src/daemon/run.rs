@@ -96,6 +96,7 @@ impl Daemon {
             .map_err(|error| Failure::runtime("changes of the system cannot be watched", error))?;
         if self.member.is_some() {
             self.tell_overlay()?;
+            self.tell_relaying();
         }
         self.drive_member()?;
         if !self.is_joining() {
@@ -156,6 +157,7 @@ impl Daemon {
                 () = until(traffic_at) => {
                     traffic_at = Some(after(TRAFFIC_INTERVAL));
                     self.look_at_traffic();
+                    self.retire_relaying();
                 }
                 () = until(alive_at) => {
                     notify::alive();
@@ -329,6 +331,9 @@ impl Daemon {
                 self.save_wanted = true;
             }
             Event::Engine(EngineEvent::PeerChanged(_)) => self.save_wanted = true,
+            Event::Engine(EngineEvent::RelayWanted { source, destination }) => {
+                self.relay_wanted(source, destination);
+            }
             Event::Engine(EngineEvent::Resumed) => {
                 tracing::info!(
                     "the machine slept, was resumed from a snapshot, or its clock was set; all session keys were thrown away"

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
+use tombolo_control::document::Roles;
 use tombolo_control::node::{EngineChange, Event as NodeEvent};
 use tombolo_control::path::{Outgoing, Path};
 use tombolo_engine::{AllowedIpChange, MemberChange, PeerChange, SendFrameError, Transaction, now};
@@ -14,14 +15,39 @@ use super::Member;
 use crate::cli::Failure;
 use crate::config::PeerConfig;
 
+/// Whether a key is a relay's, by the network document.
+fn is_relay(member: &Member, key: &PublicKey) -> bool {
+    let servers = member.node.verifier().network().map_or(&[][..], |network| &network.servers);
+    servers.iter().any(|server| server.key == *key && server.roles.contains(Roles::RELAY))
+}
+
+/// A path of the control plane's as the engine has it: a relay is known by its key, and knows the peer by its node id.
+fn engine_path(member: &Member, key: &PublicKey, path: Path) -> Option<tombolo_engine::Path> {
+    let relay = match path {
+        Path::Direct(remote) => return Some(tombolo_engine::Path::Direct(remote)),
+        Path::Relayed(relay) => relay,
+    };
+    let verifier = member.node.verifier();
+    let server = verifier.network()?.servers.iter().find(|server| server.node == relay)?;
+    let (peer, _) = verifier.authorised(key, member.node.times(now()))?;
+    Some(tombolo_engine::Path::Relayed { relay: server.key, node: *peer.node.as_bytes() })
+}
+
 impl Daemon {
-    pub(super) fn send_frame(&self, outgoing: &Outgoing) {
+    pub(super) fn send_frame(&self, member: &Member, outgoing: &Outgoing) {
         let Ok(bytes) = outgoing.frame.to_bytes() else {
             tracing::debug!("a frame for {} is too long", outgoing.to);
             return;
         };
         let Ok(handle) = self.slot.handle() else { return };
-        match handle.send_control(outgoing.to, bytes) {
+        let path = outgoing.path.filter(|path| member.paths.get(&outgoing.to) != Some(path));
+        let sent = match path.map(|path| engine_path(member, &outgoing.to, path)) {
+            None => handle.send_control(outgoing.to, bytes),
+            Some(Some(path)) => handle.send_control_by(outgoing.to, path, bytes),
+            // Through a relay that is none any more.
+            Some(None) => return,
+        };
+        match sent {
             // To be dropped where there is no session: whoever wanted it sends it again.
             Ok(()) | Err(SendFrameError::NoSession | SendFrameError::UnknownPeer) => {}
             Err(error) => tracing::debug!("a frame for {}: {error}", outgoing.to),
@@ -38,41 +64,36 @@ impl Daemon {
                 }
                 self.config.peers.retain(|peer| peer.public_key != key);
                 member.sessions.remove(&key);
-                member.places.remove(&key);
-                member.rounds.remove(&key);
+                member.paths.remove(&key);
                 self.save_wanted = true;
             }
             EngineChange::Handshake { key, paths } => {
-                let direct: Vec<_> = paths.iter().filter_map(|path| path.direct()).collect();
-                if direct.is_empty() {
-                    return;
-                }
-                // One initiation is under way at a time: each round goes to the next candidate.
-                let round = member.rounds.entry(key).or_insert(0);
-                let endpoint = direct[*round % direct.len()];
-                *round += 1;
                 let known = self.saved.get(&key);
-                let change = PeerChange {
+                self.apply_member(PeerChange {
                     member: Some(MemberChange::Unverified),
-                    endpoint: Some(endpoint),
                     last_received_timestamp: known.and_then(|saved| saved.last_received_timestamp),
                     last_sent_timestamp: known.and_then(|saved| saved.last_sent_timestamp),
                     tombolo: Some(true),
-                    initiate: true,
+                    relay: Some(is_relay(member, &key)),
                     ..PeerChange::new(key)
-                };
-                member.places.insert(key, endpoint);
-                self.apply_member(change);
-            }
-            EngineChange::Use { key, path: Path::Direct(remote) } => {
-                if member.places.insert(key, remote) != Some(remote) {
-                    let change =
-                        PeerChange { update_only: true, endpoint: Some(remote), ..PeerChange::new(key) };
-                    self.apply_member(change);
-                }
+                });
+                let paths: Vec<_> =
+                    paths.into_iter().filter_map(|path| engine_path(member, &key, path)).collect();
                 if let Ok(handle) = self.slot.handle() {
                     // It fails only when the engine has stopped.
-                    let _ = handle.path_validated(key, remote);
+                    let _ = handle.handshake(key, paths);
+                }
+            }
+            EngineChange::Use { key, path } => {
+                let known = member.paths.insert(key, path) == Some(path);
+                if let Ok(handle) = self.slot.handle() {
+                    // They fail only when the engine has stopped.
+                    if let Some(path) = engine_path(member, &key, path).filter(|_| !known) {
+                        let _ = handle.set_path(key, path);
+                    }
+                    if let Some(remote) = path.direct() {
+                        let _ = handle.path_validated(key, remote);
+                    }
                 }
                 self.note_place(member, key);
             }
@@ -82,8 +103,6 @@ impl Daemon {
                     let _ = handle.refuse_tunnel(address);
                 }
             }
-            // The relays' data path is the engine's to come.
-            EngineChange::Use { .. } => {}
         }
     }
 
@@ -99,11 +118,10 @@ impl Daemon {
 
     /// Where a member is, for a restart without any server.
     fn note_place(&mut self, member: &mut Member, key: PublicKey) {
-        let Some(remote) = member.places.get(&key).filter(|_| member.sessions.contains_key(&key)) else {
-            return;
-        };
+        let path = member.paths.get(&key).filter(|_| member.sessions.contains_key(&key));
+        let Some(remote) = path.and_then(|path| path.direct()) else { return };
         if let Some((held, _)) = member.node.verifier().authorised(&key, member.node.times(now())) {
-            member.state.note_place(&held.node, *remote);
+            member.state.note_place(&held.node, remote);
             self.save_wanted |= member.state.is_dirty();
         }
     }
@@ -118,6 +136,7 @@ impl Daemon {
             replace_allowed_ips: true,
             allowed_ips,
             tombolo: Some(true),
+            relay: Some(is_relay(member, &key)),
             ..PeerChange::new(key)
         });
         let Some(name) = member.node.verifier().members().find(|held| held.key == key).map(|held| &held.name)

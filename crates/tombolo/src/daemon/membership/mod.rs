@@ -5,6 +5,7 @@
 
 mod data_path;
 mod join;
+mod relaying;
 mod server;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ use crate::report::{MembershipReport, ServerReport};
 use crate::{random, resolver};
 
 use join::Joining;
+use relaying::Relaying;
 use server::Server;
 
 /// Requests to an authority elsewhere that wait at most.
@@ -48,10 +50,10 @@ pub(super) struct Member {
     random: ChaCha20Rng,
     /// The newest session of each key, by the engine's number.
     sessions: HashMap<PublicKey, u64>,
-    /// Where the engine has each key.
-    places: HashMap<PublicKey, SocketAddr>,
-    /// How many handshakes were begun with a key: each goes to the next candidate.
-    rounds: HashMap<PublicKey, usize>,
+    /// The way by which the engine reaches each key.
+    paths: HashMap<PublicKey, Path>,
+    /// Of a relay: who may send to whom.
+    relaying: Option<Relaying>,
     joining: Option<Joining>,
     /// The UDP port.
     port: u16,
@@ -112,8 +114,8 @@ impl Member {
             state,
             random,
             sessions: HashMap::new(),
-            places: HashMap::new(),
-            rounds: HashMap::new(),
+            paths: HashMap::new(),
+            relaying: None,
             joining,
             port: config.interface.listen_port,
             local: Vec::new(),
@@ -126,6 +128,11 @@ impl Member {
         if member.own_roles().contains(Roles::LIGHTHOUSE) {
             member.node.serve_lighthouse(LighthouseOptions::default(), time);
         }
+        member.relaying = member
+            .node
+            .membership()
+            .filter(|own| own.roles.contains(Roles::RELAY))
+            .map(|own| Relaying::new(own.node));
         Ok(Some(member))
     }
 
@@ -164,16 +171,14 @@ impl Member {
         self.handle_event(NodeEvent::WantedName { name: name.clone() });
     }
 
-    fn note_session(
-        &mut self,
-        key: PublicKey,
-        session: &tombolo_engine::Session,
-        remote: Option<SocketAddr>,
-    ) {
-        let Some(remote) = remote else { return };
-        if self.places.insert(key, remote).is_none() || self.local.is_empty() {
+    fn note_session(&mut self, key: PublicKey, session: &tombolo_engine::Session, path: Option<Path>) {
+        let Some(path) = path else { return };
+        if let Some(remote) = path.direct()
+            && (self.local.is_empty() || !self.paths.contains_key(&key))
+        {
             self.note_local(&[remote]);
         }
+        self.paths.insert(key, path);
         let newest = self.sessions.entry(key).or_insert(0);
         if session.epoch <= *newest {
             return;
@@ -184,27 +189,42 @@ impl Member {
         }
         self.handle_event(NodeEvent::Established {
             peer: key,
-            path: Path::Direct(remote),
+            path,
             initiator: session.initiator,
             handshake_hash: session.handshake_hash,
         });
     }
 
+    /// A path of the engine's as the control plane has it.
+    fn path(&self, path: tombolo_engine::Path) -> Option<Path> {
+        match path {
+            tombolo_engine::Path::Direct(remote) => Some(Path::Direct(remote)),
+            tombolo_engine::Path::Relayed { relay, .. } => {
+                let servers = &self.node.verifier().network()?.servers;
+                servers.iter().find(|server| server.key == relay).map(|server| Path::Relayed(server.node))
+            }
+        }
+    }
+
     /// Takes what the engine tells of members. `false`: it is for somebody else.
     pub(super) fn handle_engine(&mut self, event: &EngineEvent) -> bool {
         match event {
-            EngineEvent::MemberSession { public_key, session, remote, .. } => {
-                self.note_session(*public_key, session, *remote);
+            EngineEvent::MemberSession { public_key, session, path, .. } => {
+                let path = path.and_then(|path| self.path(path));
+                self.note_session(*public_key, session, path);
             }
-            EngineEvent::ControlFrame { public_key, session, remote, bytes, .. } => {
+            EngineEvent::ControlFrame { public_key, session, path, bytes, .. } => {
+                let path = path.and_then(|path| self.path(path));
                 // The frame may have overtaken the news of its session.
-                self.note_session(*public_key, session, *remote);
-                self.handle_frame(*public_key, *remote, bytes);
+                if self.sessions.get(public_key).is_none_or(|newest| *newest < session.epoch) {
+                    self.note_session(*public_key, session, path);
+                }
+                self.handle_frame(*public_key, path, bytes);
             }
             EngineEvent::TunnelWanted(address) => self.handle_wanted(*address),
             EngineEvent::PeerGone(key) => self.forget(key),
             EngineEvent::MemberMoved { public_key, remote, .. } => {
-                self.places.insert(*public_key, *remote);
+                self.paths.insert(*public_key, Path::Direct(*remote));
                 self.handle_event(NodeEvent::Seen { peer: *public_key, path: Path::Direct(*remote) });
             }
             EngineEvent::KeyInTwoPlaces { public_key, newer, older } => self.alarm(
@@ -219,8 +239,8 @@ impl Member {
         true
     }
 
-    fn handle_frame(&mut self, from: PublicKey, remote: Option<SocketAddr>, bytes: &[u8]) {
-        let Some(remote) = remote else { return };
+    fn handle_frame(&mut self, from: PublicKey, path: Option<Path>, bytes: &[u8]) {
+        let Some(path) = path else { return };
         match Frame::parse(bytes) {
             Ok(Frame::AdminAnswer(answer)) => {
                 if self.asked.get(&answer.id).is_some_and(|(authority, _)| *authority == from)
@@ -240,13 +260,12 @@ impl Member {
         if let Some(server) = &mut self.server {
             server.note_seen(&from);
         }
-        self.handle_event(NodeEvent::Message { from, path: Path::Direct(remote), message: bytes });
+        self.handle_event(NodeEvent::Message { from, path, message: bytes });
     }
 
     fn forget(&mut self, key: &PublicKey) {
         self.sessions.remove(key);
-        self.places.remove(key);
-        self.rounds.remove(key);
+        self.paths.remove(key);
         self.traffic.remove(key);
         self.handle_event(NodeEvent::Ended { peer: *key });
     }
@@ -494,7 +513,7 @@ impl Daemon {
 
     fn carry_out(&mut self, member: &mut Member, output: Output) -> Result<(), Failure> {
         match output {
-            Output::Send(outgoing) => self.send_frame(&outgoing),
+            Output::Send(outgoing) => self.send_frame(member, &outgoing),
             Output::Engine(change) => self.change_data_path(member, change),
             Output::Save(save) => {
                 if let Err(error) = member.state.save(save) {

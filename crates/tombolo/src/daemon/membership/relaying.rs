@@ -1,0 +1,93 @@
+//! What this machine brings from one member to another, where it is a relay (control rule 14).
+
+use tombolo_control::NodeId;
+use tombolo_control::relay::{Grant, Permission};
+use tombolo_engine::{RelayGrant, RelayPermissions, now};
+use tombolo_noise::PublicKey;
+use tombolo_packet::relay::PairRates;
+
+use super::super::Daemon;
+use super::Member;
+
+/// Pairs at most, each way by itself.
+const PAIRS: usize = 16_384;
+
+/// The grants of a relay.
+pub(super) struct Relaying {
+    permission: Permission,
+    grants: Vec<Grant>,
+}
+
+impl Relaying {
+    pub(super) fn new(relay: NodeId) -> Self {
+        Self { permission: Permission::new(relay, PAIRS), grants: Vec::new() }
+    }
+
+    fn permissions(&self) -> RelayPermissions {
+        let grants = self.grants.iter().map(|grant| RelayGrant {
+            source_key: grant.source_key,
+            source: *grant.source.as_bytes(),
+            destination: *grant.destination.as_bytes(),
+            destination_key: grant.destination_key,
+        });
+        RelayPermissions { rates: PairRates::default(), grants: grants.collect() }
+    }
+}
+
+impl Member {
+    /// Somebody wants to send to a node through us. `true`: it may.
+    fn grant(&mut self, source: PublicKey, destination: [u8; 16]) -> bool {
+        let Some(relaying) = &mut self.relaying else { return false };
+        let (node, verifier) = (NodeId::from_bytes(destination), self.node.verifier());
+        let key = verifier.member(&node).map(|member| member.key);
+        let Some(path) = self.node.path_to(&source) else { return false };
+        let to = (&node, key.and_then(|key| self.node.path_to(&key)));
+        let times = self.node.times(now());
+        match relaying.permission.authorise(verifier, (&source, path), to, times) {
+            Ok(grant) => {
+                let pair = |held: &Grant| (held.source_key, held.destination);
+                relaying.grants.retain(|held| pair(held) != pair(&grant));
+                relaying.grants.push(grant);
+                true
+            }
+            Err(refusal) => {
+                tracing::debug!("{source} may not send to node {node} through this relay: {refusal:?}");
+                false
+            }
+        }
+    }
+
+    /// Takes back what holds no more. `true`: something did not.
+    fn retire(&mut self) -> bool {
+        let times = self.node.times(now());
+        let Some(relaying) = &mut self.relaying else { return false };
+        let node = &self.node;
+        let retired = relaying.permission.retire(node.verifier(), times, |key| node.path_to(key).is_some());
+        relaying.grants.retain(|held| !retired.contains(held));
+        !retired.is_empty()
+    }
+}
+
+impl Daemon {
+    /// Tells the engine what this machine relays.
+    pub(in super::super) fn tell_relaying(&self) {
+        let relaying = self.member.as_ref().and_then(|member| member.relaying.as_ref());
+        if let (Some(relaying), Ok(handle)) = (relaying, self.slot.handle()) {
+            // It fails only when the engine has stopped.
+            let _ = handle.set_relay(Some(relaying.permissions()));
+        }
+    }
+
+    pub(in super::super) fn relay_wanted(&mut self, source: PublicKey, destination: [u8; 16]) {
+        if self.member.as_mut().is_some_and(|member| member.grant(source, destination)) {
+            self.tell_relaying();
+        }
+    }
+
+    /// After changes of documents, and now and then.
+    pub(in super::super) fn retire_relaying(&mut self) {
+        if self.member.as_mut().is_some_and(|member| member.retire()) {
+            self.tell_relaying();
+        }
+    }
+}
