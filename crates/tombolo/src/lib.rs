@@ -15,6 +15,7 @@ pub mod hosts;
 pub mod import;
 pub mod membership;
 pub mod metrics;
+pub mod names;
 pub mod paths;
 pub mod random;
 pub mod report;
