@@ -7,6 +7,7 @@
 //! ```
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -87,10 +88,30 @@ impl Host {
     }
 
     /// Its overlay address.
-    fn address(&self) -> Result<std::net::IpAddr> {
+    fn address(&self) -> Result<IpAddr> {
         let status = self.json(&["status", "--json"])?;
         let address = status["interface"]["addresses"][0].as_str().context("an address")?;
         Ok(address.split('/').next().unwrap_or_default().parse()?)
+    }
+
+    /// What the name server of this machine says of a member's name: the response code, and the first IPv4 address
+    /// (RFC 1035 §4.1). Asked in raw bytes, as an application's resolver would.
+    fn resolve(&self, name: &str) -> Result<(u8, Option<Ipv4Addr>)> {
+        let own = self.address()?;
+        let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in [name, "tombolo", "internal"] {
+            query.push(label.len() as u8);
+            query.extend(label.bytes());
+        }
+        query.extend([0, 0, 1, 0, 1]);
+        let socket = self.namespace().enter(|| Ok(UdpSocket::bind((own, 0))?))?;
+        socket.set_read_timeout(Some(LIMIT))?;
+        socket.send_to(&query, (own, 53))?;
+        let mut answer = [0; 512];
+        let (length, _) = socket.recv_from(&mut answer).context("an answer of the name server")?;
+        ensure!(length >= query.len() && answer[..2] == query[..2], "{:?}", &answer[..length]);
+        let address = answer[..length].last_chunk::<4>().filter(|_| answer[7] == 1);
+        Ok((answer[3] & 0x0f, address.map(|bytes| Ipv4Addr::from(*bytes))))
     }
 
     fn reaches(&self, other: &Self, name: &str) -> Result {
@@ -116,6 +137,9 @@ fn a_token_joins_a_machine_and_members_come_back_from_disk_without_the_server() 
         alpha.join("alpha", &token)?;
         let token = server.json(&["token", "new", "--json"])?;
         beta.join("beta", token["token"].as_str().context("a token")?)?;
+        // By name, before anybody has talked to beta; and whose name it is not.
+        ensure!(alpha.resolve("beta")?.1.map(IpAddr::from) == Some(beta.address()?));
+        ensure!(alpha.resolve("nobody")? == (3, None));
         alpha.reaches(&server, "server")?;
         alpha.reaches(&beta, "beta")?;
         beta.reaches(&alpha, "alpha")?;

@@ -7,6 +7,7 @@ pub(crate) mod engine;
 pub(crate) mod interface;
 pub(crate) mod lock;
 mod membership;
+mod naming;
 pub(crate) mod notify;
 mod peers;
 pub(crate) mod privileges;
@@ -113,6 +114,8 @@ struct Daemon {
     resolving: HashMap<PublicKey, Resolving>,
     events: mpsc::UnboundedSender<Event>,
     calls: mpsc::Sender<Call>,
+    naming: naming::Naming,
+    name_queries: mpsc::Sender<crate::names::NameQuery>,
     metrics: Option<tokio::task::JoinHandle<()>>,
     uapi: Option<UapiSocket>,
     /// Warnings that last until the next reload or restart.

@@ -84,12 +84,13 @@ impl Daemon {
             self.tell_joiner(failure);
         }
         notify::stopping();
+        self.stop_naming().await;
         self.stop();
         result
     }
 
     async fn run_loop(&mut self, parts: Parts, waiting: Waiting) -> Result<(), Failure> {
-        let Parts { mut events, mut calls, watch, mut signals, .. } = parts;
+        let Parts { mut events, mut calls, mut names, watch, mut signals, .. } = parts;
         let sees_filters = watch.sees_filters();
         let mut link = watch.link_state();
         let mut notices = watching::start(watch)
@@ -111,6 +112,7 @@ impl Daemon {
         let mut traffic_at = self.member.is_some().then(|| after(TRAFFIC_INTERVAL));
         loop {
             let member_at = self.member.as_ref().and_then(|member| member.due_in()).map(after);
+            let name_at = self.naming.deadline();
             tokio::select! {
                 _ = signals.terminate.recv() => return Ok(()),
                 _ = signals.interrupt.recv() => return Ok(()),
@@ -123,6 +125,8 @@ impl Daemon {
                 Some(event) = events.recv() => {
                     self.handle_event(event)?;
                 }
+                Some(query) = names.recv() => self.ask_name(query),
+                () = until(name_at) => {}
                 Some(notice) = notices.recv() => {
                     link = notice.link;
                     let concerns = notice.changes.is_none_or(|changes| changes.concern_plan() || changes.filters);
@@ -165,6 +169,7 @@ impl Daemon {
                 }
             }
             self.drive_member()?;
+            self.answer_names();
             if std::mem::take(&mut self.joined) {
                 self.become_ready(waiting).await?;
             }

@@ -36,7 +36,8 @@ const JITTER_MILLISECONDS: u64 = 300;
 pub(crate) fn run(directories: Directories, network: &str, waiting: Waiting) -> Result<(), Failure> {
     let config = config::load_network(&directories, network)?;
     let ports = [config.interface.listen_port, config.interface.metrics.map_or(0, |address| address.port())];
-    privileges::reduce(ports.iter().any(|port| (1..1024).contains(port)));
+    // Names are answered on port 53.
+    privileges::reduce(config.membership.is_some() || ports.iter().any(|port| (1..1024).contains(port)));
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
@@ -73,6 +74,7 @@ fn take(directories: &Directories, network: &str) -> Result<Lock, Failure> {
 pub(super) struct Parts {
     pub(super) events: mpsc::UnboundedReceiver<super::Event>,
     pub(super) calls: mpsc::Receiver<control::Call>,
+    pub(super) names: mpsc::Receiver<crate::names::NameQuery>,
     pub(super) watch: Watch,
     pub(super) signals: super::run::Signals,
     _interface_lock: Lock,
@@ -135,6 +137,7 @@ impl Daemon {
             Watch::open(&name, interface.plan.table).map_err(|error| Failure::Runtime(error.to_string()))?;
         let (events, event_receiver) = mpsc::unbounded_channel();
         let (calls, call_receiver) = mpsc::channel(CALLS);
+        let (name_queries, name_receiver) = mpsc::channel(CALLS);
         let running = engine::start(
             options(&config, &interface),
             &device,
@@ -189,6 +192,8 @@ impl Daemon {
             resolving: std::collections::HashMap::new(),
             events,
             calls,
+            naming: super::naming::Naming::default(),
+            name_queries,
             metrics: None,
             uapi,
             notices,
@@ -197,6 +202,7 @@ impl Daemon {
         let parts = Parts {
             events: event_receiver,
             calls: call_receiver,
+            names: name_receiver,
             watch,
             signals,
             _interface_lock: interface_lock,
@@ -219,6 +225,7 @@ impl Daemon {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.serve_metrics().await;
+        self.start_naming().await;
         self.write_hosts();
         self.resolve_all();
         self.call_recent_peers();

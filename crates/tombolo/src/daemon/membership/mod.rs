@@ -171,6 +171,29 @@ impl Member {
         self.handle_event(NodeEvent::WantedName { name: name.clone() });
     }
 
+    /// The domain of the members' names.
+    pub(super) fn domain(&self) -> Option<String> {
+        self.node.verifier().pins().overlay.as_ref().map(|overlay| overlay.domain.to_string())
+    }
+
+    /// The addresses of the member with this name, if it is known here.
+    pub(super) fn addresses_of(&self, name: &NodeName) -> Option<Vec<IpAddr>> {
+        let known = self.node.verifier().members().chain(self.node.membership());
+        let member = known.into_iter().find(|member| member.name == *name)?;
+        Some(member.addresses.iter().copied().collect())
+    }
+
+    /// Whether there is a server to ask.
+    pub(super) fn is_connected(&self) -> bool {
+        let verifier = self.node.verifier();
+        let servers = verifier.network().map_or(&[][..], |network| &network.servers);
+        let own = self.node.membership().map(|own| own.key);
+        let status = self.node.status(now());
+        servers.iter().any(|server| {
+            own == Some(server.key) || status.peers.iter().any(|peer| peer.key == server.key && peer.verified)
+        })
+    }
+
     fn note_session(&mut self, key: PublicKey, session: &tombolo_engine::Session, path: Option<Path>) {
         let Some(path) = path else { return };
         if let Some(remote) = path.direct()
