@@ -30,7 +30,7 @@ pub enum Request {
     /// The bytes are the answer: refused, malformed, or about the domain itself.
     Answer(Vec<u8>),
     /// Somebody has to look the name up; [`Question::answer`] makes the answer.
-    LookUp(Question),
+    LookUp(Box<Question>),
 }
 
 /// A question for the addresses of a member.
@@ -79,7 +79,7 @@ impl Domain {
         let label = name.iter().next().and_then(|label| std::str::from_utf8(label).ok()).map(str::to_owned);
         match (depth, label) {
             (0, _) => answer(&about_domain(&query, question, &self.0)),
-            (1, Some(name)) => Request::LookUp(Question { domain: self.0.clone(), name, query }),
+            (1, Some(name)) => Request::LookUp(Box::new(Question { domain: self.0.clone(), name, query })),
             _ => answer(&negative(&query, ResponseCode::NXDomain, &self.0)),
         }
     }

@@ -20,7 +20,7 @@ fn answered(request: Request) -> Message {
 
 fn question(message: &Message) -> Question {
     match domain().handle(&message.to_vec().unwrap()) {
-        Request::LookUp(question) => question,
+        Request::LookUp(question) => *question,
         other => panic!("no look-up: {other:?}"),
     }
 }
