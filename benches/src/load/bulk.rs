@@ -39,6 +39,19 @@ impl Streams {
         Ok(Self((0..count).map(pair).collect::<Result<_>>()?))
     }
 
+    /// Lets all senders use a congestion control. It is set for each connection, because the system's default cannot be changed
+    /// in a namespace.
+    ///
+    /// # Errors
+    /// When the system does not have it.
+    pub fn congest(&self, control: &str) -> Result {
+        for (sender, _) in &self.0 {
+            rustix::net::sockopt::set_tcp_congestion(sender, control)
+                .with_context(|| format!("the congestion control {control}"))?;
+        }
+        Ok(())
+    }
+
     /// Sends over all of them while `job` runs. Gives what `job` gave, and the Gbit/s that arrived meanwhile.
     ///
     /// # Errors

@@ -33,9 +33,6 @@ pub(super) fn measure(suite: &mut Suite<'_>) -> Result {
     for name in [PLAIN, OURS] {
         let Some(contender) = suite.plan.contender(name) else { continue };
         let (wire, line) = Line::lay()?;
-        for host in [&wire.east, &wire.west] {
-            host.namespace.sysctl("net.ipv4.tcp_congestion_control", "cubic")?;
-        }
         lines.push((contender.enter(wire)?, line));
     }
     suite.daemons = lines.iter().flat_map(|(entrant, _)| entrant.running.pids()).collect();
@@ -45,6 +42,7 @@ pub(super) fn measure(suite: &mut Suite<'_>) -> Result {
             suite.sample(title, &entrant.name, || {
                 line.set(Impairment::default());
                 let streams = Streams::connect(wire, to, STREAMS)?;
+                streams.congest("cubic")?;
                 line.set(impairment);
                 let (_, gigabits) = streams.run(|| {
                     std::thread::sleep(span);
