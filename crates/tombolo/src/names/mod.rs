@@ -2,7 +2,7 @@
 //!
 //! It listens on the machine's own overlay addresses, answers `NAME.DOMAIN` from what the daemon knows or can look
 //! up, and refuses every other question: it never forwards, so the system's own resolving cannot come to depend
-//! on it (control rule 22). [`message`] is pure; [`server`] has the sockets; [`resolved`] tells systemd-resolved.
+//! on it (control rule 22). [`message`] is pure; `server` has the sockets; `resolved` tells systemd-resolved.
 
 pub mod message;
 pub(crate) mod resolved;
