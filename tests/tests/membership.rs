@@ -257,3 +257,37 @@ fn a_revoked_node_is_cut_off_and_one_that_leaves_is_gone_control_rule_16() {
         Ok(())
     });
 }
+
+#[test]
+fn the_administrators_commands_do_what_they_say_control_rules_15_and_20() {
+    machine_wide("the_administrators_commands_do_what_they_say_control_rules_15_and_20", |scene| {
+        let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
+        alpha.join("alpha", &server.init()?)?;
+        // A token that was taken back lets nobody in.
+        let token = server.json(&["token", "new", "--json", "--name", "beta"])?;
+        let listed = server.json(&["token", "list", "--json"])?;
+        let unspent = listed.as_array().and_then(|all| all.iter().find(|held| held["name"] == "beta"));
+        let id = unspent.and_then(|held| held["token"].as_str()).context("the token in the list")?;
+        server.run(&["token", "revoke", id])?;
+        let (code, text) = beta.refusal("beta", token["token"].as_str().context("a token")?)?;
+        ensure!(code == 1, "{code} {text}");
+        // A name that the token gives, and another one.
+        server.run(&["node", "rename", "alpha", "first"])?;
+        let shown = server.json(&["node", "show", "first", "--json"])?;
+        ensure!(shown["name"] == "first" && shown["serial"].as_u64() > Some(1), "{shown}");
+        let address = alpha.address()?;
+        ensure!(server.json(&["network", "show", "--json"])?["nodes"] == 2);
+        // Another machine takes its place: same address, another key.
+        let token = server.json(&["node", "replace", "first", "--json"])?;
+        run_with_input(&mut beta.command(&["join", "-"])?, token["token"].as_str().context("a token")?)?;
+        ensure!(beta.address()? == address, "{} is not {address}", beta.address()?);
+        let replaced = server.json(&["node", "show", "first", "--json"])?;
+        ensure!(replaced["public_key"] != shown["public_key"], "{replaced}");
+        beta.reaches(&server, "server")?;
+        let who = server.json(&["whois", &address.to_string(), "--json"])?;
+        ensure!(who["public_key"] == replaced["public_key"] && who["name"] == "first", "{who}");
+        let whois = server.run(&["whois", &address.to_string()])?;
+        ensure!(whois.starts_with("first"), "{whois}");
+        Ok(())
+    });
+}

@@ -6,10 +6,9 @@
 //! ```no_run
 //! # use tombolo_control::node::{Event, Node, Output};
 //! # use tombolo_noise::clock::{Instant, Now};
-//! # fn now() -> Now { unimplemented!() }
 //! # fn next_event(_until: Option<Instant>) -> Option<Event<'static>> { None }
 //! # fn carry_out(_: Output) {}
-//! # fn run(mut node: Node, rng: &mut dyn rand_core::CryptoRng) {
+//! # fn run(mut node: Node, now: impl Fn() -> Now, rng: &mut dyn rand_core::CryptoRng) {
 //! loop {
 //!     while let Some(output) = node.poll_output() {
 //!         carry_out(output); // send, change the engine, write to disk, resolve

@@ -271,3 +271,23 @@ impl Share<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_flows_are_company_until_one_has_been_alone_for_a_while() {
+        let start = Instant::from_nanos(0);
+        let (one, other) = (FlowId { peer: PeerId(1), hash: 1 }, FlowId { peer: PeerId(1), hash: 2 });
+        let mut company = Company::default();
+        company.note(one, start);
+        company.note(one, start + COMPANY);
+        assert!(!company.is_there(start + COMPANY), "one flow is nobody's company");
+        company.note(other, start + COMPANY);
+        assert!(company.is_there(start + COMPANY));
+        company.note(other, start + COMPANY + COMPANY / 2);
+        assert!(company.is_there(start + COMPANY + COMPANY / 2));
+        assert!(!company.is_there(start + COMPANY + COMPANY), "the first has been silent");
+    }
+}

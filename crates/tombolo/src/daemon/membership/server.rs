@@ -113,14 +113,14 @@ impl Server {
                 self.authority.handle_store(id, Outcome::Failed, now(), random);
             }
         }
-        // Who was let in has a tunnel of a member when it hears of it, and who leaves hears of it before it is cut off.
-        let mut later = Vec::new();
-        while let Some(event) = self.authority.poll_event() {
-            worked = true;
-            match event {
-                Event::Issued { .. } => self.handle_event(event, node, random),
-                other => later.push(other),
-            }
+        // Who was let in has a tunnel of a member when it hears of it, for which the document that its membership builds
+        // on is to be here; and who leaves hears of it before it is cut off.
+        let mut events = Vec::from_iter(std::iter::from_fn(|| self.authority.poll_event()));
+        worked |= !events.is_empty();
+        let issued = events.iter().rposition(|event| matches!(event, Event::Issued { .. }));
+        let later = events.split_off(issued.map_or(0, |last| last + 1));
+        for event in events {
+            self.handle_event(event, node, random);
         }
         while let Some((id, frame)) = self.authority.poll_frame() {
             worked = true;
