@@ -22,6 +22,7 @@
 pub mod capture;
 pub mod command;
 pub mod etcd;
+pub mod host;
 pub mod interrupt;
 pub mod namespace;
 pub mod node;

@@ -6,120 +6,20 @@
 //!   beta   203.0.113.10 ┘
 //! ```
 
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::path::PathBuf;
-use std::process::Command;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tombolo_tests::{
     Result, Scene,
     command::{output, run, run_with_input},
+    host::Host,
     machine_wide,
-    namespace::Namespace,
-    node::executable,
-    topology::{Internet, Machine},
+    topology::Internet,
     transfer,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// A machine as it comes: nothing but the program.
-struct Host {
-    machine: Machine,
-    folder: PathBuf,
-}
-
-impl Host {
-    fn new(scene: &Scene, internet: &mut Internet, name: &str, subnet: [u8; 4]) -> Result<Self> {
-        let machine = internet.region(name, subnet)?;
-        let folder = scene.path(name);
-        fs::create_dir_all(&folder)?;
-        Ok(Self { machine, folder })
-    }
-
-    fn namespace(&self) -> &Namespace {
-        &self.machine.namespace
-    }
-
-    fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = self.namespace().command(executable("tombolo")?);
-        command
-            .args(arguments)
-            .env("TOMBOLO_CONFIG_DIR", self.folder.join("config"))
-            .env("TOMBOLO_STATE_DIR", self.folder.join("state"))
-            .env("TOMBOLO_RUN_DIR", self.folder.join("run"));
-        Ok(command)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Result<String> {
-        run(&mut self.command(arguments)?)
-    }
-
-    fn json(&self, arguments: &[&str]) -> Result<serde_json::Value> {
-        let text = self.run(arguments)?;
-        serde_json::from_str(&text).with_context(|| text)
-    }
-
-    /// `server init`; gives the first token.
-    fn init(&self) -> Result<String> {
-        let root = self.folder.join("root.age");
-        let endpoint = self.machine.address.to_string();
-        let root = root.to_str().context("a path in UTF-8")?;
-        let options = ["--endpoint", &endpoint, "--name", "server", "--root-key", root, "--json"];
-        let made = self.json(&[&["server", "init"], &options[..]].concat())?;
-        ensure!(made["started"] == true, "{made}");
-        Ok(made["token"].as_str().context("a token")?.to_owned())
-    }
-
-    fn join(&self, name: &str, token: &str) -> Result<String> {
-        run_with_input(&mut self.command(&["join", "--name", name, "-"])?, token)
-    }
-
-    /// What `join` says when it is refused, and its exit code.
-    fn refusal(&self, name: &str, token: &str) -> Result<(i32, String)> {
-        let file = self.folder.join("token");
-        fs::write(&file, token)?;
-        let mut command = self.command(&["join", "--name", name])?;
-        let output = output(command.arg(&file), LIMIT)?;
-        let code = output.status.code().context("an exit code")?;
-        Ok((code, String::from_utf8_lossy(&output.stderr).into_owned()))
-    }
-
-    /// Its overlay address.
-    fn address(&self) -> Result<IpAddr> {
-        let status = self.json(&["status", "--json"])?;
-        let address = status["interface"]["addresses"][0].as_str().context("an address")?;
-        Ok(address.split('/').next().unwrap_or_default().parse()?)
-    }
-
-    /// What the name server of this machine says of a member's name: the response code, and the first IPv4 address
-    /// (RFC 1035 §4.1). Asked in raw bytes, as an application's resolver would.
-    fn resolve(&self, name: &str) -> Result<(u8, Option<Ipv4Addr>)> {
-        let own = self.address()?;
-        let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        for label in [name, "tombolo", "internal"] {
-            query.push(label.len() as u8);
-            query.extend(label.bytes());
-        }
-        query.extend([0, 0, 1, 0, 1]);
-        let socket = self.namespace().enter(|| Ok(UdpSocket::bind((own, 0))?))?;
-        socket.set_read_timeout(Some(LIMIT))?;
-        socket.send_to(&query, (own, 53))?;
-        let mut answer = [0; 512];
-        let (length, _) = socket.recv_from(&mut answer).context("an answer of the name server")?;
-        ensure!(length >= query.len() && answer[..2] == query[..2], "{:?}", &answer[..length]);
-        let address = answer[..length].last_chunk::<4>().filter(|_| answer[7] == 1);
-        Ok((answer[3] & 0x0f, address.map(|bytes| Ipv4Addr::from(*bytes))))
-    }
-
-    fn reaches(&self, other: &Self, name: &str) -> Result {
-        // By address first: nobody has asked for the tunnel before the packet.
-        transfer::reach(self.namespace(), other.namespace(), other.address()?, LIMIT)?;
-        self.run(&["wait", "--peer", name, "--timeout", "20s"]).map(drop)
-    }
-}
 
 fn three_hosts(scene: &Scene) -> Result<(Internet, [Host; 3])> {
     let mut internet = Internet::new()?;
@@ -133,10 +33,9 @@ fn three_hosts(scene: &Scene) -> Result<(Internet, [Host; 3])> {
 fn a_token_joins_a_machine_and_members_come_back_from_disk_without_the_server() {
     machine_wide("a_token_joins_a_machine_and_members_come_back_from_disk_without_the_server", |scene| {
         let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
-        let token = server.init()?;
+        let token = server.init(&["--name", "server"])?;
         alpha.join("alpha", &token)?;
-        let token = server.json(&["token", "new", "--json"])?;
-        beta.join("beta", token["token"].as_str().context("a token")?)?;
+        beta.join("beta", &server.token(&[])?)?;
         // By name, before anybody has talked to beta; and whose name it is not.
         ensure!(alpha.resolve("beta")?.1.map(IpAddr::from) == Some(beta.address()?));
         ensure!(alpha.resolve("nobody")? == (3, None));
@@ -164,15 +63,14 @@ fn a_token_joins_a_machine_and_members_come_back_from_disk_without_the_server() 
 fn a_token_is_good_once_and_a_refused_machine_keeps_nothing_control_rule_15() {
     machine_wide("a_token_is_good_once_and_a_refused_machine_keeps_nothing_control_rule_15", |scene| {
         let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
-        let token = server.init()?;
+        let token = server.init(&["--name", "server"])?;
         alpha.join("alpha", &token)?;
         let (code, text) = beta.refusal("beta", &token)?;
         ensure!(code == 1 && text.contains("the token is spent"), "{code} {text}");
         ensure!(
             !beta.folder.join("config/tombolo.toml").exists() && !beta.folder.join("state/tombolo").exists()
         );
-        let fresh = server.json(&["token", "new", "--json"])?;
-        let fresh = fresh["token"].as_str().context("a token")?;
+        let fresh = &*server.token(&[])?;
         let (code, text) = beta.refusal("alpha", fresh)?;
         ensure!(code == 1 && text.contains("the name is another node's"), "{code} {text}");
         let (code, text) = beta.refusal("beta", &fresh[..fresh.len() - 1])?;
@@ -190,22 +88,14 @@ fn a_token_is_good_once_and_a_refused_machine_keeps_nothing_control_rule_15() {
     });
 }
 
-/// The way to a member, as `status` has it.
-fn path(host: &Host, name: &str) -> Option<String> {
-    let status = host.json(&["status", "--json"]).ok()?;
-    let peer = status["peers"].as_array()?.iter().find(|peer| peer["name"] == name)?;
-    Some(peer["path"].as_str()?.to_owned())
-}
-
 #[test]
 fn members_that_cannot_reach_each_other_go_through_the_relay_and_back_control_rule_14() {
     machine_wide(
         "members_that_cannot_reach_each_other_go_through_the_relay_and_back_control_rule_14",
         |scene| {
             let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
-            alpha.join("alpha", &server.init()?)?;
-            let token = server.json(&["token", "new", "--json"])?;
-            beta.join("beta", token["token"].as_str().context("a token")?)?;
+            alpha.join("alpha", &server.init(&["--name", "server"])?)?;
+            beta.join("beta", &server.token(&[])?)?;
             let nft =
                 |text: String| run(alpha.namespace().command("nft").args(text.split_whitespace())).map(drop);
             nft("add table inet block".to_owned())?;
@@ -217,14 +107,10 @@ fn members_that_cannot_reach_each_other_go_through_the_relay_and_back_control_ru
             let (other, limit) = (beta.address()?, Duration::from_secs(60));
             transfer::reach(alpha.namespace(), beta.namespace(), other, limit)?;
             beta.reaches(&alpha, "alpha")?;
-            ensure!(
-                path(&alpha, "beta").as_deref() == Some("relayed"),
-                "the path is {:?}",
-                path(&alpha, "beta")
-            );
+            ensure!(alpha.path("beta").as_deref() == Some("relayed"), "the path is {:?}", alpha.path("beta"));
             // Once the direct path opens, it is found and used.
             nft("delete table inet block".to_owned())?;
-            let direct = || path(&alpha, "beta").as_deref() == Some("direct");
+            let direct = || alpha.path("beta").as_deref() == Some("direct");
             tombolo_tests::wait::wait_until("the direct path is used", Duration::from_secs(90), direct)?;
             alpha.reaches(&beta, "beta")
         },
@@ -235,14 +121,13 @@ fn members_that_cannot_reach_each_other_go_through_the_relay_and_back_control_ru
 fn a_revoked_node_is_cut_off_and_one_that_leaves_is_gone_control_rule_16() {
     machine_wide("a_revoked_node_is_cut_off_and_one_that_leaves_is_gone_control_rule_16", |scene| {
         let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
-        alpha.join("alpha", &server.init()?)?;
-        let token = server.json(&["token", "new", "--json"])?;
-        beta.join("beta", token["token"].as_str().context("a token")?)?;
+        alpha.join("alpha", &server.init(&["--name", "server"])?)?;
+        beta.join("beta", &server.token(&[])?)?;
         alpha.reaches(&beta, "beta")?;
         server.run(&["node", "revoke", "beta"])?;
         // Cut at the server, and by the new document at whoever talks to it.
         for host in [&server, &alpha] {
-            let mut command = host.command(&["wait", "--peer", "beta", "--timeout", "1s"])?;
+            let mut command = host.command(&["wait", "--peer", "beta", "--timeout", "1s"]);
             tombolo_tests::wait::wait_until("the revoked node is cut off", LIMIT, || {
                 output(&mut command, LIMIT).is_ok_and(|output| output.status.code() == Some(3))
             })?;
@@ -262,14 +147,14 @@ fn a_revoked_node_is_cut_off_and_one_that_leaves_is_gone_control_rule_16() {
 fn the_administrators_commands_do_what_they_say_control_rules_15_and_20() {
     machine_wide("the_administrators_commands_do_what_they_say_control_rules_15_and_20", |scene| {
         let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
-        alpha.join("alpha", &server.init()?)?;
+        alpha.join("alpha", &server.init(&["--name", "server"])?)?;
         // A token that was taken back lets nobody in.
-        let token = server.json(&["token", "new", "--json", "--name", "beta"])?;
+        let token = server.token(&["--name", "beta"])?;
         let listed = server.json(&["token", "list", "--json"])?;
         let unspent = listed.as_array().and_then(|all| all.iter().find(|held| held["name"] == "beta"));
         let id = unspent.and_then(|held| held["token"].as_str()).context("the token in the list")?;
         server.run(&["token", "revoke", id])?;
-        let (code, text) = beta.refusal("beta", token["token"].as_str().context("a token")?)?;
+        let (code, text) = beta.refusal("beta", &token)?;
         ensure!(code == 1, "{code} {text}");
         // A name that the token gives, and another one.
         server.run(&["node", "rename", "alpha", "first"])?;
@@ -279,7 +164,7 @@ fn the_administrators_commands_do_what_they_say_control_rules_15_and_20() {
         ensure!(server.json(&["network", "show", "--json"])?["nodes"] == 2);
         // Another machine takes its place: same address, another key.
         let token = server.json(&["node", "replace", "first", "--json"])?;
-        run_with_input(&mut beta.command(&["join", "-"])?, token["token"].as_str().context("a token")?)?;
+        run_with_input(&mut beta.command(&["join", "-"]), token["token"].as_str().context("a token")?)?;
         ensure!(beta.address()? == address, "{} is not {address}", beta.address()?);
         let replaced = server.json(&["node", "show", "first", "--json"])?;
         ensure!(replaced["public_key"] != shown["public_key"], "{replaced}");
