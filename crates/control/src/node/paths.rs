@@ -25,6 +25,8 @@ const HOT: Duration = Duration::from_secs(3);
 const PROBE_HOT: Duration = Duration::from_millis(400);
 const PROBE_IDLE: Duration = Duration::from_secs(20);
 const MISSES: u8 = 2;
+/// A peer that does not answer, and to which nothing goes, is looked for as often as one with traffic for so long.
+const FAILING_HOT: Duration = Duration::from_secs(30);
 /// How often other ways are looked for while a peer is reached through a relay.
 const EXPLORE_HOT: Duration = Duration::from_secs(3);
 /// While nothing answers at all.
@@ -180,7 +182,7 @@ impl Node {
         if let Some(path) = peer.current {
             let state = peer.path(path).map(|state| {
                 if state.asked.take().is_some() {
-                    state.misses += 1;
+                    state.misses = state.misses.saturating_add(1);
                 }
                 state.misses
             });
@@ -202,8 +204,10 @@ impl Node {
         {
             peer.attempt = Some(Attempt { next: now, round: RELAYS_FROM });
         }
-        let waiting = peer.paths.values().any(|state| state.misses > 0);
-        let next = if hot || waiting || peer.failing.is_some() { PROBE_HOT } else { PROBE_IDLE };
+        // Whoever is gone and not asked for is looked for now and then, and no more.
+        let given_up = peer.failing.is_some_and(|since| now.saturating_duration_since(since) > FAILING_HOT);
+        let waiting = peer.paths.values().any(|state| state.misses > 0) && !given_up;
+        let next = if hot || waiting { PROBE_HOT } else { PROBE_IDLE };
         let jitter = Duration::from_millis(call.below(next.as_millis() as u64 / 8));
         peer.next_probe = Some(now + next + jitter);
     }

@@ -147,7 +147,6 @@ impl Node {
     pub(super) fn keepalive(&mut self, key: PublicKey, peer: &mut Peer, call: &mut Call<'_>) {
         let now = call.now.boot;
         let verified = peer.is_verified();
-        let (candidates, relays) = (self.local.clone(), self.relays_held());
         let Some(server) = peer.server.as_mut().filter(|server| verified && server.next_keepalive <= now)
         else {
             return;
@@ -167,6 +166,8 @@ impl Node {
         server.next_keepalive = now + ANSWER;
         let order = self.next_order();
         server.asked = Some(order);
+        let own = verified.then_some(server.node).filter(|_| server.roles.contains(Roles::RELAY));
+        let (candidates, relays) = (self.local.clone(), self.relays_held(own));
         self.push(
             key,
             None,
@@ -174,10 +175,11 @@ impl Node {
         );
     }
 
-    /// Relays with which there is a tunnel.
-    fn relays_held(&self) -> Vec<NodeId> {
+    /// Relays with which there is a tunnel; `taken` is one that is in hand, and not among the peers at the moment.
+    fn relays_held(&self, taken: Option<NodeId>) -> Vec<NodeId> {
         let held = self.peers.values().filter(|peer| peer.is_verified() && peer.has_role(Roles::RELAY));
-        held.filter_map(|peer| peer.server.as_ref().map(|server| server.node)).take(4).collect()
+        let held = held.filter_map(|peer| peer.server.as_ref().map(|server| server.node));
+        taken.into_iter().chain(held).take(4).collect()
     }
 
     pub(super) fn handle_keepalive(
@@ -286,9 +288,12 @@ impl Node {
 
     /// Writes down where a peer is, so that it is reached after a restart without any server.
     pub(super) fn save_peer(&mut self, key: &PublicKey) {
+        // Who serves everybody is called by everybody, and calls nobody after a restart.
+        if self.lighthouse.is_some() {
+            return;
+        }
         let Some(peer) = self.peers.get(key) else { return };
-        let node = self.verifier.members().find(|member| member.key == *key);
-        let Some(member) = node.filter(|_| self.lighthouse.is_none()) else { return };
+        let Some(member) = self.verifier.members().find(|member| member.key == *key) else { return };
         let endpoint = peer.current.and_then(Path::direct);
         let saved = SavedPeer { membership: member.encoded().to_vec(), endpoint, timestamp: peer.timestamp };
         self.outbox.push_back(Output::Save(Save::Peer(saved)));

@@ -140,6 +140,21 @@ impl Authority {
         self.network.revocations.insert(Revocation::Node(node));
     }
 
+    pub(crate) fn is_revoked(&self, node: &NodeId) -> bool {
+        self.network.revocations.contains(&Revocation::Node(*node))
+    }
+
+    /// Revokes who has a key, and gives its address to another key, in one document.
+    pub(crate) fn replace(&mut self, old: &PublicKey, new: PublicKey) {
+        let mut membership = self.members.remove(old).unwrap();
+        self.revoke(membership.node);
+        let mut node = [0; 16];
+        node[..4].copy_from_slice(&self.next.to_be_bytes());
+        self.next += 1;
+        (membership.node, membership.serial, membership.key) = (NodeId::from_bytes(node), 0, new);
+        self.members.insert(new, membership);
+    }
+
     /// The answer to a frame, and the membership to admit.
     pub(crate) fn handle(
         &mut self,

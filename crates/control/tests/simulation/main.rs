@@ -3,16 +3,19 @@
 
 #![allow(clippy::unwrap_used, reason = "what a simulation takes for granted is a failed test")]
 
+mod attempts;
 mod authority;
+mod data_path;
+mod outputs;
+mod storm;
 mod underlay;
 mod world;
-
-use std::collections::HashSet;
 
 use rand_core::Rng;
 use tombolo_control::Path;
 use tombolo_control::node::NodeAlarm;
 
+use attempts::reach_all;
 use underlay::Nat;
 use world::{SECOND, World};
 
@@ -44,37 +47,13 @@ fn joined(seed: u64, nodes: usize, loss: u64) -> World {
 
 /// Sends until it is answered, every quarter of a second. Gives the time that it took.
 fn reach(world: &mut World, from: usize, to: usize, limit: u64) -> Option<u64> {
-    let (destination, start) = (world.address(to)?, world.now);
-    while world.now < start + limit * SECOND {
-        let token = world.rng.next_u64();
-        world.ping(from, destination, token);
-        world.run_until(world.now + SECOND / 4);
-        if let Some(first) = world.machines[from].delivered.values().filter(|at| **at >= start).min() {
-            return Some(first - start);
-        }
-    }
-    None
+    reach_all(world, &[(from, to)], limit)[0]
 }
 
 fn assert_reach(world: &mut World, from: usize, to: usize, limit: u64) -> u64 {
     reach(world, from, to, limit).unwrap_or_else(|| {
         panic!("{from} reaches {to} within {limit} s (virtual time {} s)", world.now / SECOND)
     })
-}
-
-fn pairs(world: &mut World, count: usize) -> Vec<(usize, usize)> {
-    let nodes = (world.machines.len() - SERVERS) as u64;
-    let mut pairs = HashSet::new();
-    while pairs.len() < count {
-        let mut draw = || SERVERS + (world.rng.next_u64() % nodes) as usize;
-        let (one, other) = (draw(), draw());
-        if one != other {
-            pairs.insert((one, other));
-        }
-    }
-    let mut pairs: Vec<_> = pairs.into_iter().collect();
-    pairs.sort_unstable();
-    pairs
 }
 
 #[test]
@@ -104,7 +83,7 @@ fn paths_are_direct_where_nats_allow_and_relayed_where_not_control_rule_14() {
         assert_reach(&mut world, one, other, 3);
         for _ in 0..40 {
             let destination = world.address(other).unwrap();
-            world.ping(one, destination, 1);
+            world.ping(one, destination);
             world.run_until(world.now + SECOND / 4);
         }
         let key = world.machines[other].key;
@@ -123,10 +102,8 @@ fn a_blocked_path_goes_by_relay_and_comes_back_and_a_dead_relay_by_the_next_cont
     let gap = |world: &mut World, seconds: u64| {
         let (mut longest, mut last) = (0, world.now);
         let start = world.now;
-        let mut token = world.rng.next_u64();
         while world.now < start + seconds * SECOND {
-            token += 1;
-            world.ping(one, destination, token);
+            world.ping(one, destination);
             world.run_until(world.now + SECOND / 20);
             let delivered = world.machines[one].delivered.values().filter(|at| **at > last).max();
             if let Some(&at) = delivered {
@@ -244,65 +221,4 @@ fn memberships_are_renewed_and_go_on_without_an_authority_control_rule_16() {
         world.run_for(3600);
     }
     assert!(serial(&world, SERVERS) > before, "renewed within a day");
-}
-
-/// What the network goes through: loss, restarts, partitions; then healing.
-fn storm(seed: u64, nodes: usize, tried: usize) {
-    let mut world = joined(seed, nodes, 30);
-    for (one, other) in pairs(&mut world, tried / 2) {
-        assert_reach(&mut world, one, other, 10);
-    }
-    for machine in 0..world.machines.len() {
-        world.underlay.island[machine] = (machine % 2) as u8;
-    }
-    world.run_for(40);
-    for (one, other) in pairs(&mut world, tried / 8 + 1) {
-        let alike = world.underlay.island[one] == world.underlay.island[other];
-        let reached = reach(&mut world, one, other, 3).is_some();
-        assert!(alike || !reached, "a partition holds");
-    }
-    let restarted: Vec<usize> = pairs(&mut world, nodes / 10 + 1).into_iter().map(|(one, _)| one).collect();
-    for machine in restarted.iter().copied().chain([2]) {
-        world.kill(machine);
-    }
-    world.run_for(20);
-    for machine in restarted.into_iter().chain([2]) {
-        if world.machines[machine].node.is_none() {
-            world.start(machine);
-        }
-    }
-    world.sign();
-    world.underlay.island.fill(0);
-    // The bound: an unanswered keepalive, two repetitions, and a round of handshakes that had backed off.
-    world.run_for(45);
-    let mut slowest = 0;
-    for (one, other) in pairs(&mut world, tried) {
-        slowest = slowest.max(assert_reach(&mut world, one, other, 10));
-    }
-    let newest = world.authority.network.version;
-    for machine in 0..world.machines.len() {
-        let node = world.machines[machine].node.as_ref().unwrap();
-        assert_eq!(
-            node.verifier().network().map(|network| network.version),
-            Some(newest),
-            "machine {machine}"
-        );
-    }
-    println!(
-        "{nodes} nodes: slowest first answer after healing {} ms, {} datagrams, {} addresses",
-        slowest / 1_000_000,
-        world.underlay.sent,
-        world.owners.len()
-    );
-}
-
-#[test]
-fn every_pair_that_is_tried_reaches_each_other_after_healing() {
-    storm(seed(10), 40, 40);
-}
-
-#[test]
-#[ignore = "a thousand nodes: minutes"]
-fn a_thousand_nodes_reach_each_other_after_healing() {
-    storm(seed(11), 1000, 300);
 }

@@ -1,0 +1,98 @@
+//! What a network goes through: loss, reordering, duplication, skewed clocks, a partition, restarts, machines that are
+//! replaced while others do not hear of it; then healing.
+
+use std::collections::BTreeSet;
+
+use rand_core::Rng;
+
+use crate::attempts::{assert_reach_all, every_pair, random_pairs, reach_all};
+use crate::underlay::Nat;
+use crate::world::SECOND;
+use crate::{SERVERS, joined, seed};
+
+/// Seconds after which everything is as it should be: a keepalive of 25 s that is not answered, its repetition, and the
+/// longest wait between two rounds of handshakes.
+const HEALED: u64 = 45;
+/// Seconds from the first packet of a pair to its first answer, of 30 of 1000 datagrams lost on each way.
+const REACHED: u64 = 5;
+
+/// `tried`: how many pairs, drawn at random, have to reach each other in the end; none for every pair.
+fn storm(seed: u64, nodes: usize, tried: Option<usize>) {
+    let mut world = joined(seed, nodes, 30);
+    let all: Vec<usize> = (SERVERS..world.machines.len()).collect();
+    let some = nodes.min(200);
+    let before = random_pairs(&mut world, &all, some);
+    assert_reach_all(&mut world, &before, REACHED);
+
+    // Two islands; the authority is on one of them.
+    for machine in 0..world.machines.len() {
+        world.underlay.island[machine] = (machine % 2) as u8;
+    }
+    world.run_for(40);
+    let across = random_pairs(&mut world, &all, some / 4 + 1);
+    for ((one, other), took) in across.iter().zip(reach_all(&mut world, &across, 3)) {
+        let alike = world.underlay.island[*one] == world.underlay.island[*other];
+        assert!(alike || took.is_none(), "a partition holds: {one} and {other}");
+    }
+    // Its machines are replaced meanwhile: the same addresses, other keys. The other island has not heard of it.
+    let island: Vec<usize> = all.iter().copied().filter(|machine| machine % 2 == 0).collect();
+    let replaced: BTreeSet<usize> = (0..nodes / 20 + 1).map(|number| island[number * 3]).collect();
+    let mut others = Vec::new();
+    for &machine in &replaced {
+        let fresh = world.add_machine(Nat::FullCone);
+        let (old, new) = (world.machines[machine].key, world.machines[fresh].key);
+        world.authority.replace(&old, new);
+        world.sign();
+        world.join(fresh);
+        others.push(fresh);
+    }
+    world.run_for(20);
+
+    let mut restarted: BTreeSet<usize> = [2].into();
+    while restarted.len() < nodes / 10 + 2 {
+        let machine = all[(world.rng.next_u64() % all.len() as u64) as usize];
+        if !replaced.contains(&machine) {
+            restarted.insert(machine);
+        }
+    }
+    for &machine in &restarted {
+        world.kill(machine);
+    }
+    world.run_for(20);
+    for &machine in &restarted {
+        world.start(machine);
+    }
+    world.underlay.island.fill(0);
+    world.run_for(HEALED);
+
+    let all: Vec<usize> =
+        all.into_iter().filter(|machine| !replaced.contains(machine)).chain(others).collect();
+    let pairs = match tried {
+        Some(count) => random_pairs(&mut world, &all, count),
+        None => every_pair(&all),
+    };
+    let slowest = assert_reach_all(&mut world, &pairs, REACHED);
+    let newest = world.authority.network.version;
+    for machine in (0..SERVERS).chain(all) {
+        let node = world.machines[machine].node.as_ref().unwrap();
+        let held = node.verifier().network().map(|network| network.version);
+        assert_eq!(held, Some(newest), "machine {machine}");
+    }
+    println!(
+        "{nodes} nodes, {} pairs: slowest first answer after healing {} ms; {} datagrams",
+        pairs.len(),
+        slowest / (SECOND / 1000),
+        world.underlay.sent,
+    );
+}
+
+#[test]
+fn every_pair_reaches_each_other_after_healing_control_rule_4() {
+    storm(seed(10), 40, None);
+}
+
+#[test]
+#[ignore = "long: a thousand nodes"]
+fn a_thousand_nodes_reach_each_other_after_healing_control_rule_4() {
+    storm(seed(11), 1000, Some(5000));
+}
