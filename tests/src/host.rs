@@ -89,7 +89,7 @@ impl Host {
     }
 
     /// `server init` with further options, reachable at the machine's address; gives the first token. The root key
-    /// is `root.age` in the host's folder, the name `server`.
+    /// is `root.age` in the host's folder.
     ///
     /// # Errors
     /// When it is refused, or did not start the daemon.

@@ -208,7 +208,7 @@ impl Node {
             Event::Wanted { address } => self.handle_wanted(address, call),
             Event::WantedName { name } => self.want(Target::Name(name), None, call),
             Event::Traffic { peer } => self.handle_traffic(peer, call),
-            Event::Seen { peer, path } => self.handle_seen(peer, path, call),
+            Event::Moved { peer, address } => self.handle_moved(peer, address, call),
             Event::Resolved { endpoint, addresses } => self.handle_resolved(&endpoint, &addresses, call),
             Event::Local { addresses, forbidden } => {
                 self.local = addresses;

@@ -258,7 +258,11 @@ impl Link {
     ) -> bool {
         let path = self.path.load();
         if let Some(path) = path.as_ref().filter(|path| path.endpoint.remote == from.remote) {
-            path.note_received(bytes);
+            if standing != Standing::Provisional && keypair.proven_remote() == Some(from.remote) {
+                path.lift();
+            } else {
+                path.note_received(bytes);
+            }
             if path.endpoint.local != from.local {
                 self.path.store(Some(Arc::new(path.with_endpoint(from))));
             }

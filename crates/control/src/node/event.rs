@@ -58,12 +58,13 @@ pub enum Event<'a> {
         /// The peer's key.
         peer: PublicKey,
     },
-    /// Something authenticated came from a peer by another path than the one in use.
-    Seen {
+    /// Authenticated data came from another address of the peer, and the engine sends there now: three times of what comes
+    /// from there, until [`EngineChange::Use`] names it (control rule 10).
+    Moved {
         /// The peer's key.
         peer: PublicKey,
-        /// How it came.
-        path: Path,
+        /// Where it is now.
+        address: SocketAddr,
     },
     /// The answer to [`Output::Resolve`].
     Resolved {
@@ -144,7 +145,7 @@ pub enum EngineChange {
         /// By which paths.
         paths: Vec<Path>,
     },
-    /// Data goes by this path from now on.
+    /// Data goes by this path from now on. The peer has answered there: what limits an unproven path ends.
     Use {
         /// Whose data.
         key: PublicKey,

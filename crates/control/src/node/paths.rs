@@ -1,12 +1,13 @@
 //! Which way to a peer: handshakes by all candidates at once, then authenticated probes; direct before relayed, and the
 //! next one when one fails (control rules 10, 13 and 14).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tombolo_noise::PublicKey;
 
 use super::event::{EngineChange, Output};
-use super::peer::{Attempt, INITIATIONS, Peer};
+use super::peer::{Attempt, INITIATIONS, Moved, Peer};
 use super::{Call, Node, Task};
 use crate::NodeId;
 use crate::document::Roles;
@@ -27,6 +28,8 @@ const PROBE_IDLE: Duration = Duration::from_secs(20);
 const MISSES: u8 = 2;
 /// A peer that does not answer, and to which nothing goes, is looked for as often as one with traffic for so long.
 const FAILING_HOT: Duration = Duration::from_secs(30);
+/// Challenges to where the engine has moved: with `PROBE_HOT` between them they last for two seconds.
+const MOVED_TRIES: u8 = 5;
 /// How often other ways are looked for while a peer is reached through a relay.
 const EXPLORE_HOT: Duration = Duration::from_secs(3);
 /// While nothing answers at all.
@@ -132,9 +135,30 @@ impl Node {
         self.schedule(key);
     }
 
-    /// Something came by another path than the one in use: it may be the better one.
-    pub(super) fn handle_seen(&mut self, key: PublicKey, path: Path, call: &mut Call<'_>) {
-        self.note_path(key, path, call);
+    /// The engine sends to another address now, and little until the peer has answered from there (control rule 10).
+    pub(super) fn handle_moved(&mut self, key: PublicKey, address: SocketAddr, call: &mut Call<'_>) {
+        let Some(mut peer) = self.peers.remove(&key) else { return };
+        if peer.is_verified() {
+            peer.add_candidate(address, false);
+            peer.moved = Some(Moved { address, tries: 1 });
+            self.challenge(key, &mut peer, Path::Direct(address), call);
+            let soon = call.now.boot + PROBE_HOT;
+            peer.next_probe = Some(peer.next_probe.map_or(soon, |next| next.min(soon)));
+        }
+        self.peers.insert(key, peer);
+        self.schedule(key);
+    }
+
+    /// Where the engine has moved to and no answer has come from: once more, a few times.
+    fn challenge_moved(&mut self, key: PublicKey, peer: &mut Peer, call: &mut Call<'_>) {
+        let Some(moved) = &mut peer.moved else { return };
+        let path = Path::Direct(moved.address);
+        if moved.tries == MOVED_TRIES {
+            peer.moved = None;
+        } else {
+            moved.tries += 1;
+            self.challenge(key, peer, path, call);
+        }
     }
 
     pub(super) fn note_path(&mut self, key: PublicKey, path: Path, call: &mut Call<'_>) {
@@ -166,11 +190,16 @@ impl Node {
 
     fn probe(&mut self, key: PublicKey, peer: &mut Peer, call: &mut Call<'_>) {
         let now = call.now.boot;
-        // A server has keepalives.
-        if !peer.is_verified() || peer.server.is_some() {
+        if !peer.is_verified() {
             peer.next_probe = None;
         }
         if peer.next_probe.is_none_or(|next| next > now) {
+            return;
+        }
+        self.challenge_moved(key, peer, call);
+        if peer.server.is_some() {
+            // A server has keepalives.
+            peer.next_probe = peer.moved.is_some().then_some(now + PROBE_HOT);
             return;
         }
         let unused = now.saturating_duration_since(peer.used);
@@ -257,8 +286,11 @@ impl Node {
         if let Path::Direct(address) = path {
             peer.add_candidate(address, true);
         }
+        // What the engine does already needs no weighing, only to be told that the peer is there.
+        let moved = peer.moved.take_if(|moved| Path::Direct(moved.address) == path).is_some();
         let held = peer.current.filter(|_| peer.failing.is_none() || peer.current == Some(path));
         let better = match held {
+            _ if moved => true,
             None => true,
             Some(held) if held == path => false,
             Some(held) if held.is_relayed() != path.is_relayed() => held.is_relayed(),

@@ -29,6 +29,7 @@ pub(super) struct Peer {
     pub(super) relays: Vec<NodeId>,
     pub(super) paths: BTreeMap<Path, PathState>,
     pub(super) current: Option<Path>,
+    pub(super) moved: Option<Moved>,
     /// When the path in use failed; none while it works.
     pub(super) failing: Option<Instant>,
     pub(super) next_probe: Option<Instant>,
@@ -90,6 +91,14 @@ pub(super) struct PathState {
     pub(super) misses: u8,
 }
 
+/// Where the engine has moved to without proof.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moved {
+    pub(super) address: SocketAddr,
+    /// Challenges that went there.
+    pub(super) tries: u8,
+}
+
 impl Peer {
     pub(super) fn new(now: Instant) -> Self {
         Self {
@@ -101,6 +110,7 @@ impl Peer {
             relays: Vec::new(),
             paths: BTreeMap::new(),
             current: None,
+            moved: None,
             failing: None,
             next_probe: None,
             next_explore: now,

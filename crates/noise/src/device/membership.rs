@@ -83,6 +83,7 @@ impl Device {
         let known = self.peer_by_key(&public_key);
         if let Some(id) = known.filter(|&id| self.peer(id).is_some_and(Peer::is_provisional)) {
             self.set_standing(id, Standing::Unverified, Instant::default());
+            self.settle(id);
             self.update_timers(id);
             return Ok(id);
         }

@@ -208,6 +208,19 @@ fn a_promotion_opens_the_tunnel_and_later_sessions_inherit_it_control_rule_9() {
 }
 
 #[test]
+fn who_shows_its_membership_at_the_address_of_its_handshake_is_not_limited_there_control_rule_10() {
+    let mut world = provisional(24);
+    world.send_control(1, 0, b"show");
+    world.advance(millis(20));
+    assert!(world.link(0, 1).is_path_limited());
+    // As an owner does that adds its own record of the key first.
+    let key = *world.link(0, 1).public_key();
+    let id = world.peer(0, 1);
+    assert_eq!(world.nodes[0].device.add_unverified_peer(key), Ok(id));
+    assert!(!world.link(0, 1).is_path_limited());
+}
+
+#[test]
 fn packets_stop_when_the_authorisation_ends_and_frames_do_not_control_rule_9() {
     let mut world = provisional(12);
     world.send_control(1, 0, b"show");

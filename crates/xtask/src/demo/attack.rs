@@ -8,11 +8,13 @@ use std::{
 use anyhow::Result;
 use tombolo_tests::{
     capture::Capture,
+    host::Host,
     namespace::Namespace,
-    node::{Node, OVERLAY, OVERLAY6},
     postgres,
     topology::{Internet, Machine},
 };
+
+use super::story::Overlay;
 
 /// How long an attacker waits for an answer. On these links an answer takes less than a millisecond.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -28,28 +30,28 @@ pub(super) struct Outcome {
     pub(super) connections: usize,
 }
 
-/// Lets `neighbour` route the overlay to `victim` and knock at the database of `node`, over IPv4 and IPv6.
+/// Lets `neighbour` route the overlay to `victim` and knock at its database, over IPv4 and IPv6.
 ///
 /// # Errors
 /// When it could not be tried.
 pub(super) fn knock(
     internet: &Internet,
     neighbour: &Machine,
-    victim: &Machine,
-    node: &Node,
+    victim: &Host,
+    overlay: &Overlay,
 ) -> Result<Outcome> {
-    neighbour.namespace.ip(&format!("route replace {OVERLAY} via {}", victim.address))?;
-    neighbour.namespace.ip(&format!("-6 route replace {OVERLAY6} via {}", victim.address6))?;
+    let (machine, Overlay { v4, v6, .. }) = (&victim.machine, overlay);
+    neighbour.namespace.ip(&format!("route replace {v4} via {}", machine.address))?;
+    neighbour.namespace.ip(&format!("-6 route replace {v6} via {}", machine.address6))?;
     let to_overlay = format!(
-        "(dst net {OVERLAY} or dst net {OVERLAY6}) and (src host {} or src host {})",
+        "(dst net {v4} or dst net {v6}) and (src host {} or src host {})",
         neighbour.address, neighbour.address6
     );
-    let door = Capture::start(&internet.router, &victim.port, &to_overlay, &[])?;
-    let from_overlay =
-        format!("ip src net {OVERLAY} or ip6 src net {OVERLAY6} or ip src host {}", victim.address);
+    let door = Capture::start(&internet.router, &machine.port, &to_overlay, &[])?;
+    let from_overlay = format!("ip src net {v4} or ip6 src net {v6} or ip src host {}", machine.address);
     let back = Capture::start(&neighbour.namespace, "eth0", &from_overlay, &[])?;
     let mut connections = 0;
-    for address in [IpAddr::from(node.address), node.address6.into()] {
+    for &address in &overlay.server {
         connections += usize::from(connects(&neighbour.namespace, address)?);
         neighbour.namespace.enter(|| {
             let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };

@@ -7,7 +7,7 @@
 //!                               captures         standby
 //! ```
 //!
-//! The overlay addresses are 10.62.0.1, .2 and .3. Everything lives in network namespaces and one
+//! us-east makes the network (`tombolo server init`), the others join it with a token each. Everything lives in network namespaces and one
 //! temporary folder, which are removed when the story ends, however it ends.
 
 mod attack;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use tombolo_tests::{
     Scene,
     capture::Capture,
-    node::{Node, OVERLAY, mesh},
+    host::Host,
     postgres::{self, Postgres},
     process::Process,
     topology::{Internet, Machine},
@@ -35,10 +35,17 @@ const LIMIT: Duration = Duration::from_secs(30);
 const TABLES: [&str; 5] =
     ["pgbench_accounts", "pgbench_branches", "pgbench_tellers", "pgbench_history", "marker"];
 
-/// A region: a machine on the Internet, and the node on it.
+/// A region's machine with Tombolo on it.
 struct Region {
-    machine: Machine,
-    node: Node,
+    name: &'static str,
+    host: Host,
+}
+
+/// The network's prefixes, as its server shows them, and that server's addresses.
+pub(super) struct Overlay {
+    pub(super) v4: String,
+    pub(super) v6: String,
+    pub(super) server: Vec<IpAddr>,
 }
 
 /// Tells all of it; `binary` is `tombolo`.
@@ -47,18 +54,16 @@ struct Region {
 /// When something could not even be tried.
 pub(super) fn tell(scene: &Scene, binary: &Path, report: &mut Report) -> Result<()> {
     let mut internet = Internet::new()?;
-    let [mut east, mut west, mut central] = regions(scene, &mut internet, binary)?;
+    let [east, west, mut central] = regions(scene, &mut internet, binary)?;
     let neighbour = internet.neighbour("neighbour", [192, 0, 2, 0], 66)?;
+    let stranger = Host::on(scene, internet.neighbour("stranger", [192, 0, 2, 0], 67)?, "stranger", binary)?;
     report.step("three regions on 192.0.2.0/24, 198.51.100.0/24 and 203.0.113.0/24 behind one router");
 
     let captures = captures(&internet, [&east, &west, &central])?;
-    for region in [&mut east, &mut west, &mut central] {
-        region.node.start(scene)?;
-    }
-    report.step("tombolo runs in each, and `tombolo wait` says that its own address can be bound");
+    let overlay = join_all(&east, [&west, &central], &stranger, report)?;
 
     let mut primary =
-        Postgres::create(scene, "us-east", &east.machine.namespace, east.node.address.into(), OVERLAY)?;
+        Postgres::create(scene, east.name, east.host.namespace(), east.host.address()?, &overlay.v4)?;
     primary.start(scene)?;
     report.step(format!("us-east: PostgreSQL primary, bound to {} and nothing else", primary.address));
     primary.load(SCALE)?;
@@ -69,10 +74,9 @@ pub(super) fn tell(scene: &Scene, binary: &Path, report: &mut Report) -> Result<
     ));
 
     let mut standbys = Vec::new();
-    for (name, region) in [("us-west", &west), ("eu-central", &central)] {
-        region.node.wait(&["--peer", "us-east", "--tcp", "5432", "--timeout", "30s"])?;
-        let namespace = &region.machine.namespace;
-        let mut standby = Postgres::copy_of(&primary, scene, name, namespace, region.node.address.into())?;
+    for Region { name, host } in [&west, &central] {
+        host.run(&["wait", "--peer", "us-east", "--tcp", "5432", "--timeout", "30s"])?;
+        let mut standby = Postgres::copy_of(&primary, scene, name, host.namespace(), host.address()?)?;
         standby.start(scene)?;
         report.step(format!(
             "{name}: `tombolo wait --peer us-east --tcp 5432`, then a standby on {}",
@@ -94,27 +98,27 @@ pub(super) fn tell(scene: &Scene, binary: &Path, report: &mut Report) -> Result<
     let mut transactions = primary.start_transactions(scene, &standbys[0], SECONDS)?;
     wait_for_transactions(&mut transactions, 3)?;
     report.step("us-west: pgbench runs transactions against us-east, through the tunnel");
-    let awake = attack::knock(&internet, &neighbour, &east.machine, &east.node)?;
+    let awake = attack::knock(&internet, &neighbour, &east.host, &overlay)?;
     report.step("a neighbour of us-east routed the overlay to it and knocked at the database");
 
-    east.node.kill()?;
-    report.step("us-east: the daemon was killed with -9");
-    let asleep = attack::knock(&internet, &neighbour, &east.machine, &east.node)?;
+    east.host.kill()?;
+    report.step("us-east: the daemon, which is the network's server too, was killed with -9");
+    let asleep = attack::knock(&internet, &neighbour, &east.host, &overlay)?;
     report.step("the neighbour knocked again while no daemon ran");
     let restart = wait::now();
-    east.node.spawn(scene)?;
-    west.node.wait_for_peer("us-east")?;
+    east.host.run(&["up"])?;
+    west.host.wait_for_peer(east.name)?;
     let gap = wait::now() - restart;
     report.step(format!("us-east: restarted; it answered us-west {} ms later", gap.as_millis()));
     wait_for_more_transactions(&mut transactions)?;
     report.step("transactions go on");
 
-    let old = central.machine.address;
-    central.machine.set_address(77)?;
+    let old = central.host.machine.address;
+    central.host.machine.set_address(77)?;
     let change = wait::now();
-    east.node.wait_for_peer("eu-central")?;
+    east.host.wait_for_peer(central.name)?;
     let gap = wait::now() - change;
-    let new = central.machine.address;
+    let new = central.host.machine.address;
     report.step(format!(
         "eu-central: public address {old} became {new}; us-east reached it {} ms later",
         gap.as_millis()
@@ -133,20 +137,50 @@ pub(super) fn tell(scene: &Scene, binary: &Path, report: &mut Report) -> Result<
 }
 
 fn regions(scene: &Scene, internet: &mut Internet, binary: &Path) -> Result<[Region; 3]> {
-    let mut region = |name: &str, subnet, number| -> Result<Region> {
+    let mut region = |name, subnet| -> Result<Region> {
         let machine = internet.region(name, subnet)?;
-        let node = Node::with_binary(scene, name, &machine.namespace, number, binary)?;
-        Ok(Region { machine, node })
+        Ok(Region { name, host: Host::on(scene, machine, name, binary)? })
     };
-    let regions = [
-        region("us-east", [192, 0, 2, 0], 1)?,
-        region("us-west", [198, 51, 100, 0], 2)?,
-        region("eu-central", [203, 0, 113, 0], 3)?,
-    ];
-    let nodes: Vec<&Node> = regions.iter().map(|region| &region.node).collect();
-    let hosts: Vec<String> = regions.iter().map(|region| region.machine.address.to_string()).collect();
-    mesh(&nodes, &hosts)?;
-    Ok(regions)
+    Ok([
+        region("us-east", [192, 0, 2, 0])?,
+        region("us-west", [198, 51, 100, 0])?,
+        region("eu-central", [203, 0, 113, 0])?,
+    ])
+}
+
+/// Makes the network in the first region and lets the others join it; the stranger tries a token that was used.
+fn join_all(server: &Region, others: [&Region; 2], stranger: &Host, report: &mut Report) -> Result<Overlay> {
+    let mut token = server.host.init(&["--name", server.name])?;
+    let network = server.host.json(&["network", "show", "--json"])?;
+    let prefix = |position: usize| {
+        network["cidrs"][position].as_str().map(str::to_owned).context("the prefixes of the network")
+    };
+    let (mut v4, mut v6) = (prefix(0)?, prefix(1)?);
+    if v4.contains(':') {
+        std::mem::swap(&mut v4, &mut v6);
+    }
+    report.step(format!("us-east: `tombolo server init` made a network, {v4} and {v6}, and a token"));
+
+    let mut evidence = Vec::new();
+    for Region { name, host } in others {
+        let start = wait::now();
+        host.join(name, &token)?;
+        host.wait_for_peer(server.name)?;
+        let took = (wait::now() - start).as_millis();
+        report.step(format!("{name}: `tombolo join`; {took} ms later us-east answered {}", host.address()?));
+        let (code, said) = stranger.refusal("stranger", &token)?;
+        let said = said.lines().next().unwrap_or_default();
+        evidence.push((code == 1 && said.contains("spent"), format!("{name}'s, tried again: {said}")));
+        token = server.host.token(&[])?;
+    }
+    let [west, central] = others;
+    west.host.wait_for_peer(central.name)?;
+    let path = west.host.path(central.name).unwrap_or_default();
+    report.step(format!("us-west and eu-central, which nobody has introduced by hand, talk: {path}"));
+    let holds = evidence.iter().all(|(refused, _)| *refused);
+    let evidence: Vec<String> = evidence.into_iter().map(|(_, line)| line).collect();
+    report.claim("a token lets one machine in, and only once", holds, evidence.join("\n"));
+    Ok(Overlay { v4, v6, server: server.host.addresses()? })
 }
 
 /// One on the link of each region, looking for the marker and for the control.
@@ -154,7 +188,7 @@ fn captures(internet: &Internet, regions: [&Region; 3]) -> Result<Vec<Capture>> 
     let needles = [MARKER.as_bytes(), CONTROL.as_bytes()];
     regions
         .iter()
-        .map(|region| Capture::start_bulk(&internet.router, &region.machine.port, "", &needles))
+        .map(|region| Capture::start_bulk(&internet.router, &region.host.machine.port, "", &needles))
         .collect()
 }
 
@@ -232,11 +266,11 @@ fn claim_silence(
     standby: &Postgres,
     report: &mut Report,
 ) -> Result<()> {
-    let member = attack::connects(&regions[0].machine.namespace, standby.address)?;
+    let member = attack::connects(regions[0].host.namespace(), standby.address)?;
     let (mut tried, mut answered) = (0, Vec::new());
     for target in regions {
-        for from in regions.iter().map(|region| &region.machine).chain([neighbour]) {
-            for address in [IpAddr::from(target.machine.address), target.machine.address6.into()] {
+        for from in regions.iter().map(|region| &region.host.machine).chain([neighbour]) {
+            for address in [IpAddr::from(target.host.machine.address), target.host.machine.address6.into()] {
                 tried += 1;
                 if attack::connects(&from.namespace, address)? {
                     answered.push(format!("{address} answers {}", from.address));
@@ -270,7 +304,7 @@ fn claim_guard(awake: Outcome, asleep: Outcome, report: &mut Report) {
 
 /// Sends the control in the clear, sees it found, and then reads what else was found.
 fn claim_ciphertext(regions: [&Region; 3], captures: Vec<Capture>, report: &mut Report) -> Result<()> {
-    let [east, west, central] = regions.map(|region| &region.machine);
+    let [east, west, central] = regions.map(|region| &region.host.machine);
     for (from, to) in [(east, west), (west, central), (central, east)] {
         let target = (to.address, postgres::PORT);
         from.namespace.enter(|| {

@@ -248,7 +248,7 @@ impl Member {
             EngineEvent::PeerGone(key) => self.forget(key),
             EngineEvent::MemberMoved { public_key, remote, .. } => {
                 self.paths.insert(*public_key, Path::Direct(*remote));
-                self.handle_event(NodeEvent::Seen { peer: *public_key, path: Path::Direct(*remote) });
+                self.handle_event(NodeEvent::Moved { peer: *public_key, address: *remote });
             }
             EngineEvent::KeyInTwoPlaces { public_key, newer, older } => self.alarm(
                 "two places",
