@@ -32,6 +32,9 @@ const PREFIX: &str = "tombolo-";
 /// Where the `ip` program keeps the names.
 const FOLDER: &str = "/run/netns";
 
+/// What lies in a folder of the namespace's name here, `ip netns exec` puts over the file in `/etc`.
+const FILES: &str = "/etc/netns";
+
 /// How long killed processes may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -56,6 +59,9 @@ impl Namespace {
         let name = format!("{PREFIX}{}-{serial}-{label}", process::id());
         ip(&format!("netns add {name}"))?;
         let namespace = Self(Arc::new(Owned { name }));
+        // What is written into the hosts file there stays there.
+        fs::create_dir_all(Path::new(FILES).join(namespace.name()))?;
+        fs::write(namespace.hosts_file(), "127.0.0.1 localhost\n")?;
         namespace.ip("link set lo up")?;
         for kind in ["all", "default"] {
             namespace.sysctl(&format!("net.ipv6.conf.{kind}.accept_dad"), "0")?;
@@ -66,6 +72,11 @@ impl Namespace {
     /// Its name, as `ip netns` knows it.
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// What programs inside have as `/etc/hosts`.
+    pub fn hosts_file(&self) -> PathBuf {
+        Path::new(FILES).join(self.name()).join("hosts")
     }
 
     /// A command that runs inside.
@@ -170,6 +181,7 @@ fn remove(name: &str) {
         pids.trim().is_empty()
     });
     let _ = ip("del");
+    let _ = fs::remove_dir_all(Path::new(FILES).join(name));
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 pub mod admin;
 mod body;
 mod candidates;
+pub mod names;
 mod refusal;
 mod renewal;
 
@@ -27,6 +28,7 @@ use crate::cbor::{self, CborError, FieldError};
 use crate::token::JoinProof;
 use crate::{DocumentHash, NodeId, NodeName, VerifyingKey};
 use admin::{AdminAnswer, AdminRequest};
+use names::{AskNames, Names, Tag};
 
 pub use candidates::{CANDIDATES_MAX, is_possible_candidate};
 pub use refusal::{AdminRefusal, JoinRefusal, RenewRefusal, ShowRefusal};
@@ -115,6 +117,14 @@ pub enum Frame {
     Challenge([u8; 16]),
     /// What a challenge contained.
     ChallengeAnswer([u8; 16]),
+    /// Asks a lighthouse for the list of names from some place on.
+    AskNames(AskNames),
+    /// A part of the list: an answer, or news that nobody asked for.
+    Names(Names),
+    /// Asks a lighthouse for the memberships that these tags stand for.
+    AskMembers(Vec<Tag>),
+    /// One of them, signed.
+    Member(Vec<u8>),
     /// Asks for another membership: one's own, or that of a node that one presents (control rule 16).
     Renew(Option<NodeId>),
     /// The membership, or why there is none.

@@ -9,6 +9,7 @@
 
 mod introductions;
 mod memory;
+pub(crate) mod names;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -90,6 +91,9 @@ pub struct LighthouseCounters {
 #[derive(Debug)]
 pub struct Lighthouse {
     memory: Memory,
+    names: names::List,
+    /// Nodes that are remembered.
+    capacity: usize,
     look_ups: Limits<PublicKey>,
     introductions_by: Limits<NodeId>,
     introductions_of: Limits<NodeId>,
@@ -121,6 +125,8 @@ impl Lighthouse {
         let LighthouseOptions { nodes, .. } = options;
         Self {
             memory: Memory::new(nodes),
+            names: names::List::default(),
+            capacity: nodes,
             look_ups: Limits::new(options.look_ups, nodes),
             introductions_by: Limits::new(options.introductions_by, nodes),
             introductions_of: Limits::new(options.introductions_of, nodes),
@@ -252,7 +258,7 @@ impl Lighthouse {
 
     /// When [`Lighthouse::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Instant {
-        self.next_sweep
+        self.next_news().map_or(self.next_sweep, |news| news.min(self.next_sweep))
     }
 
     /// Forgets who has not been heard for long.
@@ -289,5 +295,7 @@ fn find<'a>(verifier: &'a Verifier, target: &Target) -> Option<&'a Verified<Memb
     }
 }
 
+#[cfg(test)]
+mod names_tests;
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,7 @@ mod documents;
 mod event;
 mod life;
 mod look_ups;
+mod names;
 mod paths;
 mod peer;
 mod servers;
@@ -57,9 +58,12 @@ pub use event::{
     SavedPeer,
 };
 
+pub use names::NamedNode;
+
 use documents::Pulling;
 use life::Life;
 use look_ups::LookUps;
+use names::NameBook;
 use peer::Peer;
 
 /// What may be due.
@@ -68,6 +72,7 @@ enum Task {
     Peer(PublicKey),
     LookUp(u64),
     Pull,
+    Names,
     Upkeep,
 }
 
@@ -110,6 +115,7 @@ pub struct Node {
     peers: HashMap<PublicKey, Peer>,
     deadlines: Deadlines<Task>,
     look_ups: LookUps,
+    names: NameBook,
     pulling: Option<Pulling>,
     life: Life,
     lighthouse: Option<Lighthouse>,
@@ -140,6 +146,7 @@ impl Node {
             peers: HashMap::new(),
             deadlines: Deadlines::default(),
             look_ups: LookUps::default(),
+            names: NameBook::default(),
             pulling: None,
             life: Life::default(),
             lighthouse: None,
@@ -190,7 +197,12 @@ impl Node {
 
     /// From now on this node is a lighthouse too. Its membership must have the role for others to believe it.
     pub fn serve_lighthouse(&mut self, options: LighthouseOptions, now: Now) {
-        self.lighthouse = Some(Lighthouse::new(options, now.boot));
+        let mut lighthouse = Lighthouse::new(options, now.boot);
+        lighthouse.set_epoch(self.order.epoch);
+        // What came from the disk; others follow as they are heard.
+        let members = self.verifier.members().chain(&self.own);
+        members.for_each(|member| lighthouse.note_member(member, now.boot));
+        self.lighthouse = Some(lighthouse);
     }
 
     /// Takes in what happened.
@@ -233,6 +245,7 @@ impl Node {
                 Task::Peer(key) => self.tick_peer(key, call),
                 Task::LookUp(id) => self.tick_look_up(id, call),
                 Task::Pull => self.tick_pull(call),
+                Task::Names => self.tick_names(call),
                 Task::Upkeep => self.tick_upkeep(call),
             }
         }
@@ -322,11 +335,13 @@ impl Node {
     }
 
     /// Gathers what the parts have for others.
-    fn collect(&mut self, _call: &mut Call<'_>) {
+    fn collect(&mut self, call: &mut Call<'_>) {
+        self.collect_names();
         while let Some(alarm) = self.verifier.poll_alarm() {
             self.outbox.push_back(Output::Alarm(NodeAlarm::Verifier(alarm)));
         }
         let Some(lighthouse) = &mut self.lighthouse else { return };
+        lighthouse.tell_names(&self.verifier, call.times, call.now.boot);
         while let Some(outgoing) = lighthouse.poll_output() {
             self.outbox.push_back(Output::Send(outgoing));
         }

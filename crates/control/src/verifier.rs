@@ -25,7 +25,7 @@ use crate::{DocumentHash, Domain, Fingerprint, NetworkId, NodeId, NodeName};
 
 use alarm::Alarms;
 pub use alarm::{Alarm, Owned};
-use members::Members;
+use members::{Conflict, Members};
 pub use routes::{RouteRefusal, admit_route};
 pub use time::{CLOCK_SKEW, ClockFault, NetworkTime, Times};
 
@@ -385,6 +385,48 @@ impl Verifier {
         self.accept(bytes, None, true, times)
     }
 
+    /// Looks at a membership that somebody else shows, as [`Verifier::accept_told`] does, and keeps nothing of it: for
+    /// names that are only written down.
+    ///
+    /// # Errors
+    /// Says why it would not be taken.
+    pub fn check_told(&self, bytes: &[u8], times: Times) -> Result<Verified<Membership>, Refusal> {
+        let trust = self.trust.as_ref().ok_or(Refusal::NoTrust)?;
+        let membership = Membership::verify(bytes, trust)?;
+        let network = self.network_for(&membership)?;
+        let held = self.members.get(&membership.node).filter(|held| held.serial > membership.serial);
+        if let Some(held) = held {
+            return Err(Refusal::Superseded(held.serial));
+        }
+        validity(&membership, true, times)?;
+        self.check_addresses(&membership)?;
+        match self.members.conflict(&membership, network, times.confirmed) {
+            Some(Conflict { owned, holder }) => Err(Refusal::Owned { owned, holder }),
+            None => Ok(membership),
+        }
+    }
+
+    /// The network document, if it is late enough to judge a membership, and does not revoke it.
+    fn network_for(&self, membership: &Membership) -> Result<&Verified<NetworkDocument>, Refusal> {
+        let needed = membership.network_version;
+        let network = self.network.as_ref().filter(|network| network.version >= needed);
+        let network = network.ok_or(Refusal::NeedsNetwork(needed))?;
+        if network.revokes(&membership.node, &membership.key, membership.serial) {
+            return Err(Refusal::Revoked);
+        }
+        Ok(network)
+    }
+
+    fn check_addresses(&self, membership: &Membership) -> Result<(), Refusal> {
+        let overlay = self.pins.overlay.as_ref().map(|overlay| &overlay.cidrs);
+        let inside =
+            |address: &IpAddr| overlay.is_some_and(|cidrs| cidrs.iter().any(|cidr| cidr.contains(address)));
+        match membership.addresses.iter().find(|address| !inside(address)) {
+            Some(&address) => Err(Refusal::OutsideOverlay(address)),
+            None => Ok(()),
+        }
+    }
+
     fn accept(
         &mut self,
         bytes: &[u8],
@@ -397,25 +439,14 @@ impl Verifier {
         if remote.is_some_and(|remote| *remote != membership.key) {
             return Err(Refusal::AnotherKey);
         }
-        let network = match &self.network {
-            Some(network) if network.version >= membership.network_version => network,
-            _ => return Err(Refusal::NeedsNetwork(membership.network_version)),
-        };
-        if network.revokes(&membership.node, &membership.key, membership.serial) {
-            return Err(Refusal::Revoked);
-        }
+        let network = self.network_for(&membership)?;
         let held = self.members.get(&membership.node);
         let known = saved || held.is_some_and(|held| held.key == membership.key);
         let validity = validity(&membership, known, times)?;
         if !known && network.refuse_when_stale && network.is_stale(times.estimate) {
             return Err(Refusal::Stale);
         }
-        let overlay = self.pins.overlay.as_ref().map(|overlay| &overlay.cidrs);
-        let inside =
-            |address: &IpAddr| overlay.is_some_and(|cidrs| cidrs.iter().any(|cidr| cidr.contains(address)));
-        if let Some(&address) = membership.addresses.iter().find(|address| !inside(address)) {
-            return Err(Refusal::OutsideOverlay(address));
-        }
+        self.check_addresses(&membership)?;
         if let Some(held) = held {
             if held.serial == membership.serial && held.hash() != membership.hash() {
                 let (node, serial) = (membership.node, membership.serial);

@@ -16,7 +16,7 @@ use tombolo_control::frame::admin::{
 use tombolo_control::frame::{
     AdminRefusal, Block, Found, Frame, Introduce, JoinAnswer, JoinRefusal, JoinRequest, Keepalive,
     KeepaliveAnswer, LookUp, LookUpAnswer, Order, PullBlock, RenewAnswer, RenewRefusal, Show, ShowRefusal,
-    ShowRefused, Target, Ticket, Versions,
+    ShowRefused, Target, Ticket, Versions, names,
 };
 use tombolo_control::token::Token;
 use tombolo_control::{DocumentHash, NetworkId, NodeId, SigningKey};
@@ -193,9 +193,21 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("path-answer", Frame::PathAnswer { id: 5, size: 1420 }),
     ]
     .into_iter()
+    .chain(lists())
     .chain(renewals())
     .chain(administration())
     .collect()
+}
+
+fn lists() -> Vec<(&'static str, Frame)> {
+    let tag = names::tag_of(&membership());
+    let list = names::Names { epoch: 1_788_480_000 << 16, first: 96, total: 97, tags: vec![tag] };
+    vec![
+        ("ask-names", Frame::AskNames(names::AskNames { epoch: 1_788_480_000 << 16, index: 96 })),
+        ("names", Frame::Names(list)),
+        ("ask-members", Frame::AskMembers(vec![tag])),
+        ("member", Frame::Member(vec![4, 5, 6])),
+    ]
 }
 
 fn renewals() -> Vec<(&'static str, Frame)> {

@@ -7,7 +7,7 @@ use ciborium::Value;
 use super::{
     Block, CANDIDATES_MAX, FRAME_MAX, Found, Frame, FrameError, Introduce, JoinAnswer, JoinRequest,
     Keepalive, KeepaliveAnswer, LookUp, LookUpAnswer, Order, PullBlock, Show, ShowRefused, Target, Versions,
-    admin, is_possible_candidate, renewal,
+    admin, is_possible_candidate, names, renewal,
 };
 use crate::cbor::{self, FieldError, Fields, Item, MapBuilder, Problem};
 use crate::token::JoinProof;
@@ -42,6 +42,7 @@ const RELAYS_MAX: usize = 4;
 /// Reads a body. What is left of the fields is unknown, and ignored (control rule 6).
 pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
     let known = matches!(kind, kind::JOIN_REQUEST..=kind::PATH_ANSWER)
+        || matches!(kind, names::kind::ASK_NAMES..=names::kind::MEMBER)
         || matches!(kind, renewal::kind::RENEW..=renewal::kind::LEFT)
         || matches!(kind, admin::kind::TOKEN_NEW..=admin::kind::REFUSED);
     if !known {
@@ -112,6 +113,7 @@ pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
         kind::PATH_ANSWER => {
             Frame::PathAnswer { id: fields.required(1, "id")?, size: fields.required(2, "size")? }
         }
+        names::kind::ASK_NAMES..=names::kind::MEMBER => return names::read(kind, fields),
         renewal::kind::RENEW..=renewal::kind::LEFT => return renewal::read(kind, fields),
         other => return admin::read(other, fields),
     };
@@ -186,6 +188,13 @@ pub(super) fn write(frame: &Frame) -> (u8, Value) {
         }
         Frame::Challenge(nonce) => (kind::CHALLENGE, map.put(1, nonce)),
         Frame::ChallengeAnswer(nonce) => (kind::CHALLENGE_ANSWER, map.put(1, nonce)),
+        Frame::AskNames(ask) => (names::kind::ASK_NAMES, map.put(1, &ask.epoch).put(2, &ask.index)),
+        Frame::Names(list) => {
+            let map = map.put(1, &list.epoch).put(2, &list.first).put(3, &list.total);
+            (names::kind::NAMES, names::write_tags(map, 4, &list.tags))
+        }
+        Frame::AskMembers(tags) => (names::kind::ASK_MEMBERS, names::write_tags(map, 1, tags)),
+        Frame::Member(membership) => (names::kind::MEMBER, map.put(1, membership)),
         Frame::Renew(node) => (renewal::kind::RENEW, map.put_some(1, node.as_ref())),
         Frame::RenewAnswer(answer) => (renewal::kind::RENEW_ANSWER, renewal::write_answer(map, answer)),
         Frame::AskTicket => (renewal::kind::ASK_TICKET, map),

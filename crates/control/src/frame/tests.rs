@@ -73,6 +73,16 @@ fn samples() -> Vec<Frame> {
         }),
         Frame::Challenge([1; 16]),
         Frame::ChallengeAnswer([2; 16]),
+        Frame::AskNames(names::AskNames { epoch: u64::MAX, index: u64::MAX }),
+        Frame::Names(names::Names {
+            epoch: u64::MAX,
+            first: u64::MAX,
+            total: u64::MAX,
+            tags: vec![[9; 8]; names::TAGS_MAX],
+        }),
+        Frame::Names(names::Names { epoch: 1, first: 0, total: 0, tags: Vec::new() }),
+        Frame::AskMembers(vec![[9; 8]; names::TAGS_MAX]),
+        Frame::Member(vec![2; MEMBERSHIP_MAX]),
         Frame::PathProbe { id: u64::MAX },
         Frame::PathAnswer { id: u64::MAX, size: u16::MAX },
     ]

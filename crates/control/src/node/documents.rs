@@ -247,6 +247,7 @@ impl Node {
             self.cut(*key);
         }
         self.reverify(call);
+        self.tend_names(call);
         if self.head.is_some() {
             let others: Vec<PublicKey> =
                 self.peers.iter().filter(|(_, peer)| peer.is_verified()).map(|(key, _)| *key).collect();

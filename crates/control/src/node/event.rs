@@ -118,6 +118,8 @@ pub enum Output {
     Joined(Result<(), JoinRefusal>),
     /// The membership has ended, as was asked.
     Left,
+    /// Names have changed: [`super::Node::names`] has them.
+    Names,
 }
 
 /// A change of the data path.

@@ -297,6 +297,7 @@ impl Node {
         } else {
             self.verified(key, &mut call);
         }
+        self.note_member(&key, &call);
         self.collect(&mut call);
         Ok(())
     }

@@ -235,6 +235,7 @@ impl Node {
         self.verifier.prune(call.times);
         self.tend_servers(call);
         self.tend_membership(call);
+        self.tend_names(call);
         let now = call.now.boot;
         let (idle, provisional) = (self.options.idle, Duration::from_secs(10));
         let gone = |peer: &Peer| {

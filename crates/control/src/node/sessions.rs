@@ -155,6 +155,18 @@ impl Node {
                     ours.handle_look_up(&member, path, &look_up, verifier, call.times, call.now.boot);
                 }
             }
+            Frame::AskNames(ask) => {
+                if let Some(ours) = &mut self.lighthouse {
+                    ours.handle_ask_names(&member, path, ask, &self.verifier, call.times, call.now.boot);
+                }
+            }
+            Frame::AskMembers(tags) => {
+                if let Some(ours) = &mut self.lighthouse {
+                    ours.handle_ask_members(&member, path, &tags, &self.verifier, call.times, call.now.boot);
+                }
+            }
+            Frame::Names(list) if lighthouse => self.handle_names(from, &list, call),
+            Frame::Member(membership) if lighthouse => self.handle_member(from, &membership, call),
             // Obeyed only from members with the role (control rule 13).
             Frame::LookUpAnswer(answer) if lighthouse => self.handle_look_up_answer(from, answer, call),
             Frame::Introduce(introduce) if lighthouse => self.handle_introduce(from, &introduce, call),
@@ -215,6 +227,7 @@ impl Node {
         peer.next_probe.get_or_insert(call.now.boot + Duration::from_millis(200));
         self.install_peer(&key, call);
         self.schedule(key);
+        self.note_member(&key, call);
     }
 
     fn handle_show_refused(&mut self, from: PublicKey, refused: &ShowRefused, call: &mut Call<'_>) {

@@ -6,6 +6,7 @@
 mod attempts;
 mod authority;
 mod data_path;
+mod nodes;
 mod outputs;
 mod storm;
 mod underlay;

@@ -95,8 +95,9 @@ pub struct InterfaceConfig {
     pub fwmark: u32,
     /// The interface and its addresses outlive the daemon.
     pub persistent: bool,
-    /// Write the peers' names into a marked block of /etc/hosts.
-    pub hosts: bool,
+    /// Write the peers' names into a marked block of /etc/hosts. `None`: in a network by membership, unless systemd-resolved
+    /// asks us for them.
+    pub hosts: Option<bool>,
     /// Where metrics are served: loopback or an own overlay address.
     pub metrics: Option<SocketAddr>,
     /// Of a gateway: subnets behind this machine whose packets it forwards from and to the overlay.

@@ -194,7 +194,7 @@ fn interface(
         clamp_mss: section.boolean("clamp_mss", true, problems),
         fwmark: fwmark.map_or(0, |mark| mark.value as u32),
         persistent: section.boolean("persistent", true, problems),
-        hosts: section.boolean("hosts", false, problems),
+        hosts: section.has("hosts").then(|| section.boolean("hosts", false, problems)),
         metrics,
         gateway_subnets,
         max_clock_ahead: max_clock_ahead.map(|seconds| Duration::from_secs(seconds.value)),

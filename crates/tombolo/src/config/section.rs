@@ -100,6 +100,11 @@ impl<'t, 'source> Section<'t, 'source> {
         Some(texts)
     }
 
+    /// Whether the key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
     /// A boolean, or the default.
     pub(super) fn boolean(&self, key: &str, default: bool, problems: &mut Problems<'_>) -> bool {
         let Some(value) = self.get(key) else { return default };

@@ -44,7 +44,7 @@ fn a_whole_configuration_is_read() {
     assert_eq!(interface.name.as_deref(), Some("tombolo0"));
     assert_eq!(interface.addresses.len(), 2);
     assert_eq!((interface.listen_port, interface.mtu, interface.fwmark), (8663, Some(1400), 42));
-    assert_eq!((interface.persistent, interface.hosts), (false, true));
+    assert_eq!((interface.persistent, interface.hosts), (false, Some(true)));
     assert_eq!(interface.gateway_subnets, ["192.168.9.0/24".parse().unwrap()]);
     assert_eq!(interface.max_clock_ahead, Some(std::time::Duration::from_secs(900)));
     assert_eq!(interface.threads.workers, Some(4));
@@ -69,7 +69,7 @@ fn what_is_left_out_has_defaults() {
     assert_eq!(config.interface.listen_port, 8662);
     assert_eq!(config.interface.mtu, None);
     assert!(config.interface.persistent);
-    assert!(!config.interface.hosts);
+    assert_eq!(config.interface.hosts, None);
     assert_eq!(config.offload, OffloadConfig::default());
 }
 

@@ -111,6 +111,8 @@ struct Daemon {
     /// A join has just come to its end, and the interface has its addresses.
     joined: bool,
     save_wanted: bool,
+    /// Names of members are to be written.
+    names_changed: bool,
     resolving: HashMap<PublicKey, Resolving>,
     events: mpsc::UnboundedSender<Event>,
     calls: mpsc::Sender<Call>,

@@ -2,6 +2,7 @@
 //! answered when it knows.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use tombolo_control::NodeName;
 
 use super::Daemon;
+use crate::config::NetworkConfig;
 use crate::names::message::Domain;
 use crate::names::server::NameServer;
 use crate::names::{Found, NameQuery, resolved};
@@ -77,6 +79,53 @@ impl Daemon {
             && let Err(error) = resolved::revert(&self.interface.plan.interface).await
         {
             tracing::debug!("systemd-resolved: {error}");
+        }
+    }
+
+    /// Whether the names go into the hosts file.
+    fn writes_hosts(&self) -> bool {
+        let asked = self.naming.registered;
+        self.config.interface.hosts.unwrap_or(self.config.membership.is_some() && !asked)
+    }
+
+    /// Where programs cannot ask for a name, every name has to be known before.
+    pub(super) fn follow_names(&mut self) {
+        let wanted = self.writes_hosts();
+        if let Some(member) = &mut self.member
+            && wanted
+        {
+            member.follow_names();
+        }
+    }
+
+    /// Writes the names that are known, for the resolver of the machine and for the next start.
+    pub(super) fn write_names(&mut self) {
+        if let Some(member) = &mut self.member {
+            member.save_names();
+        }
+        self.write_hosts();
+    }
+
+    pub(super) fn write_hosts(&mut self) {
+        let entries = match &self.member {
+            _ if !self.writes_hosts() => Vec::new(),
+            // Short names belong to the machine's own domain.
+            Some(member) => member.host_entries(),
+            None => {
+                let named = self.config.peers.iter().filter_map(|peer| {
+                    let names = vec![peer.name.clone(), format!("{}.{}", peer.name, self.network)];
+                    Some((NetworkConfig::peer_address(peer)?, names))
+                });
+                named.collect()
+            }
+        };
+        let path = Path::new(crate::hosts::HOSTS_FILE);
+        if let Err(error) = crate::hosts::update(path, &self.network, &entries) {
+            let notice = format!("{} cannot be written: {error}", path.display());
+            if !self.notices.contains(&notice) {
+                tracing::warn!("{notice}");
+                self.notices.push(notice);
+            }
         }
     }
 

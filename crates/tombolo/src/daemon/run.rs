@@ -24,6 +24,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// A change of a peer is written at once, those that follow it within this time together: a daemon that
 /// is killed right after its first session knows of it when it comes back.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// New names are written at once, those that follow within this time together.
+const NAMES_INTERVAL: Duration = Duration::from_millis(500);
 /// Where the kernel does not tell of changed packet filters, they are looked at by the clock.
 const LOOK_INTERVAL: Duration = Duration::from_millis(900);
 /// A peer that was heard within this time is where it was heard from: roaming knows better than a name
@@ -109,6 +111,8 @@ impl Daemon {
         let mut restore_at = None;
         let mut save_at = None;
         let mut next_save = after(Duration::ZERO);
+        let mut names_at = None;
+        let mut next_names = after(Duration::ZERO);
         let mut traffic_at = self.member.is_some().then(|| after(TRAFFIC_INTERVAL));
         loop {
             let member_at = self.member.as_ref().and_then(|member| member.due_in()).map(after);
@@ -153,6 +157,11 @@ impl Daemon {
                     next_save = after(SAVE_INTERVAL);
                     self.save();
                 }
+                () = until(names_at) => {
+                    names_at = None;
+                    next_names = after(NAMES_INTERVAL);
+                    self.write_names();
+                }
                 () = until(member_at) => {
                     if let Some(member) = &mut self.member {
                         member.handle_timeout()?;
@@ -172,6 +181,9 @@ impl Daemon {
             self.answer_names();
             if std::mem::take(&mut self.joined) {
                 self.become_ready(waiting).await?;
+            }
+            if std::mem::take(&mut self.names_changed) && names_at.is_none() {
+                names_at = Some(next_names);
             }
             if std::mem::take(&mut self.save_wanted) && save_at.is_none() {
                 save_at = Some(next_save);

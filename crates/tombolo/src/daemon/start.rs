@@ -189,6 +189,7 @@ impl Daemon {
             member: member.map(Box::new),
             joined: false,
             save_wanted: false,
+            names_changed: false,
             resolving: std::collections::HashMap::new(),
             events,
             calls,
@@ -226,6 +227,7 @@ impl Daemon {
         }
         self.serve_metrics().await;
         self.start_naming().await;
+        self.follow_names();
         self.write_hosts();
         self.resolve_all();
         self.call_recent_peers();
@@ -248,20 +250,6 @@ impl Daemon {
                 tracing::warn!("metrics cannot be served on {address}: {error}");
                 self.notices.push(format!("metrics cannot be served on {address}: {error}"));
             }
-        }
-    }
-
-    pub(super) fn write_hosts(&mut self) {
-        let entries: Vec<_> = if self.config.interface.hosts {
-            let named = self.config.peers.iter();
-            named.filter_map(|peer| Some((NetworkConfig::peer_address(peer)?, peer.name.clone()))).collect()
-        } else {
-            Vec::new()
-        };
-        let path = std::path::Path::new(crate::hosts::HOSTS_FILE);
-        if let Err(error) = crate::hosts::update(path, &self.network, &entries) {
-            tracing::warn!("{} cannot be written: {error}", path.display());
-            self.notices.push(format!("{} cannot be written: {error}", path.display()));
         }
     }
 

@@ -4,9 +4,9 @@
 mod tests;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use crate::atomic_file;
@@ -29,16 +29,15 @@ fn end_mark(network: &str) -> String {
     format!("# tombolo {network}: end")
 }
 
+/// An address with its names, the first of which is the one that it is called by.
+pub type Entry = (IpAddr, Vec<String>);
+
 /// The contents of a hosts file with the network's block replaced by these entries, or without a block
 /// if there are none.
 ///
 /// # Errors
 /// [`DamagedBlock`].
-pub fn replace_block(
-    current: &[u8],
-    network: &str,
-    entries: &[(IpAddr, String)],
-) -> Result<Vec<u8>, DamagedBlock> {
+pub fn replace_block(current: &[u8], network: &str, entries: &[Entry]) -> Result<Vec<u8>, DamagedBlock> {
     let (begin, end) = (begin_mark(network), end_mark(network));
     let mut result = Vec::with_capacity(current.len() + 64 * entries.len());
     let mut inside = false;
@@ -72,7 +71,7 @@ pub fn replace_block(
         block.push(b'\n');
     }
     for line in std::iter::once(begin)
-        .chain(entries.iter().map(|(address, name)| format!("{address} {name} {name}.{network}")))
+        .chain(entries.iter().map(|(address, names)| format!("{address} {}", names.join(" "))))
         .chain(std::iter::once(end))
     {
         block.extend_from_slice(line.as_bytes());
@@ -82,11 +81,11 @@ pub fn replace_block(
     Ok(result)
 }
 
-/// Rewrites the network's block in a file, if that changes anything.
+/// Rewrites the network's block in a file, if that changes anything. Mode and owner of the file stay.
 ///
 /// # Errors
 /// The file cannot be read or written, or its block is damaged.
-pub fn update(path: &Path, network: &str, entries: &[(IpAddr, String)]) -> io::Result<()> {
+pub fn update(path: &Path, network: &str, entries: &[Entry]) -> io::Result<()> {
     let current = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         other => other?,
@@ -95,15 +94,45 @@ pub fn update(path: &Path, network: &str, entries: &[(IpAddr, String)]) -> io::R
     if wanted == current {
         return Ok(());
     }
-    let mode = fs::metadata(path).map_or(0o644, |metadata| metadata.permissions().mode() & 0o777);
+    // A link stays a link.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let metadata = fs::metadata(path).ok();
+    let mode = metadata.as_ref().map_or(0o644, |metadata| metadata.permissions().mode() & 0o7777);
     match atomic_file::write(path, &wanted, mode) {
         // A container, or the unit, gives us the file itself: it can be written, but nothing can be
         // made beside it or renamed over it.
         Err(error)
-            if matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::ReadOnlyFilesystem) =>
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ResourceBusy
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::CrossesDevices
+            ) =>
         {
-            fs::write(path, &wanted)
+            write_in_place(path, &wanted)
         }
+        Ok(()) => match metadata {
+            Some(before) => restore_owner(path, &before),
+            None => Ok(()),
+        },
         other => other,
     }
+}
+
+/// The file of another owner than ours is given back.
+fn restore_owner(path: &Path, before: &fs::Metadata) -> io::Result<()> {
+    let now = fs::metadata(path)?;
+    if (now.uid(), now.gid()) == (before.uid(), before.gid()) {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(path, Some(before.uid()), Some(before.gid()))
+}
+
+/// A reader never sees an empty file, and sees a torn one only within the block that moves.
+fn write_in_place(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(contents)?;
+    file.set_len(contents.len() as u64)?;
+    file.sync_all()
 }

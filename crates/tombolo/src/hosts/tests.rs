@@ -1,8 +1,9 @@
 use super::*;
 use proptest::prelude::*;
 
-fn entries() -> Vec<(IpAddr, String)> {
-    vec![("10.66.0.2".parse().unwrap(), "db-2".to_owned()), ("fd00::3".parse().unwrap(), "db-3".to_owned())]
+fn entries() -> Vec<Entry> {
+    let names = |name: &str| vec![name.to_owned(), format!("{name}.prod")];
+    vec![("10.66.0.2".parse().unwrap(), names("db-2")), ("fd00::3".parse().unwrap(), names("db-3"))]
 }
 
 #[test]
@@ -47,6 +48,19 @@ fn the_file_keeps_its_mode() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o604);
     update(&path, "prod", &[]).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"127.0.0.1 localhost\n");
+}
+
+#[test]
+fn a_link_stays_a_link_and_a_file_that_cannot_be_replaced_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (real, link) = (folder.path().join("real"), folder.path().join("hosts"));
+    fs::write(&real, "127.0.0.1 localhost\n").unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    update(&link, "prod", &entries()).unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(fs::read_to_string(&real).unwrap().contains("db-2.prod"));
+    write_in_place(&real, b"short\n").unwrap();
+    assert_eq!(fs::read(&real).unwrap(), b"short\n", "nothing of the longer contents is left");
 }
 
 proptest! {

@@ -96,8 +96,8 @@ pub fn config_text(listen_port: u16) -> String {
          \n\
          [interface]\n\
          listen_port = {listen_port}\n\
-         # Write the members' names into a marked block of /etc/hosts.\n\
-         # hosts = true\n\
+         # The members' names go into a marked block of /etc/hosts where systemd-resolved does not ask for them.\n\
+         # hosts = false\n\
          # metrics = \"127.0.0.1:9662\"\n"
     )
 }

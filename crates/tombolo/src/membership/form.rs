@@ -1,15 +1,17 @@
 //! The files' forms: JSON, with bytes as hexadecimal digits.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tombolo_control::document::Version;
-use tombolo_control::node::{SavedDocuments, SavedPeer};
+use tombolo_control::node::{NamedNode, SavedDocuments, SavedPeer};
 use tombolo_control::verifier::{Overlay, Pins};
-use tombolo_control::{DocumentHash, Fingerprint, NetworkId};
+use tombolo_control::{DocumentHash, Fingerprint, KeyId, NetworkId, NodeId};
 use tombolo_noise::Tai64n;
+use tombolo_noise::clock::UnixTime;
 
 const VERSION: u32 = 1;
 
@@ -72,6 +74,26 @@ struct MemberForm {
     endpoint: Option<SocketAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timestamp: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamesForm {
+    tombolo_names: u32,
+    names: Vec<NameForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NameForm {
+    node: String,
+    key: String,
+    serial: u64,
+    signer: String,
+    name: String,
+    addresses: BTreeSet<IpAddr>,
+    half: u64,
+    until: u64,
 }
 
 /// Bytes as digits.
@@ -173,4 +195,39 @@ pub(super) fn read_members(bytes: &[u8]) -> Result<Vec<SavedPeer>, String> {
         })
     };
     form.members.iter().map(read).collect()
+}
+
+pub(super) fn write_names(names: impl Iterator<Item = NamedNode>) -> Vec<u8> {
+    let names = names.map(|named| NameForm {
+        node: named.node.to_string(),
+        key: named.key.to_string(),
+        serial: named.serial,
+        signer: named.signer.to_string(),
+        name: named.name.to_string(),
+        addresses: named.addresses,
+        half: named.half.0.as_secs(),
+        until: named.until.0.as_secs(),
+    });
+    let form = NamesForm { tombolo_names: VERSION, names: names.collect() };
+    serde_json::to_vec(&form).unwrap_or_default()
+}
+
+pub(super) fn read_names(bytes: &[u8]) -> Result<Vec<NamedNode>, String> {
+    let form: NamesForm = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if form.tombolo_names != VERSION {
+        return Err(format!("its version is {}, this program reads {VERSION}", form.tombolo_names));
+    }
+    let read = |named: NameForm| -> Result<NamedNode, String> {
+        Ok(NamedNode {
+            node: NodeId::from_bytes(array(&named.node)?),
+            key: named.key.parse().map_err(|error| format!("{error}"))?,
+            serial: named.serial,
+            signer: KeyId::from_bytes(array(&named.signer)?),
+            name: named.name.parse().map_err(|error: tombolo_control::NameError| error.to_string())?,
+            addresses: named.addresses,
+            half: UnixTime(Duration::from_secs(named.half)),
+            until: UnixTime(Duration::from_secs(named.until)),
+        })
+    };
+    form.names.into_iter().map(read).collect()
 }

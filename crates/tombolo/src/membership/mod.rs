@@ -7,6 +7,7 @@
 //! | `membership.json` | what is pinned, the documents, the own membership: in one write, since none is of use without the others |
 //! | `clock.json` | the confirmed time and the epoch of announcements |
 //! | `members.json` | peers with their memberships and where they were, so that they are reached without any server |
+//! | `names.json` | names and addresses of all nodes, where they are written into the hosts file |
 //! | `issuer` | of a server: the seed of the key that signs memberships |
 //! | `register.sqlite` | of a server: the register |
 
@@ -26,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use tombolo_control::document::{Membership, TrustDocument, Verified};
-use tombolo_control::node::{Save, Saved, SavedDocuments, SavedPeer};
+use tombolo_control::node::{NamedNode, Save, Saved, SavedDocuments, SavedPeer};
 use tombolo_control::token::Token;
 use tombolo_control::{NodeId, NodeName, SigningKey};
 use tombolo_noise::PrivateKey;
@@ -42,6 +43,7 @@ const JOIN: &str = "join";
 const MEMBERSHIP: &str = "membership.json";
 const CLOCK: &str = "clock.json";
 const MEMBERS: &str = "members.json";
+const NAMES: &str = "names.json";
 const ISSUER: &str = "issuer";
 /// Larger than a network document in hexadecimal digits with all that is beside it.
 const FILE_MAX: u64 = 64 << 20;
@@ -322,6 +324,20 @@ impl MembershipState {
                 Ok(())
             }
         }
+    }
+
+    /// The names that were written down; none where they cannot be read: lighthouses have them.
+    pub fn names(&self) -> Vec<NamedNode> {
+        let text = self.read(NAMES).ok().flatten();
+        text.and_then(|text| form::read_names(&text).ok()).unwrap_or_default()
+    }
+
+    /// Writes the names down.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn save_names(&self, names: impl Iterator<Item = NamedNode>) -> Result<(), MembershipError> {
+        self.write(NAMES, &form::write_names(names))
     }
 
     /// A peer was reached there.

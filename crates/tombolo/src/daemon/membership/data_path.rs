@@ -166,7 +166,7 @@ impl Daemon {
                 member.alarm("routes", error);
             }
         }
-        self.write_hosts();
+        self.names_changed = true;
     }
 
     /// Tells the node which peers there was traffic with: others are let go after a while.

@@ -178,9 +178,32 @@ impl Member {
 
     /// The addresses of the member with this name, if it is known here.
     pub(super) fn addresses_of(&self, name: &NodeName) -> Option<Vec<IpAddr>> {
-        let known = self.node.verifier().members().chain(self.node.membership());
-        let member = known.into_iter().find(|member| member.name == *name)?;
-        Some(member.addresses.iter().copied().collect())
+        self.node.addresses_of(name).map(|addresses| addresses.iter().copied().collect())
+    }
+
+    /// From now on the names of all nodes are kept at hand.
+    pub(super) fn follow_names(&mut self) {
+        let known = self.state.names();
+        self.node.follow_names(known, now());
+    }
+
+    /// Writes the names down, for a start without any server.
+    pub(super) fn save_names(&mut self) {
+        if let Err(error) = self.state.save_names(self.node.names()) {
+            self.alarm("disk", error.to_string());
+        }
+    }
+
+    /// All names in the network's domain, for the hosts file.
+    pub(super) fn host_entries(&self) -> Vec<crate::hosts::Entry> {
+        let Some(domain) = self.domain() else { return Vec::new() };
+        let mut entries: Vec<crate::hosts::Entry> = Vec::new();
+        for named in self.node.names() {
+            let name = format!("{}.{domain}", named.name);
+            entries.extend(named.addresses.iter().map(|address| (*address, vec![name.clone()])));
+        }
+        entries.sort();
+        entries
     }
 
     /// Whether there is a server to ask.
@@ -554,6 +577,7 @@ impl Daemon {
             }
             // Keys are not rotated by this version; nobody asks for it.
             Output::ChangeKey(_) => {}
+            Output::Names => self.names_changed = true,
             Output::Joined(Ok(())) => self.joined(member)?,
             Output::Joined(Err(refusal)) => {
                 let joining = member.joining.take();
