@@ -222,11 +222,7 @@ impl Node {
             Event::Traffic { peer } => self.handle_traffic(peer, call),
             Event::Moved { peer, address } => self.handle_moved(peer, address, call),
             Event::Resolved { endpoint, addresses } => self.handle_resolved(&endpoint, &addresses, call),
-            Event::Local { addresses, forbidden } => {
-                self.local = addresses;
-                self.local.truncate(crate::frame::CANDIDATES_MAX);
-                self.forbidden = forbidden;
-            }
+            Event::Local { addresses, forbidden } => self.handle_local(addresses, forbidden, call),
             Event::Timestamp { peer, timestamp } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.timestamp = Some(timestamp);

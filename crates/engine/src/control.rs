@@ -167,6 +167,9 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             worked = true;
             self.device.handle_event(event, now, &mut self.random);
         }
+        while let Some(id) = self.shared.peers_used.pop() {
+            self.report_use(id);
+        }
         for _ in 0..HANDSHAKES_PER_TURN {
             let Some((depth, datagram)) = self.shared.next_handshake() else { break };
             worked = true;
@@ -246,6 +249,9 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             }
             Command::Status(reply) => {
                 let _ = reply.send(self.status(now));
+            }
+            Command::TakeUsed(reply) => {
+                let _ = reply.send(self.take_used());
             }
             Command::Probe { public_key, source, destination, timeout, reply } => {
                 self.probe(public_key, source, destination, timeout, reply, now);

@@ -80,6 +80,7 @@ pub(crate) enum MemberCommand {
 pub(crate) enum Command {
     Apply(Transaction, mpsc::SyncSender<Result<(), ApplyError>>),
     Status(mpsc::SyncSender<EngineStatus>),
+    TakeUsed(mpsc::SyncSender<Vec<PublicKey>>),
     Probe {
         public_key: PublicKey,
         source: IpAddr,
@@ -237,6 +238,16 @@ impl EngineHandle {
     /// The engine has stopped.
     pub fn reject(&self, public_key: PublicKey) -> Result<bool, Stopped> {
         self.member(MemberCommand::Reject(public_key))
+    }
+
+    /// The members with which IP packets were exchanged since this was asked last.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn take_used(&self) -> Result<Vec<PublicKey>, Stopped> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(Command::TakeUsed(reply))?;
+        answer.recv().map_err(|_| Stopped)
     }
 
     /// Cuts a peer off at once, unless it is a static one (control rule 16). `false`: it is, or there is none.

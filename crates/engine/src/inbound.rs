@@ -265,6 +265,7 @@ impl<'a> Delivery<'a> {
                 relayed = true;
                 continue;
             }
+            self.shared.note_use(peer);
             if let Err(reason) = self.packet(opened, arena, snapshot, link.peer(), now) {
                 self.shared.drops.count(reason);
             }

@@ -34,6 +34,7 @@ mod status;
 mod suspend;
 mod too_big;
 mod transaction;
+mod usage;
 mod waiting;
 mod worker;
 

@@ -198,6 +198,9 @@ pub enum EngineEvent {
         /// The node id.
         destination: [u8; 16],
     },
+    /// Packets go to or come from a member, after a while without any. Whether they go on is for
+    /// [`EngineHandle::take_used`](crate::EngineHandle::take_used) to say.
+    MemberUsed(PublicKey),
     /// A provisional peer's time was up; it is gone with its session.
     PeerGone(PublicKey),
     /// A peer that is no static one was heard from another address (control rule 10).

@@ -67,6 +67,7 @@ impl Sender<'_> {
         if !may_send(self.shared) {
             return Err(DropReason::NotReady);
         }
+        self.shared.note_use(peer);
         let Some(session) = Session::of(peer, self.now) else {
             self.stage(peer, packet);
             return Ok(());

@@ -26,6 +26,7 @@ use crate::rate_limit::RateLimit;
 use crate::relay::Relays;
 use crate::seeking::Seeking;
 use crate::staging::{Staging, StagingBudget};
+use crate::usage::Usage;
 
 /// Handshake datagrams that wait for the control thread. The kernel's module holds 4096; ours are
 /// taken by one thread at 10 000 a second or more, so that 1024 are a tenth of a second.
@@ -66,6 +67,7 @@ pub(crate) struct Peer {
     pub(crate) held: Held,
     /// It may bring datagrams of others, and take ours for them (control rule 14).
     pub(crate) relay: AtomicBool,
+    pub(crate) usage: Usage,
 }
 
 impl Peer {
@@ -143,6 +145,8 @@ pub(crate) struct Shared {
     pub(crate) ready: AtomicBool,
     /// For the control thread. Bounded, because each peer's events are de-duplicated by flags.
     pub(crate) events: SegQueue<Event>,
+    /// Peers with packets after a silence. Bounded, because each is here once.
+    pub(crate) peers_used: SegQueue<PeerId>,
     /// Of sources with a live session, which are served first: empty outside of membership mode (control rule 8).
     known_handshakes: ArrayQueue<HandshakeDatagram>,
     /// Of all others.
@@ -191,6 +195,7 @@ impl Shared {
             mtu: AtomicU32::new(mtu.into()),
             ready: AtomicBool::new(false),
             events: SegQueue::new(),
+            peers_used: SegQueue::new(),
             known_handshakes: ArrayQueue::new(HANDSHAKE_QUEUE_LEN),
             handshakes: ArrayQueue::new(HANDSHAKE_QUEUE_LEN),
             sources,
@@ -218,6 +223,15 @@ impl Shared {
     pub(crate) fn raise(&self, event: Event) {
         self.events.push(event);
         self.wake_control();
+    }
+
+    /// There is a packet to or from the peer: the control thread is told of the first after a silence.
+    #[inline]
+    pub(crate) fn note_use(&self, peer: &Peer) {
+        if peer.usage.note() {
+            self.peers_used.push(peer.link.peer());
+            self.wake_control();
+        }
     }
 
     /// A worker has packets for the peer: the control thread is told if it waits for that.

@@ -90,6 +90,8 @@ impl Node {
             let now = call.now.boot;
             let held = self.peers.entry(key).or_insert_with(|| Peer::new(now));
             held.timestamp = peer.timestamp;
+            // Of a lighthouse: it was so before the restart.
+            held.saved = true;
             held.add_candidate(endpoint, true);
             self.install_peer(&key, call);
             let jitter = Duration::from_millis(call.below(500));

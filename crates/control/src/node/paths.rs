@@ -4,14 +4,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tombolo_noise::PublicKey;
 
-use super::event::{EngineChange, Output};
+use super::event::{EngineChange, Output, Save};
 use super::peer::{Attempt, INITIATIONS, Moved, Peer};
 use super::{Call, Node, Task};
 use crate::NodeId;
 use crate::document::Roles;
-use crate::frame::Frame;
+use crate::frame::{CANDIDATES_MAX, Frame};
 use crate::path::Path;
 
 /// When a handshake is tried again, from the one before. Relays come in with [`RELAYS_FROM`].
@@ -28,6 +29,8 @@ const PROBE_IDLE: Duration = Duration::from_secs(20);
 const MISSES: u8 = 2;
 /// A peer that does not answer, and to which nothing goes, is looked for as often as one with traffic for so long.
 const FAILING_HOT: Duration = Duration::from_secs(30);
+/// How many peers a lighthouse calls after a restart.
+const SAVED_PEERS: usize = 512;
 /// Challenges to where the engine has moved: with `PROBE_HOT` between them they last for two seconds.
 const MOVED_TRIES: u8 = 5;
 /// How often other ways are looked for while a peer is reached through a relay.
@@ -124,7 +127,48 @@ impl Node {
     pub(super) fn handle_traffic(&mut self, key: PublicKey, call: &mut Call<'_>) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.used = call.now.boot;
+        if self.lighthouse.is_some() {
+            self.save_used(key);
+        }
         self.probe_soon(key, call);
+    }
+
+    /// What a lighthouse remembers over a restart: with whom it exchanges packets, not whom it serves.
+    fn save_used(&mut self, key: PublicKey) {
+        let saved = self.peers.values().filter(|peer| peer.saved).count();
+        if let Some(peer) = self.peers.get_mut(&key).filter(|peer| !peer.saved && peer.is_verified())
+            && saved < SAVED_PEERS
+        {
+            peer.saved = true;
+            self.save_peer(&key);
+        }
+    }
+
+    /// Whoever knows us by an address that is gone hears from us by another, before anything is lost.
+    pub(super) fn handle_local(
+        &mut self,
+        mut addresses: Vec<SocketAddr>,
+        forbidden: Vec<IpNet>,
+        call: &mut Call<'_>,
+    ) {
+        addresses.truncate(CANDIDATES_MAX);
+        self.forbidden = forbidden;
+        if std::mem::replace(&mut self.local, addresses) == self.local {
+            return;
+        }
+        let now = call.now.boot;
+        let known: Vec<PublicKey> =
+            self.peers.iter().filter(|(_, peer)| peer.is_verified()).map(|(key, _)| *key).collect();
+        for key in known {
+            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            if let Some(server) = &mut peer.server {
+                server.next_keepalive = now;
+            }
+            if peer.next_probe.is_some() {
+                peer.next_probe = Some(now);
+            }
+            self.schedule(key);
+        }
     }
 
     /// The next probe of the path in use is not far.
@@ -197,17 +241,23 @@ impl Node {
             return;
         }
         self.challenge_moved(key, peer, call);
-        if peer.server.is_some() {
-            // A server has keepalives.
+        let unused = now.saturating_duration_since(peer.used);
+        let hot = unused < HOT;
+        // A server has keepalives, and that is enough while no packets go there.
+        if peer.server.is_some() && !hot && peer.failing.is_none() {
             peer.next_probe = peer.moved.is_some().then_some(now + PROBE_HOT);
             return;
         }
-        let unused = now.saturating_duration_since(peer.used);
         if unused > self.options.idle {
             peer.next_probe = None;
+            if self.lighthouse.is_some()
+                && std::mem::take(&mut peer.saved)
+                && let Some(member) = self.verifier.members().find(|member| member.key == key)
+            {
+                self.outbox.push_back(Output::Save(Save::Forget(member.node)));
+            }
             return;
         }
-        let hot = unused < HOT;
         if let Some(path) = peer.current {
             let state = peer.path(path).map(|state| {
                 if state.asked.take().is_some() {

@@ -37,6 +37,8 @@ pub(super) struct Peer {
     /// Last traffic or wish for it.
     pub(super) used: Instant,
     pub(super) installed: bool,
+    /// Of a lighthouse: packets were exchanged, so that it is called after a restart.
+    pub(super) saved: bool,
     pub(super) last_versions: Option<Instant>,
     pub(super) last_pull: Option<Instant>,
     pub(super) timestamp: Option<Tai64n>,
@@ -116,6 +118,7 @@ impl Peer {
             next_explore: now,
             used: now,
             installed: false,
+            saved: false,
             last_versions: None,
             last_pull: None,
             timestamp: None,

@@ -289,11 +289,11 @@ impl Node {
 
     /// Writes down where a peer is, so that it is reached after a restart without any server.
     pub(super) fn save_peer(&mut self, key: &PublicKey) {
-        // Who serves everybody is called by everybody, and calls nobody after a restart.
-        if self.lighthouse.is_some() {
+        let Some(peer) = self.peers.get(key) else { return };
+        // Who serves everybody is called by everybody, and after a restart calls those only who lose packets meanwhile.
+        if self.lighthouse.is_some() && !peer.saved {
             return;
         }
-        let Some(peer) = self.peers.get(key) else { return };
         let Some(member) = self.verifier.members().find(|member| member.key == *key) else { return };
         let endpoint = peer.current.and_then(Path::direct);
         let saved = SavedPeer { membership: member.encoded().to_vec(), endpoint, timestamp: peer.timestamp };

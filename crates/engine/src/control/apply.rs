@@ -18,6 +18,7 @@ use crate::rate_limit::RateLimit;
 use crate::shared::Peer;
 use crate::staging::Staging;
 use crate::transaction::{ApplyError, MemberChange, PeerChange, Transaction};
+use crate::usage::Usage;
 
 impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     /// What can fail comes first, so that a failure leaves everything as it was.
@@ -168,6 +169,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             frames: FrameGate::default(),
             rate_limit: RateLimit::default(),
             held: Held::default(),
+            usage: Usage::default(),
             relay: AtomicBool::new(false),
         };
         // Whoever is, or wants to be, a member speaks in frames; of static peers the configuration says.

@@ -31,8 +31,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(900);
 /// A peer that was heard within this time is where it was heard from: roaming knows better than a name
 /// server. One that is silent for longer than data goes unanswered (requirement 7) may be elsewhere.
 const HEARD_LATELY: Duration = Duration::from_secs(10);
-/// How often the peers are looked at for traffic.
-const TRAFFIC_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two looks for a member that is being looked for.
 const LOOK_UP_PAUSE: Duration = Duration::from_millis(30);
 const LONGEST_PROBE: Duration = Duration::from_secs(60);
@@ -113,9 +111,9 @@ impl Daemon {
         let mut next_save = after(Duration::ZERO);
         let mut names_at = None;
         let mut next_names = after(Duration::ZERO);
-        let mut traffic_at = self.member.is_some().then(|| after(TRAFFIC_INTERVAL));
         loop {
             let member_at = self.member.as_ref().and_then(|member| member.due_in()).map(after);
+            let use_at = self.member.as_ref().map(|member| after(member.look_in()));
             let name_at = self.naming.deadline();
             tokio::select! {
                 _ = signals.terminate.recv() => return Ok(()),
@@ -139,6 +137,9 @@ impl Daemon {
                     {
                         // The address that a path left from may be gone, or no longer the best one.
                         let _ = handle.forget_sources();
+                        if let Some(member) = &mut self.member {
+                            member.tell_local();
+                        }
                     }
                     if concerns && restore_at.is_none() {
                         restore_at = Some(after(SETTLE));
@@ -167,9 +168,8 @@ impl Daemon {
                         member.handle_timeout()?;
                     }
                 }
-                () = until(traffic_at) => {
-                    traffic_at = Some(after(TRAFFIC_INTERVAL));
-                    self.look_at_traffic();
+                () = until(use_at) => {
+                    self.look_at_use();
                     self.retire_relaying();
                 }
                 () = until(alive_at) => {

@@ -169,7 +169,7 @@ fn join_all(server: &Region, others: [&Region; 2], stranger: &Host, report: &mut
         let took = (wait::now() - start).as_millis();
         report.step(format!("{name}: `tombolo join`; {took} ms later us-east answered {}", host.address()?));
         let (code, said) = stranger.refusal("stranger", &token)?;
-        let said = said.lines().next().unwrap_or_default();
+        let said = said.split(['\n', ';']).next().unwrap_or_default();
         evidence.push((code == 1 && said.contains("spent"), format!("{name}'s, tried again: {said}")));
         token = server.host.token(&[])?;
     }

@@ -11,7 +11,7 @@ use tombolo_noise::PublicKey;
 use tombolo_noise::clock::UnixTime;
 
 use super::super::Daemon;
-use super::Member;
+use super::{IDLE_INTERVAL, Member, USE_INTERVAL};
 use crate::cli::Failure;
 use crate::config::PeerConfig;
 
@@ -169,15 +169,13 @@ impl Daemon {
         self.names_changed = true;
     }
 
-    /// Tells the node which peers there was traffic with: others are let go after a while.
-    pub(in super::super) fn look_at_traffic(&mut self) {
-        let Ok(status) = self.slot.status() else { return };
+    /// Tells the node with whom packets were exchanged: their paths are watched closely, others are let go after a while.
+    pub(in super::super) fn look_at_use(&mut self) {
+        let used = self.slot.handle().and_then(|handle| handle.take_used()).unwrap_or_default();
         let Some(member) = &mut self.member else { return };
-        for peer in &status.peers {
-            let bytes = peer.received_bytes + peer.sent_bytes;
-            if member.traffic.insert(peer.public_key, bytes) != Some(bytes) {
-                member.handle_event(NodeEvent::Traffic { peer: peer.public_key });
-            }
+        member.next_look = now().boot + if used.is_empty() { IDLE_INTERVAL } else { USE_INTERVAL };
+        for peer in used {
+            member.handle_event(NodeEvent::Traffic { peer });
         }
     }
 }

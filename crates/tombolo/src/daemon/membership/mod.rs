@@ -23,6 +23,7 @@ use tombolo_control::node::{Event as NodeEvent, Node, NodeAlarm, NodeOptions, Ou
 use tombolo_control::path::Path;
 use tombolo_control::{HostEndpoint, NodeName};
 use tombolo_engine::{EngineEvent, now};
+use tombolo_noise::clock::Instant;
 use tombolo_noise::{MembershipOptions, PublicKey};
 
 use super::{Daemon, Event};
@@ -38,6 +39,12 @@ use join::Joining;
 use relaying::Relaying;
 use server::Server;
 
+/// How many addresses of servers are kept.
+const REMOTES: usize = 8;
+/// How often it is looked at with whom packets are exchanged, while they are.
+const USE_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while there were none; the engine tells of the first of a silent member, mostly.
+const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// Requests to an authority elsewhere that wait at most.
 const ADMIN_WAITING: usize = 64;
 
@@ -57,7 +64,8 @@ pub(super) struct Member {
     joining: Option<Joining>,
     /// The UDP port.
     port: u16,
-    local: Vec<SocketAddr>,
+    /// Where servers and members were reached: what packets to them leave from is where others may reach this machine.
+    remotes: Vec<SocketAddr>,
     /// Who waits for an authority that is elsewhere.
     asked: HashMap<u64, (PublicKey, oneshot::Sender<Answer>)>,
     next_request: u64,
@@ -65,8 +73,8 @@ pub(super) struct Member {
     leaving: Option<oneshot::Sender<Answer>>,
     /// What somebody should look at, the newest of each kind.
     alarms: HashMap<&'static str, String>,
-    /// Bytes that each peer had received and sent at the last look.
-    traffic: HashMap<PublicKey, u64>,
+    /// When it is looked at next with whom packets are exchanged.
+    next_look: Instant,
 }
 
 impl Member {
@@ -118,12 +126,12 @@ impl Member {
             relaying: None,
             joining,
             port: config.interface.listen_port,
-            local: Vec::new(),
+            remotes: Vec::new(),
             asked: HashMap::new(),
             next_request: 1,
             leaving: None,
             alarms: HashMap::new(),
-            traffic: HashMap::new(),
+            next_look: time.boot,
         };
         if member.own_roles().contains(Roles::LIGHTHOUSE) {
             member.node.serve_lighthouse(LighthouseOptions::default(), time);
@@ -155,6 +163,11 @@ impl Member {
         let joining = self.joining.as_ref().map(Joining::deadline);
         let next = [self.node.poll_timeout(), server, joining].into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now().boot))
+    }
+
+    /// When the members in use are to be looked at, as time from now.
+    pub(super) fn look_in(&self) -> Duration {
+        self.next_look.saturating_duration_since(now().boot)
     }
 
     fn handle_event(&mut self, event: NodeEvent<'_>) {
@@ -220,7 +233,7 @@ impl Member {
     fn note_session(&mut self, key: PublicKey, session: &tombolo_engine::Session, path: Option<Path>) {
         let Some(path) = path else { return };
         if let Some(remote) = path.direct()
-            && (self.local.is_empty() || !self.paths.contains_key(&key))
+            && (self.remotes.is_empty() || !self.paths.contains_key(&key))
         {
             self.note_local(&[remote]);
         }
@@ -268,6 +281,7 @@ impl Member {
                 self.handle_frame(*public_key, path, bytes);
             }
             EngineEvent::TunnelWanted(address) => self.handle_wanted(*address),
+            EngineEvent::MemberUsed(key) => self.note_use(*key),
             EngineEvent::PeerGone(key) => self.forget(key),
             EngineEvent::MemberMoved { public_key, remote, .. } => {
                 self.paths.insert(*public_key, Path::Direct(*remote));
@@ -309,10 +323,15 @@ impl Member {
         self.handle_event(NodeEvent::Message { from, path, message: bytes });
     }
 
+    /// Packets were exchanged with a member; whether they go on is looked at again soon.
+    fn note_use(&mut self, key: PublicKey) {
+        self.next_look = self.next_look.min(now().boot + USE_INTERVAL);
+        self.handle_event(NodeEvent::Traffic { peer: key });
+    }
+
     fn forget(&mut self, key: &PublicKey) {
         self.sessions.remove(key);
         self.paths.remove(key);
-        self.traffic.remove(key);
         self.handle_event(NodeEvent::Ended { peer: *key });
     }
 
@@ -338,17 +357,25 @@ impl Member {
         }
     }
 
-    /// The addresses of this machine that others may reach it at: those that packets to servers leave from.
+    /// Packets go to these addresses of servers: what they leave from is where others may reach this machine.
     fn note_local(&mut self, remotes: &[SocketAddr]) {
-        let own = remotes.iter().filter_map(|remote| own_address(*remote));
-        for address in own.map(|ip| SocketAddr::new(ip, self.port)) {
-            if !self.local.contains(&address) {
-                self.local.push(address);
+        let new = remotes.iter().filter(|remote| !self.remotes.contains(remote)).copied();
+        self.remotes = new.chain(self.remotes.iter().copied()).take(REMOTES).collect();
+        self.tell_local();
+    }
+
+    /// Tells the addresses of this machine that others may reach it at; also after they may have changed.
+    pub(super) fn tell_local(&mut self) {
+        let mut local: Vec<SocketAddr> = Vec::new();
+        for ip in self.remotes.iter().filter_map(|remote| own_address(*remote)) {
+            let address = SocketAddr::new(ip, self.port);
+            if !local.contains(&address) {
+                local.push(address);
             }
         }
         let forbidden =
             self.node.verifier().pins().overlay.iter().flat_map(|overlay| overlay.cidrs.iter().copied());
-        let event = NodeEvent::Local { addresses: self.local.clone(), forbidden: forbidden.collect() };
+        let event = NodeEvent::Local { addresses: local, forbidden: forbidden.collect() };
         self.handle_event(event);
     }
 
