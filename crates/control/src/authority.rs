@@ -60,7 +60,7 @@ use crate::{NodeId, SigningKey};
 pub use admin::TOKEN_LIFETIME;
 pub use genesis::{Genesis, GenesisError, Server};
 use mirror::{Mirror, Plan};
-pub use recovery::{restore, without_backup};
+pub use recovery::{Restoration, restore, without_backup};
 pub use register::{Claim, Key, NodeRecord, Published, Record, RegisterError, Settings, TokenRecord};
 pub use transaction::{Condition, Outcome, Snapshot, Stored, Transaction, TransactionId};
 
@@ -584,11 +584,13 @@ impl Authority {
                 let frame = Frame::AdminAnswer(AdminAnswer { id: request.id, reply });
                 self.frames.push_back((caller.id(), frame));
             }
+            Job::Trust { .. } => self.events.push_back(Event::CannotSign(
+                "the register could not be written, so that the new trust document does not hold yet".to_owned(),
+            )),
             // Asked again by the node, or due again.
             Job::Leave { .. }
             | Job::Publish
             | Job::Due
-            | Job::Trust { .. }
             | Job::Adopt { .. }
             | Job::Document { .. } => {}
         }

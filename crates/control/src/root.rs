@@ -21,6 +21,17 @@ pub struct RootKeys {
     root: SigningKey,
     next: SigningKey,
     trust: Option<Verified<TrustDocument>>,
+    server: Option<KnownServer>,
+}
+
+/// The server as it was when the file was written. Nodes know it by its static key: with it a server that is made anew
+/// from this file alone is the one that they look for.
+#[derive(Clone)]
+pub struct KnownServer {
+    /// Its static private key.
+    pub key: Zeroizing<[u8; 32]>,
+    /// A membership that it had, signed.
+    pub membership: Vec<u8>,
 }
 
 /// Why a root key file is of no use.
@@ -48,7 +59,7 @@ impl RootKeys {
     /// Of a new network.
     pub fn create(rng: &mut (impl CryptoRng + ?Sized)) -> Self {
         let (root, next) = (SigningKey::generate(rng), SigningKey::generate(rng));
-        Self { network: NetworkId::derive(&root.verifying_key()), root, next, trust: None }
+        Self { network: NetworkId::derive(&root.verifying_key()), root, next, trust: None, server: None }
     }
 
     /// Which network.
@@ -59,6 +70,29 @@ impl RootKeys {
     /// What nodes pin.
     pub fn fingerprint(&self) -> crate::Fingerprint {
         self.root.verifying_key().fingerprint()
+    }
+
+    /// The server, where one was noted.
+    pub fn server(&self) -> Option<&KnownServer> {
+        self.server.as_ref()
+    }
+
+    /// Notes which server nodes know.
+    pub fn set_server(&mut self, server: KnownServer) {
+        self.server = Some(server);
+    }
+
+    /// Takes over a trust document that this root key has signed and this file, an older copy, does not know: no epoch
+    /// is to be used twice.
+    ///
+    /// # Errors
+    /// When another root key has signed it.
+    pub fn learn(&mut self, trust: &[u8]) -> Result<(), RootError> {
+        let document = TrustDocument::verify(trust, &self.network, &[self.fingerprint()])?;
+        if self.trust.as_ref().is_none_or(|held| held.epoch < document.epoch) {
+            self.trust = Some(document);
+        }
+        Ok(())
     }
 
     /// The newest trust document, if one was signed.
@@ -134,7 +168,9 @@ impl RootKeys {
             .put(1, &self.network)
             .put(2, &*self.root.seed())
             .put(3, &*self.next.seed())
-            .put_some(4, trust.as_ref());
+            .put_some(4, trust.as_ref())
+            .put_some(5, self.server.as_ref().map(|server| &*server.key))
+            .put_some(6, self.server.as_ref().map(|server| &server.membership));
         Zeroizing::new(cbor::encode(&map.build()))
     }
 
@@ -150,7 +186,12 @@ impl RootKeys {
         let trust: Option<Vec<u8>> = fields.optional(4, "trust")?;
         let fingerprint = root.verifying_key().fingerprint();
         let trust = trust.map(|trust| TrustDocument::verify(&trust, &network, &[fingerprint])).transpose()?;
-        Ok(Self { network, root, next, trust })
+        let key: Option<[u8; 32]> = fields.optional(5, "server_key")?;
+        let membership: Option<Vec<u8>> = fields.optional(6, "server_membership")?;
+        let server = key
+            .zip(membership)
+            .map(|(key, membership)| KnownServer { key: Zeroizing::new(key), membership });
+        Ok(Self { network, root, next, trust, server })
     }
 }
 
@@ -203,6 +244,17 @@ mod tests {
         keys.sign(vec![of(&issuer())], day(TODAY)).unwrap();
         let mut again = RootKeys::from_bytes(&keys.to_bytes()).unwrap();
         assert_eq!((again.network(), again.trust()), (keys.network(), keys.trust()));
+        // An older copy learns of what was signed since, and uses no epoch twice.
+        let mut copy = RootKeys::from_bytes(&keys.to_bytes()).unwrap();
+        keys.reissue(|_| true, vec![], day(TODAY)).unwrap();
+        copy.learn(keys.trust().unwrap().encoded()).unwrap();
+        assert_eq!(copy.reissue(|_| true, vec![], day(TODAY)).unwrap().epoch, 3);
+        let other = RootKeys::create(&mut ChaCha20Rng::seed_from_u64(3));
+        assert!(RootKeys::from_bytes(&other.to_bytes()).unwrap().learn(keys.trust().unwrap().encoded()).is_err());
+        let known = KnownServer { key: Zeroizing::new([9; 32]), membership: vec![1, 2, 3] };
+        copy.set_server(known);
+        let read = RootKeys::from_bytes(&copy.to_bytes()).unwrap();
+        assert_eq!(read.server().map(|server| (*server.key, server.membership.clone())), Some(([9; 32], vec![1, 2, 3])));
         assert_eq!(again.reissue(|_| true, vec![], day(TODAY)).unwrap().epoch, 2);
         assert!(RootKeys::from_bytes(b"something else").is_err());
         assert!(!format!("{keys:?}").contains("SigningKey"));

@@ -26,6 +26,9 @@ pub enum StoreError {
         /// What it says.
         error: rusqlite::Error,
     },
+    /// There is no space left.
+    #[error("{} cannot be written: the disk is full; free some space there, and it goes on by itself", .0.display())]
+    Full(PathBuf),
     /// Another process has it open.
     #[error("{} is in use: another tombolo server runs on it; stop that one first", .0.display())]
     InUse(PathBuf),
@@ -69,6 +72,9 @@ pub enum StoreError {
     /// The passphrase or identity does not open it, or it is cut short.
     #[error("it cannot be decrypted: {0}; look at the passphrase, and whether the file is whole")]
     Decrypt(String),
+    /// What was decrypted is something else.
+    #[error("this is no backup of a tombolo server, or one of a newer version")]
+    NotABackup,
     /// It cannot be encrypted.
     #[error("it cannot be encrypted: {0}")]
     Encrypt(String),

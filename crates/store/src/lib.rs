@@ -37,12 +37,16 @@
 
 mod backup;
 mod error;
+mod header;
+mod inspection;
 mod register;
 mod sealed;
 mod writer;
 
 pub use backup::{backup, restore};
 pub use error::StoreError;
+pub use header::Header;
+pub use inspection::{Inspection, inspect};
 pub use register::{FILE, Register};
 pub use sealed::{Identity, Recipient};
 pub use writer::Writer;

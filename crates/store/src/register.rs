@@ -35,8 +35,10 @@ const MIGRATIONS: &[&str] = &["
 pub struct Register {
     connection: Connection,
     path: PathBuf,
-    /// Held as long as the register is open.
-    _lock: File,
+    /// Why the last transaction that could not be carried out could not.
+    failure: Option<rusqlite::Error>,
+    /// Held as long as the register is open; none where it is only looked at.
+    _lock: Option<File>,
 }
 
 impl Register {
@@ -76,12 +78,18 @@ impl Register {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags);
         let connection = connection.map_err(|error| StoreError::Sqlite { path: path.clone(), error })?;
-        let mut register = Self { connection, path, _lock: lock };
+        let mut register = Self { connection, path, failure: None, _lock: Some(lock) };
         register.set_up()?;
         Ok(register)
     }
 
-    fn set_up(&mut self) -> Result<(), StoreError> {
+    /// To look at it only, by a connection that reads: somebody else may have it open.
+    pub(crate) fn look(connection: Connection, path: PathBuf) -> Result<Self, StoreError> {
+        Ok(Self { connection, path, failure: None, _lock: None })
+    }
+
+    /// Gives the version of the file.
+    pub(crate) fn check_version(&self) -> Result<i64, StoreError> {
         let application: i64 = self.pragma("application_id")?;
         let version: i64 = self.pragma("user_version")?;
         let known = MIGRATIONS.len() as i64;
@@ -91,6 +99,11 @@ impl Register {
         if version > known {
             return Err(StoreError::Newer { found: version, known });
         }
+        Ok(version)
+    }
+
+    fn set_up(&mut self) -> Result<(), StoreError> {
+        let version = self.check_version()?;
         let set_up = || -> rusqlite::Result<()> {
             self.connection.pragma_update(None, "journal_mode", "WAL")?;
             // Each commit is on the disk before it is answered (control rule 21).
@@ -118,6 +131,7 @@ impl Register {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::NotADatabase) => StoreError::NotARegister(path),
             Some(rusqlite::ErrorCode::DatabaseCorrupt) => StoreError::Damaged(error.to_string()),
+            Some(rusqlite::ErrorCode::DiskFull) => StoreError::Full(path),
             _ => StoreError::Sqlite { path, error },
         }
     }
@@ -220,15 +234,31 @@ impl Register {
     /// Carries out a group of transactions, each whole or not at all, with one commit. What it gives is on the disk.
     pub fn execute(&mut self, group: &[Transaction]) -> Vec<(TransactionId, Outcome)> {
         let failed = || group.iter().map(|transaction| (transaction.id, Outcome::Failed)).collect();
-        let Ok(outcomes) = self.execute_group(group) else {
-            // What was begun is undone; there may be nothing to undo.
-            let _ = self.connection.execute_batch("ROLLBACK");
-            return failed();
+        self.failure = None;
+        let outcomes = match self.execute_group(group) {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                self.failure = Some(error);
+                // What was begun is undone; there may be nothing to undo.
+                let _ = self.connection.execute_batch("ROLLBACK");
+                return failed();
+            }
         };
         group.iter().map(|transaction| transaction.id).zip(outcomes).collect()
     }
 
+    /// Why the last group, or one of its transactions, could not be carried out. Taken by who asks.
+    pub(crate) fn take_failure(&mut self) -> Option<StoreError> {
+        self.failure.take().map(|error| self.sqlite(error))
+    }
+
+    /// As [`Register::take_failure`], for somebody who knows that there is one.
+    pub(crate) fn failure(&mut self) -> StoreError {
+        self.take_failure().unwrap_or_else(|| StoreError::Damaged("a record cannot be written".to_owned()))
+    }
+
     fn execute_group(&mut self, group: &[Transaction]) -> rusqlite::Result<Vec<Outcome>> {
+        let mut failure = None;
         let connection = &self.connection;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let mut outcomes = Vec::with_capacity(group.len());
@@ -238,7 +268,8 @@ impl Register {
                 Ok(outcome) => outcome,
                 // A full disk may have undone all of it: then none of the group was written.
                 Err(error) if connection.is_autocommit() => return Err(error),
-                Err(_) => {
+                Err(error) => {
+                    failure = Some(error);
                     connection.execute_batch("ROLLBACK TO one")?;
                     Outcome::Failed
                 }
@@ -247,6 +278,7 @@ impl Register {
             outcomes.push(outcome);
         }
         connection.execute_batch("COMMIT")?;
+        self.failure = failure;
         Ok(outcomes)
     }
 

@@ -1,5 +1,7 @@
 //! Encryption of what leaves the machine: backups, and the root key's file (age, version 1).
 
+use std::io::Write as _;
+
 use age::secrecy::SecretString;
 use zeroize::Zeroizing;
 
@@ -15,8 +17,8 @@ const WORK_FACTOR_MAX: u8 = 20;
 pub enum Recipient {
     /// Who knows the passphrase.
     Passphrase(Zeroizing<String>),
-    /// Who has the identity of this age recipient (`age1…`).
-    Age(Box<age::x25519::Recipient>),
+    /// Who has the identity of one of these age recipients (`age1…`).
+    Age(Vec<age::x25519::Recipient>),
 }
 
 /// By what something is decrypted.
@@ -32,16 +34,17 @@ fn secret(passphrase: &str) -> SecretString {
 }
 
 impl Recipient {
-    /// Of the text that `age-keygen` prints.
+    /// Of texts that `age-keygen` prints.
     ///
     /// # Errors
-    /// When it is none.
-    pub fn parse(text: &str) -> Result<Self, StoreError> {
-        text.trim()
-            .parse()
-            .map(Box::new)
-            .map(Self::Age)
-            .map_err(|error: &str| StoreError::Encrypt(error.to_owned()))
+    /// When one is none.
+    pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, StoreError> {
+        let parse = |text: &T| {
+            let text = text.as_ref().trim();
+            text.parse()
+                .map_err(|error: &str| StoreError::Encrypt(format!("`{text}` is no age recipient: {error}")))
+        };
+        texts.iter().map(parse).collect::<Result<_, _>>().map(Self::Age)
     }
 
     /// Encrypts.
@@ -59,19 +62,31 @@ impl Recipient {
                 recipient.set_work_factor(work_factor);
                 age::encrypt(&recipient, content)
             }
-            Self::Age(recipient) => age::encrypt(&**recipient, content),
+            Self::Age(recipients) => encrypt_to(recipients, content),
         };
         sealed.map_err(|error| StoreError::Encrypt(error.to_string()))
     }
 }
 
+fn encrypt_to(recipients: &[age::x25519::Recipient], content: &[u8]) -> Result<Vec<u8>, age::EncryptError> {
+    let each = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
+    let mut sealed = Vec::with_capacity(content.len() + content.len() / 1024 + 1024);
+    let mut writer = age::Encryptor::with_recipients(each)?.wrap_output(&mut sealed)?;
+    writer.write_all(content)?;
+    writer.finish()?;
+    Ok(sealed)
+}
+
 impl Identity {
-    /// Of the text that `age-keygen` writes.
+    /// Of the file that `age-keygen` writes: its comments are passed over.
     ///
     /// # Errors
-    /// When it is none.
+    /// When there is none in it.
     pub fn parse(text: &str) -> Result<Self, StoreError> {
-        text.trim()
+        let mut lines = text.lines().map(str::trim);
+        lines
+            .find(|line| !line.is_empty() && !line.starts_with('#'))
+            .unwrap_or_default()
             .parse()
             .map(Box::new)
             .map(Self::Age)
@@ -117,9 +132,12 @@ mod tests {
     #[test]
     fn a_recipient_needs_no_passphrase_on_the_server() {
         let identity = age::x25519::Identity::generate();
-        let recipient = Recipient::parse(&identity.to_public().to_string()).unwrap();
+        let other = age::x25519::Identity::generate();
+        let both = [identity.to_public().to_string(), other.to_public().to_string()];
+        let recipient = Recipient::parse(&both).unwrap();
         let sealed = recipient.seal(b"backup").unwrap();
         assert_eq!(**Identity::Age(Box::new(identity)).open(&sealed).unwrap(), *b"backup");
-        assert!(Recipient::parse("age1nonsense").is_err() && Identity::parse("nonsense").is_err());
+        assert_eq!(**Identity::Age(Box::new(other)).open(&sealed).unwrap(), *b"backup");
+        assert!(Recipient::parse(&["age1nonsense"]).is_err() && Identity::parse("nonsense").is_err());
     }
 }

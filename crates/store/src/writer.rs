@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tombolo_control::authority::{Outcome, Transaction, TransactionId};
 
-use crate::{Recipient, Register, StoreError, backup};
+use crate::{Register, StoreError};
 
 /// Most transactions that wait.
 const QUEUE_MAX: usize = 2048;
@@ -19,6 +20,7 @@ pub struct Writer {
     queue: SyncSender<Transaction>,
     thread: JoinHandle<Register>,
     path: PathBuf,
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 impl Writer {
@@ -33,11 +35,13 @@ impl Writer {
     ) -> Result<Self, StoreError> {
         let path = register.path().to_owned();
         let (queue, waiting) = sync_channel(QUEUE_MAX);
+        let failure = Arc::new(Mutex::new(None));
+        let note = Arc::clone(&failure);
         let thread = std::thread::Builder::new()
             .name("tombolo-store".to_owned())
-            .spawn(move || run(register, &waiting, answer))
+            .spawn(move || run(register, &waiting, &note, answer))
             .map_err(|error| StoreError::Io { path: path.clone(), error })?;
-        Ok(Self { queue, thread, path })
+        Ok(Self { queue, thread, path, failure })
     }
 
     /// Hands over a transaction; gives it back when too many wait, or the thread has ended.
@@ -52,12 +56,9 @@ impl Writer {
         })
     }
 
-    /// A backup, encrypted, while the register is written to.
-    ///
-    /// # Errors
-    /// When it cannot be read or encrypted.
-    pub fn backup(&self, recipient: &Recipient) -> Result<Vec<u8>, StoreError> {
-        backup(&self.path, recipient)
+    /// Why nothing can be written at the moment: a full disk, say. None once something was.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where the file is.
@@ -75,12 +76,16 @@ impl Writer {
 fn run(
     mut register: Register,
     waiting: &Receiver<Transaction>,
+    failure: &Mutex<Option<String>>,
     mut answer: impl FnMut(TransactionId, Outcome),
 ) -> Register {
     while let Ok(first) = waiting.recv() {
         let group: Vec<Transaction> =
             std::iter::once(first).chain(waiting.try_iter().take(GROUP_MAX - 1)).collect();
-        for (id, outcome) in register.execute(&group) {
+        let outcomes = register.execute(&group);
+        let reason = register.take_failure().map(|error| error.to_string());
+        *failure.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        for (id, outcome) in outcomes {
             answer(id, outcome);
         }
     }

@@ -12,7 +12,11 @@ use support::{authority, begin, grant, joiner, now, settle};
 use tombolo_control::authority::audit::{Actor, ChangeKind};
 use tombolo_control::authority::{Key, Outcome, Record};
 use tombolo_control::frame::Frame;
-use tombolo_store::{FILE, Identity, Recipient, Register, StoreError, Writer, restore};
+use tombolo_noise::PrivateKey;
+use tombolo_control::authority::Restoration;
+use tombolo_noise::clock::UnixTime;
+use tombolo_store::{FILE, Header, Identity, Recipient, Register, StoreError, Writer, backup, inspect, restore};
+use zeroize::Zeroizing;
 
 #[test]
 fn directory_and_files_are_their_owners_alone_and_one_process_has_them_control_rule_21() {
@@ -49,6 +53,7 @@ fn a_register_from_a_newer_version_is_refused_control_rule_21() {
     drop(connection);
     let error = Register::open(&state).map(drop).expect_err("too new").to_string();
     assert!(error.contains("version 99") && error.contains("upgrade"), "{error}");
+    assert!(matches!(inspect(&state).map(drop), Err(StoreError::Newer { .. })));
     fs::write(&path, b"something else, and long enough to be read as the header of a file").expect("written");
     assert!(matches!(Register::open(&state).map(drop), Err(StoreError::NotARegister(_))));
 }
@@ -63,6 +68,9 @@ fn what_was_changed_by_hand_is_found_control_rule_7() {
     grant(&mut authority, &mut register, 1, &mut rng);
     let head = register.check().expect("whole").expect("a log");
     assert_eq!(head.sequence, 2);
+    // While somebody has it open, too.
+    let found = inspect(&state).expect("looked at");
+    assert!(found.audit == Some(head) && found.open.is_empty() && found.free > 0 && found.size > 0, "{found:?}");
     let entries = register.audit(2, 10).expect("read");
     assert_eq!((entries.len(), entries[0].change.kind), (1, ChangeKind::TokenNew));
     drop(register);
@@ -115,7 +123,7 @@ fn a_backup_is_made_while_written_to_and_restored_without_tokens_control_rule_21
     }
     settle(&mut authority, &mut register, &mut rng);
     let age = age::x25519::Identity::generate();
-    let recipient = Recipient::parse(&age.to_public().to_string()).expect("a recipient");
+    let recipient = Recipient::parse(&[age.to_public().to_string()]).expect("a recipient");
     let writer = Writer::start(register, |_, _| ()).expect("a thread");
     for number in 20..50 {
         let (session, frame) = joiner(number, &token);
@@ -123,31 +131,44 @@ fn a_backup_is_made_while_written_to_and_restored_without_tokens_control_rule_21
     }
     let transaction = authority.poll_store().expect("a join");
     writer.submit(transaction).expect("room");
-    let sealed = writer.backup(&recipient).expect("a backup");
+    let header = Header {
+        created: UnixTime(Duration::from_secs(now().wall.0.as_secs())),
+        key: Zeroizing::new([0xc8; 32]),
+        port: 8662,
+        network: "office".to_owned(),
+    };
+    let mut seen = (0, 0);
+    let sealed = backup(writer.path(), &header, &recipient, |done, all| seen = (done, all)).expect("a backup");
+    assert!(seen.0 == seen.1 && seen.1 > 0, "{seen:?}");
     drop(writer.stop().expect("the thread lives"));
     assert!(!sealed.windows(4).any(|window| window == b"hub\0" || window == b"node"), "in clear");
 
     let elsewhere = temporary.path().join("elsewhere");
     let identity = Identity::Age(Box::new(age));
     let other = Identity::Age(Box::new(age::x25519::Identity::generate()));
-    let (gathering, actor) = (Duration::from_secs(600), Actor::Local("uid 0".to_owned()));
-    let refused = restore(&sealed, &other, &elsewhere, actor.clone(), gathering, now().wall);
+    let restoration = |header: &Header| Restoration {
+        actor: Actor::Local("uid 0".to_owned()),
+        gathering: Duration::from_secs(600),
+        moved: Some((PrivateKey::from_bytes(*header.key).public(), vec![support::parse("new.example.net:8662")])),
+    };
+    let refused = restore(&sealed, &other, &elsewhere, restoration, now().wall);
     assert!(matches!(refused.map(drop), Err(StoreError::Decrypt(_))));
-    let restored =
-        restore(&sealed, &identity, &elsewhere, actor.clone(), gathering, now().wall).expect("restored");
+    let (read, restored) = restore(&sealed, &identity, &elsewhere, restoration, now().wall).expect("restored");
+    assert_eq!(read, header);
     restored.check().expect("whole");
     let snapshot = restored.snapshot().expect("read");
     assert!(snapshot.records.iter().all(|stored| !matches!(stored.key, Key::Token(_))), "tokens are void");
     let nodes = snapshot.records.iter().filter(|stored| matches!(stored.key, Key::Node(_))).count();
     assert!((21..=22).contains(&nodes), "{nodes}");
     let recovering = snapshot.records.iter().any(|stored| {
-        matches!(&stored.record, Some(Record::Settings(settings)) if settings.recovering_until.is_some())
+        matches!(&stored.record, Some(Record::Settings(settings)) if settings.recovering_until.is_some()
+            && settings.servers[0].endpoints == vec![support::parse("new.example.net:8662")])
     });
     assert!(recovering);
     let kind = restored.audit(1, 100).expect("read").pop().map(|entry| entry.change.kind);
     assert_eq!(kind, Some(ChangeKind::Restored));
     drop(restored);
-    let again = restore(&sealed, &identity, &elsewhere, actor, gathering, now().wall);
+    let again = restore(&sealed, &identity, &elsewhere, restoration, now().wall);
     assert!(matches!(again.map(drop), Err(StoreError::Exists(_))));
     assert!(matches!(authority.poll_frame(), None | Some((_, Frame::JoinAnswer(_)))));
 }

@@ -77,6 +77,10 @@ impl Authority {
     /// An ephemeral node that nobody has seen for its while, or a node whose membership expired with grace and skew.
     fn is_gone(&self, node: &NodeRecord, now: Now) -> bool {
         let time = self.time(now);
+        // Servers go by the settings alone: one that was down for months is there again, and not gone.
+        if self.mirror.settings().servers.iter().any(|server| server.node == node.node) {
+            return false;
+        }
         let seen = self.seen.get(&node.node).copied().unwrap_or(self.started).max(node.joined);
         node.released_at <= time || node.ephemeral.is_some_and(|limit| after(seen, limit) <= time)
     }

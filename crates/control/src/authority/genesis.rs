@@ -79,15 +79,15 @@ impl Genesis {
     /// # Errors
     /// Says what is wrong with what is to be.
     pub fn transaction(&self, now: Now) -> Result<Transaction, GenesisError> {
-        self.plan(None, now)
+        Ok(self.plan(None, now)?.into_transaction(TransactionId(0)).0)
     }
 
     /// As [`Genesis::transaction`], for a network that was there before; nothing is published.
-    pub(super) fn recovering(&self, until: UnixTime, now: Now) -> Result<Transaction, GenesisError> {
+    pub(super) fn recovering(&self, until: UnixTime, now: Now) -> Result<Plan, GenesisError> {
         self.plan(Some(until), now)
     }
 
-    fn plan(&self, recovering_until: Option<UnixTime>, now: Now) -> Result<Transaction, GenesisError> {
+    fn plan(&self, recovering_until: Option<UnixTime>, now: Now) -> Result<Plan, GenesisError> {
         let time = whole(now.wall.max(self.trust.issued));
         let server = document::Server {
             node: self.server.node,
@@ -108,6 +108,7 @@ impl Genesis {
             grace: Settings::GRACE,
             recovering_until,
             root: self.trust.root.fingerprint(),
+            serial_floor: recovering_until.map_or(0, |_| time.0.as_secs()),
         };
         let mut plan = Plan::default();
         let nothing = Mirror::default();
@@ -128,7 +129,7 @@ impl Genesis {
             claim_all(&mut plan, &nothing, &node);
         }
         plan.put(&nothing, Key::Settings, Record::Settings(Box::new(settings)));
-        Ok(plan.into_transaction(TransactionId(0)).0)
+        Ok(plan)
     }
 }
 

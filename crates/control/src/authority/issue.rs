@@ -158,7 +158,7 @@ pub(super) fn issue(
     let membership = Membership {
         network: settings.network,
         node: node.node,
-        serial: node.serial + 1,
+        serial: (node.serial + 1).max(settings.serial_floor),
         key: node.key,
         name: node.name.clone(),
         addresses: node.addresses.clone(),

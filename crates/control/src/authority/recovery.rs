@@ -7,32 +7,45 @@
 
 use std::time::Duration;
 
+use tombolo_noise::PublicKey;
 use tombolo_noise::clock::{Now, UnixTime};
 
 use super::audit::{Actor, Change, ChangeKind};
 use super::genesis::Genesis;
 use super::issue::claim_all;
-use super::mirror::Plan;
+use super::mirror::{Mirror, Plan};
 use super::register::{Claim, Key, NodeRecord, Published, Record, RegisterError, Settings};
 use super::transaction::{Condition, Snapshot, Transaction, TransactionId};
 use super::{Authority, Decision, Effect, Event, Job, Session, SessionId, after, whole};
+use crate::HostEndpoint;
 use crate::document::{DocumentError, Head, Membership, NetworkDocument, Revocation, Verified};
 use crate::frame::Show;
 use crate::pull::Pull;
 use crate::verifier::CLOCK_SKEW;
 
+/// How a register is restored.
+#[derive(Clone, Debug)]
+pub struct Restoration {
+    /// Who does it, for the audit log.
+    pub actor: Actor,
+    /// For so long nothing is issued.
+    pub gathering: Duration,
+    /// Where the server of this key is found from now on; as before where nothing is said.
+    pub moved: Option<(PublicKey, Vec<HostEndpoint>)>,
+}
+
 /// What turns a restored register into one that an authority may be started on: for the store to carry out before
-/// anything else. For `gathering` from `now` on nothing is issued.
+/// anything else.
 ///
 /// # Errors
 /// When the snapshot has no settings.
 pub fn restore(
     snapshot: &Snapshot,
-    actor: Actor,
-    gathering: Duration,
+    restoration: Restoration,
     now: UnixTime,
 ) -> Result<Transaction, RegisterError> {
     let now = whole(now);
+    let Restoration { actor, gathering, moved } = restoration;
     let mut transaction = Transaction {
         id: TransactionId(0),
         conditions: Vec::new(),
@@ -45,8 +58,14 @@ pub fn restore(
             Some(Record::Token(_)) => None,
             Some(Record::Settings(settings)) => {
                 found = true;
-                let recovering_until = Some(after(now, gathering));
-                Some(Record::Settings(Box::new(Settings { recovering_until, ..(**settings).clone() })))
+                let mut settings = settings.clone();
+                settings.recovering_until = Some(after(now, gathering));
+                settings.serial_floor = settings.serial_floor.max(now.0.as_secs());
+                if let Some((key, endpoints)) = &moved {
+                    let ours = settings.servers.iter_mut().filter(|server| server.key == *key);
+                    ours.for_each(|server| server.endpoints = endpoints.clone());
+                }
+                Some(Record::Settings(settings))
             }
             _ => continue,
         };
@@ -57,17 +76,49 @@ pub fn restore(
     if found { Ok(transaction) } else { Err(RegisterError::Missing("settings")) }
 }
 
-/// What fills an empty register when there is a root key and no backup: prefixes, domain, groups and routes are
-/// had from the first network document that a node shows, and `genesis` says them only until then.
+/// What fills an empty register when there is a root key and no backup: prefixes, domain, groups, routes and other
+/// servers are had from the first network document that a node shows, and `genesis` says them only until then. `own`
+/// is a membership that the server once had, of whatever age: with it the server is the node that others know.
 ///
 /// # Errors
-/// As [`Genesis::transaction`].
+/// As [`Genesis::transaction`]; and when `own` is no membership of that server.
 pub fn without_backup(
     genesis: &Genesis,
+    own: Option<&[u8]>,
     gathering: Duration,
     now: Now,
 ) -> Result<Transaction, super::GenesisError> {
-    genesis.recovering(after(whole(now.wall), gathering), now)
+    let mut plan = genesis.recovering(after(whole(now.wall), gathering), now)?;
+    if let Some(own) = own {
+        let shown = Membership::verify(own, &genesis.trust)?;
+        if (shown.node, shown.key) != (genesis.server.node, genesis.server.key) {
+            return Err(DocumentError::Form.into());
+        }
+        claim_all(&mut plan, &Mirror::default(), &adopted(&shown, None));
+    }
+    Ok(plan.into_transaction(TransactionId(0)).0)
+}
+
+/// The record of a node by what it shows, and what is known of it already.
+fn adopted(shown: &Verified<Membership>, known: Option<&NodeRecord>) -> NodeRecord {
+    NodeRecord {
+        node: shown.node,
+        name: shown.name.clone(),
+        addresses: shown.addresses.clone(),
+        key: shown.key,
+        former_key: None,
+        groups: shown.groups.clone(),
+        routes: shown.routes.clone(),
+        roles: shown.roles,
+        serial: shown.serial,
+        membership: shown.encoded().to_vec(),
+        not_after: shown.not_after,
+        released_at: shown.released_at(CLOCK_SKEW),
+        joined: known.map_or(shown.not_before, |known| known.joined),
+        token: known.and_then(|known| known.token),
+        ephemeral: known.and_then(|known| known.ephemeral),
+        presented_by: known.and_then(|known| known.presented_by),
+    }
 }
 
 impl Authority {
@@ -102,8 +153,14 @@ impl Authority {
         now: Now,
         rng: &mut dyn rand_core::CryptoRng,
     ) {
-        if self.mirror.settings().recovering_until.is_none() {
+        let settings = self.mirror.settings();
+        // Who was away while nodes were gathered is taken in when it comes: what was issued since has a later serial.
+        let known = self.mirror.node_of_key(session.key);
+        if settings.serial_floor == 0 || known.is_some_and(|node| node.serial >= settings.serial_floor) {
             return;
+        }
+        if settings.recovering_until.is_none() {
+            return self.run(Job::Adopt { session, membership: show.membership.clone() }, now, rng);
         }
         let head = show.versions.head.as_ref().and_then(|head| Head::verify(head, &self.trust).ok());
         if let Some(head) = head {
@@ -167,7 +224,12 @@ impl Authority {
             }
             plan.put(&self.mirror, Key::Revoked(revocation.clone()), Record::Revoked(until));
         }
+        // Where this server is found it knows better itself.
+        let others = document.servers.iter().filter(|other| {
+            !settings.servers.iter().any(|own| own.key == other.key || own.node == other.node)
+        });
         let settings = Settings {
+            servers: settings.servers.iter().chain(others).cloned().collect(),
             cidrs: document.cidrs.clone(),
             domain: document.domain.clone(),
             groups: settings.groups.union(&document.groups).cloned().collect(),
@@ -199,6 +261,7 @@ impl Authority {
         if shown.key != session.key
             || revoked
             || shown.released_at(CLOCK_SKEW) <= time
+            || shown.serial >= self.mirror.settings().serial_floor
             || known.is_some_and(|known| known.serial >= shown.serial)
         {
             return nothing;
@@ -218,24 +281,7 @@ impl Authority {
             let claim = Claim { node: known.node, until: Some(known.released_at), burned: true };
             plan.put(&self.mirror, Key::StaticKey(known.key), Record::Claim(claim));
         }
-        let node = NodeRecord {
-            node: shown.node,
-            name: shown.name.clone(),
-            addresses: shown.addresses.clone(),
-            key: shown.key,
-            former_key: None,
-            groups: shown.groups.clone(),
-            routes: shown.routes.clone(),
-            roles: shown.roles,
-            serial: shown.serial,
-            membership: bytes.to_vec(),
-            not_after: shown.not_after,
-            released_at: shown.released_at(CLOCK_SKEW),
-            joined: known.map_or(shown.not_before, |known| known.joined),
-            token: known.and_then(|known| known.token),
-            ephemeral: known.and_then(|known| known.ephemeral),
-            presented_by: known.and_then(|known| known.presented_by),
-        };
+        let node = adopted(&shown, known);
         claim_all(&mut plan, &self.mirror, &node);
         let mut change = Change::new(time, Actor::Node(node.node), ChangeKind::Adopted);
         (change.node, change.key) = (Some(node.node), Some(node.key));

@@ -84,6 +84,9 @@ pub struct Settings {
     pub recovering_until: Option<UnixTime>,
     /// Fingerprint of the root key that is pinned.
     pub root: Fingerprint,
+    /// After a restore: memberships from then on have at least this serial, more than any that was given before and
+    /// forgotten; those with a lesser one are from before. 0 where nothing was ever restored.
+    pub serial_floor: u64,
 }
 
 impl Settings {

@@ -104,7 +104,7 @@ pub enum Output {
     Resolve(HostEndpoint),
     /// A frame for the authority of this machine. The answer goes back through [`super::Node::send`].
     Authority {
-        /// The session's remote static key.
+        /// The session's remote static key; this node's own where it asks for itself, which is as good as a session.
         from: PublicKey,
         /// Its handshake's hash, which a join proof signs.
         handshake_hash: [u8; 32],

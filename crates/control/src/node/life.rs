@@ -191,7 +191,13 @@ impl Node {
     /// Renews in time, and warns where that does not succeed (control rule 16).
     pub(super) fn tend_membership(&mut self, call: &mut Call<'_>) {
         self.retry_membership(call);
-        let Some(own) = &self.own else { return };
+        let Some(own) = &self.own else {
+            // A server that was restored, or was down for longer than its membership lived.
+            if self.options.authority {
+                self.renew_here();
+            }
+            return;
+        };
         let half = own.not_before.0 + own.lifetime() / 2;
         let not_after = own.not_after;
         if call.times.confirmed.0 > half && !std::mem::replace(&mut self.life.warned, true) {
@@ -205,8 +211,18 @@ impl Node {
             return;
         }
         *due = call.now.boot + RETRY;
+        if self.options.authority {
+            return self.renew_here();
+        }
         let frame = if self.life.leaving { Frame::Leave } else { Frame::Renew(None) };
         self.ask_authority(frame);
+    }
+
+    /// The authority is on this machine: the answer comes through [`Node::admit`].
+    fn renew_here(&mut self) {
+        let from = self.key;
+        let frame = Frame::Renew(None);
+        self.outbox.push_back(Output::Authority { from, handshake_hash: [0; 32], frame });
     }
 
     fn authority(&self) -> Option<PublicKey> {

@@ -118,6 +118,11 @@ impl Node {
             self.outbox.push_back(Output::Authority { from, handshake_hash, frame });
             return;
         }
+        // After a restore the authority learns from what nodes show (control rule 21).
+        if self.options.authority && matches!(frame, Frame::Show(_)) {
+            let (handshake_hash, frame) = (session.handshake_hash, frame.clone());
+            self.outbox.push_back(Output::Authority { from, handshake_hash, frame });
+        }
         match frame {
             Frame::Show(show) => self.handle_show(from, &show, call),
             Frame::ShowRefused(refused) => self.handle_show_refused(from, &refused, call),

@@ -124,6 +124,7 @@ fn write_settings(map: MapBuilder, settings: &Settings) -> MapBuilder {
         .put(10, &settings.grace)
         .put_some(11, settings.recovering_until.as_ref())
         .put(12, &settings.root)
+        .put_some(13, Some(&settings.serial_floor).filter(|floor| **floor > 0))
 }
 
 fn read_settings(fields: &mut Fields) -> Result<Settings, FieldError> {
@@ -140,6 +141,7 @@ fn read_settings(fields: &mut Fields) -> Result<Settings, FieldError> {
         grace: fields.required(10, "grace")?,
         recovering_until: fields.optional(11, "recovering_until")?,
         root: fields.required(12, "root")?,
+        serial_floor: fields.optional(13, "serial_floor")?.unwrap_or_default(),
     })
 }
 

@@ -7,6 +7,10 @@ use crate::frame::{Order, Show, Versions};
 
 const GATHERING: Duration = Duration::from_secs(600);
 
+fn restoration() -> Restoration {
+    Restoration { actor: Actor::Local("uid 0".into()), gathering: GATHERING, moved: None }
+}
+
 /// What a node that holds `published` shows.
 fn show(world: &World, membership: &[u8], published: Option<&Published>) -> Frame {
     let head = published.and_then(|published| published.head.clone());
@@ -68,7 +72,7 @@ fn a_day_old_backup_resurrects_nothing_control_rule_21() {
     world.pass(DAY);
 
     let transaction =
-        restore(&backup.snapshot(), Actor::Local("uid 0".into()), GATHERING, world.now.wall).unwrap();
+        restore(&backup.snapshot(), restoration(), world.now.wall).unwrap();
     assert!(matches!(backup.execute(&transaction), Outcome::Committed { .. }));
     let new = world.rebuilt(backup);
     world.events.clear();
@@ -103,15 +107,17 @@ fn a_day_old_backup_resurrects_nothing_control_rule_21() {
     world.shown(&kept, &frame);
     assert_eq!(world.renew(&revoked_session), Err(RenewRefusal::Revoked));
     let renewed = world.renew(&kept).unwrap();
-    assert_eq!((renewed.node, renewed.serial), (kept_first.node, 2));
+    // More than any serial that was given and forgotten: the same serial twice would be an alarm.
+    let floor = world.authority.settings().serial_floor;
+    assert_eq!((renewed.node, renewed.serial), (kept_first.node, floor));
     let adopted = world.renew(&late_session).unwrap();
-    assert_eq!((adopted.node, adopted.serial, &adopted.addresses), (late.node, 2, &late.addresses));
+    assert_eq!((adopted.node, adopted.serial, &adopted.addresses), (late.node, floor, &late.addresses));
     let document = world.authority.document().unwrap();
     assert!(document.version > version && world.revokes(&revoked));
     assert_eq!(document.signer(), new.verifying_key().key_id());
     // Tokens of before are void, also the one that nobody has spent.
     assert_eq!(world.join(&unspent, key, None), Err(JoinRefusal::UnknownToken));
-    assert!(world.member("db-4").1.serial == 1);
+    assert!(world.member("db-4").1.serial == floor);
 }
 
 #[test]
@@ -129,7 +135,7 @@ fn the_root_key_alone_brings_the_network_back_control_rule_21() {
     world.root.reissue(|_| true, vec![issuer(&new)], world.now.wall).unwrap();
     let genesis = Genesis { issuer: new, ..genesis(&world.root, &["10.99.0.0/16"]) };
     let mut store = MemoryStore::default();
-    store.execute(&without_backup(&genesis, GATHERING, world.now).unwrap());
+    store.execute(&without_backup(&genesis, None, GATHERING, world.now).unwrap());
     world.rebuilt(store);
     // Its own new epoch was signed for the rebuilt machine; nothing was published yet.
     assert!(world.authority.document().is_none());
@@ -144,8 +150,65 @@ fn the_root_key_alone_brings_the_network_back_control_rule_21() {
     assert_eq!(document.cidrs, set(&["10.86.0.0/16", "fd86::/64"]), "as the nodes have it");
     assert!(world.revokes(&revoked) && !world.revokes(&first));
     let renewed = world.renew(&session).unwrap();
-    assert_eq!((renewed.node, renewed.serial, &renewed.addresses), (first.node, 2, &first.addresses));
+    assert_eq!((renewed.node, &renewed.addresses), (first.node, &first.addresses));
+    assert!(renewed.serial > first.serial);
     assert!(world.authority.nodes().any(|node| node.key == server_key()));
+}
+
+#[test]
+fn who_was_away_while_nodes_were_gathered_is_taken_in_later_control_rule_21() {
+    let mut world = World::new(43);
+    let token = world.long_token();
+    let mut backup = world.store.clone();
+    let (key, other) = (world.fresh_key(), world.fresh_key());
+    let late = world.join(&token, key, Some("laptop")).unwrap();
+    let bytes = world.membership_of(late.node);
+    let token = world.long_token();
+    let gone = world.join(&token, other, Some("gone")).unwrap();
+    let gone_bytes = world.membership_of(gone.node);
+    let target = RevokeTarget::Node(NodeSelector::Node(gone.node));
+    assert_eq!(world.local(Operation::NodeRevoke(target)), Reply::Done);
+    let published = world.authority.published().unwrap().clone();
+    let transaction = restore(&backup.snapshot(), restoration(), world.now.wall).unwrap();
+    backup.execute(&transaction);
+    world.rebuilt(backup);
+    // Somebody has the newest document; the laptop sleeps.
+    world.authority.handle_document(&published.network, world.now, &mut world.rng).unwrap();
+    assert!(world.settle().is_empty());
+    world.pass(GATHERING * 2);
+    assert!(!world.authority.is_recovering(world.now));
+    let session = session(700, late.key, true);
+    assert_eq!(world.renew(&session), Err(RenewRefusal::NotAMember));
+    let frame = show(&world, &bytes, None);
+    world.shown(&session, &frame);
+    let renewed = world.renew(&session).unwrap();
+    assert_eq!((renewed.node, &renewed.addresses), (late.node, &late.addresses));
+    // What was revoked stays so.
+    let session = super::session(701, gone.key, true);
+    let frame = show(&world, &gone_bytes, None);
+    world.shown(&session, &frame);
+    assert!(world.renew(&session).is_err());
+}
+
+#[test]
+fn a_server_without_backup_is_the_node_that_others_know_control_rule_21() {
+    let mut world = World::new(44);
+    let hub = NodeId::from_bytes([0xc8; 16]);
+    let bytes = world.membership_of(hub);
+    let first = world.authority.nodes().find(|node| node.node == hub).unwrap().clone();
+    let new = SigningKey::from_seed([0x55; 32]);
+    world.root.reissue(|_| true, vec![issuer(&new)], world.now.wall).unwrap();
+    // Its membership and its grace are long over.
+    world.now.wall = after(world.now.wall, DAY * 100);
+    let genesis = Genesis { issuer: new, ..genesis(&world.root, &["10.99.0.0/16"]) };
+    let mut store = MemoryStore::default();
+    store.execute(&without_backup(&genesis, Some(&bytes), GATHERING, world.now).unwrap());
+    world.rebuilt(store);
+    world.pass(GATHERING * 2);
+    let session = session(1, server_key(), true);
+    let renewed = world.renew(&session).unwrap();
+    assert_eq!((renewed.node, &renewed.name, &renewed.addresses), (hub, &first.name, &first.addresses));
+    assert!(renewed.serial > first.serial);
 }
 
 #[test]
