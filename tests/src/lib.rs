@@ -24,6 +24,7 @@ pub mod command;
 pub mod etcd;
 pub mod host;
 pub mod interrupt;
+pub mod name_server;
 pub mod namespace;
 pub mod node;
 pub mod postgres;

@@ -306,6 +306,11 @@ impl Authority {
         &self.trust
     }
 
+    /// By which key it signs; none while the trust document does not name it.
+    pub fn issuer(&self) -> Option<crate::KeyId> {
+        self.limits().map(|_| self.issuer.verifying_key().key_id())
+    }
+
     /// The newest network document, if its issuer still is one.
     pub fn document(&self) -> Option<&Verified<NetworkDocument>> {
         self.document.as_ref()

@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 
 use crate::cbor::{self, CborError, FieldError, Fields, MapBuilder};
 use crate::document::{DocumentError, Issuer, TrustDocument, Verified};
-use crate::{NetworkId, SigningKey};
+use crate::{Domain, HostEndpoint, NetworkId, SigningKey};
 
 /// More than any file of ours.
-const FILE_MAX: usize = 4096;
+const FILE_MAX: usize = 16 << 10;
 
 /// The root key, its heir, and what it signed last.
 pub struct RootKeys {
@@ -32,6 +32,10 @@ pub struct KnownServer {
     pub key: Zeroizing<[u8; 32]>,
     /// A membership that it had, signed.
     pub membership: Vec<u8>,
+    /// Where it was found.
+    pub endpoints: Vec<HostEndpoint>,
+    /// The domain of the network's names.
+    pub domain: Domain,
 }
 
 /// Why a root key file is of no use.
@@ -170,7 +174,9 @@ impl RootKeys {
             .put(3, &*self.next.seed())
             .put_some(4, trust.as_ref())
             .put_some(5, self.server.as_ref().map(|server| &*server.key))
-            .put_some(6, self.server.as_ref().map(|server| &server.membership));
+            .put_some(6, self.server.as_ref().map(|server| &server.membership))
+            .put_list(7, self.server.as_ref().map_or(&[], |server| &server.endpoints))
+            .put_some(8, self.server.as_ref().map(|server| &server.domain));
         Zeroizing::new(cbor::encode(&map.build()))
     }
 
@@ -187,10 +193,15 @@ impl RootKeys {
         let fingerprint = root.verifying_key().fingerprint();
         let trust = trust.map(|trust| TrustDocument::verify(&trust, &network, &[fingerprint])).transpose()?;
         let key: Option<[u8; 32]> = fields.optional(5, "server_key")?;
-        let membership: Option<Vec<u8>> = fields.optional(6, "server_membership")?;
-        let server = key
-            .zip(membership)
-            .map(|(key, membership)| KnownServer { key: Zeroizing::new(key), membership });
+        let server = match key.map(Zeroizing::new) {
+            Some(key) => Some(KnownServer {
+                key,
+                membership: fields.required(6, "server_membership")?,
+                endpoints: fields.list(7, "server_endpoints", 8)?,
+                domain: fields.required(8, "domain")?,
+            }),
+            None => None,
+        };
         Ok(Self { network, root, next, trust, server })
     }
 }
@@ -251,10 +262,16 @@ mod tests {
         assert_eq!(copy.reissue(|_| true, vec![], day(TODAY)).unwrap().epoch, 3);
         let other = RootKeys::create(&mut ChaCha20Rng::seed_from_u64(3));
         assert!(RootKeys::from_bytes(&other.to_bytes()).unwrap().learn(keys.trust().unwrap().encoded()).is_err());
-        let known = KnownServer { key: Zeroizing::new([9; 32]), membership: vec![1, 2, 3] };
+        let known = KnownServer {
+            key: Zeroizing::new([9; 32]),
+            membership: vec![1, 2, 3],
+            endpoints: vec!["vpn.example.net:8662".parse().unwrap()],
+            domain: "office.internal".parse().unwrap(),
+        };
         copy.set_server(known);
         let read = RootKeys::from_bytes(&copy.to_bytes()).unwrap();
-        assert_eq!(read.server().map(|server| (*server.key, server.membership.clone())), Some(([9; 32], vec![1, 2, 3])));
+        let read = read.server().unwrap();
+        assert_eq!((*read.key, &read.membership[..], read.endpoints.len()), ([9; 32], &[1, 2, 3][..], 1));
         assert_eq!(again.reissue(|_| true, vec![], day(TODAY)).unwrap().epoch, 2);
         assert!(RootKeys::from_bytes(b"something else").is_err());
         assert!(!format!("{keys:?}").contains("SigningKey"));

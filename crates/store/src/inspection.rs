@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+use tombolo_control::DocumentHash;
 use tombolo_control::authority::Snapshot;
 use tombolo_control::authority::audit::AuditHead;
 
@@ -19,6 +20,8 @@ pub struct Inspection {
     pub snapshot: Snapshot,
     /// Head of the audit log, whose whole chain was followed.
     pub audit: Option<AuditHead>,
+    /// The hash of each of its entries.
+    pub hashes: Vec<DocumentHash>,
     /// Files that others than their owner can read, and the mode that each is to have.
     pub open: Vec<(PathBuf, &'static str)>,
     /// Bytes of the file and its log.
@@ -42,6 +45,7 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StoreError> {
     let register = Register::look(connection, path.clone())?;
     register.check_version()?;
     let audit = register.check()?;
+    let hashes = register.audit_hashes()?;
     let snapshot = register.snapshot()?;
     let mut open = Vec::new();
     let mut size = 0;
@@ -60,5 +64,5 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StoreError> {
     }
     let space = rustix::fs::statvfs(directory)
         .map_err(|error| StoreError::Io { path: directory.to_owned(), error: error.into() })?;
-    Ok(Inspection { snapshot, audit, open, size, free: space.f_bavail.saturating_mul(space.f_frsize) })
+    Ok(Inspection { snapshot, audit, hashes, open, size, free: space.f_bavail.saturating_mul(space.f_frsize) })
 }

@@ -211,6 +211,19 @@ impl Register {
         Ok(entries)
     }
 
+    /// The hash of each entry of the audit log, in order.
+    pub(crate) fn audit_hashes(&self) -> Result<Vec<DocumentHash>, StoreError> {
+        let mut hashes = Vec::new();
+        let mut found = None;
+        self.entries(1, usize::MAX, |bytes| {
+            let next = audit::follow(found, bytes)?.1;
+            hashes.push(next.hash);
+            found = Some(next);
+            Ok(())
+        })?;
+        Ok(hashes)
+    }
+
     fn entries(
         &self,
         from: u64,

@@ -175,11 +175,12 @@ fn live(ledger: &mut Ledger) {
     let (session, frame) = joiner(78, &replacing);
     ledger.hear("a replacement", &session, &frame);
     ledger.hear("a leave", &c, &Frame::Leave);
-    let last = ledger.named(&names[3]);
-    ledger.ask("a revocation", Operation::NodeRevoke(RevokeTarget::Node(last)));
-    ledger.ask("a key's revocation", Operation::NodeRevoke(RevokeTarget::Key(d.key)));
+    let last = ledger.authority.nodes().find(|node| node.key == d.key).map(|node| node.node).expect("joined");
+    ledger.ask("a serial's revocation", Operation::NodeRevoke(RevokeTarget::Serial(last, 1)));
+    ledger.ask("a revocation", Operation::NodeRevoke(RevokeTarget::Node(NodeSelector::Node(last))));
+    ledger.ask("a key's revocation", Operation::NodeRevoke(RevokeTarget::Key(joiner(90, &token).0.key)));
     ledger.ask("a token's end", Operation::TokenRevoke(token.public_key().key_id()));
-    ledger.ask("a setting", Operation::NetworkSet(NetworkChange::Lifetime(Duration::from_secs(86_400))));
+    ledger.ask("a setting", Operation::NetworkSet(NetworkChange::RefuseWhenStale(true)));
     ledger.pass("a document", Duration::from_secs(3700));
     let mut root = RootKeys::create(&mut ChaCha20Rng::seed_from_u64(1));
     root.learn(ledger.authority.trust().encoded()).expect("its own");

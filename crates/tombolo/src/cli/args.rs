@@ -66,7 +66,9 @@ pub enum Command {
         long_about = "Start a network and return when it is ready: interface up, own address bindable, UDP port \
                       bound, guard in place. Where systemd runs and the unit is installed, this starts \
                       tombolo@NETWORK.service; otherwise a background process with its log in the run directory.",
-        after_long_help = "Examples:\n  tombolo up -n prod\n  tombolo up -f -n prod     stay in the foreground"
+        after_long_help = "Examples:\n  tombolo up -n prod\n  tombolo up -f -n prod     stay in the foreground\n  \
+            TOMBOLO_TOKEN_FILE=/run/secrets/token tombolo up -f     in a container: join first where there is no state\n  \
+            (TOMBOLO_NODE_NAME: the name to ask for; the host's where it is not set)"
     )]
     Up(UpArgs),
     /// Make a network here: this machine is its server.
@@ -160,6 +162,125 @@ pub enum ServerCommand {
         after_long_help = "Example:\n  tombolo server init --endpoint vpn.example.net"
     )]
     Init(InitArgs),
+    /// Write the register and the server's own key, encrypted, while the server runs.
+    #[command(
+        long_about = "Write the register and the server's own key into a file, encrypted to age recipients or with a \
+                      passphrase, while the server runs. Neither the issuer key nor the root key is in it.",
+        after_long_help = "Examples:\n  \
+            tombolo server backup --recipient age1… /var/backups/tombolo.age\n  \
+            tombolo server backup --recipient age1… - | ssh elsewhere 'cat > tombolo.age'"
+    )]
+    Backup(BackupArgs),
+    /// Make this machine the server again, from a backup or from the root key alone.
+    #[command(
+        long_about = "Make this machine the server again. All tokens are void; the server takes the newest document that \
+                      nodes hold, and takes nodes in again that show a membership, before it issues anything; it has a \
+                      new issuer key, for which the root key signs.",
+        after_long_help = "Examples:\n  \
+            tombolo server restore tombolo.age --identity key.txt --root-key office-root.age\n  \
+            tombolo server restore --without-backup --root-key office-root.age"
+    )]
+    Restore(RestoreArgs),
+    /// Who may issue memberships: what the root key has signed.
+    #[command(subcommand)]
+    Trust(TrustCommand),
+}
+
+/// `server trust …`
+#[derive(Debug, Subcommand)]
+pub enum TrustCommand {
+    /// Show the trust document: root key, its heir, issuers.
+    Show(ListArgs),
+    /// Drop an issuer: all that it signed is void at once.
+    Drop {
+        /// Its short form, as `server trust show` has it.
+        issuer: String,
+        /// Also while nodes have memberships that it signed: they are cut off, and have to join anew.
+        #[arg(long)]
+        force: bool,
+        /// The root key.
+        #[command(flatten)]
+        root: RootArgs,
+    },
+    /// Give this server a new issuer key. The former one stays in the trust document until it is dropped.
+    RotateIssuer {
+        /// The root key.
+        #[command(flatten)]
+        root: RootArgs,
+    },
+    /// Let the root key's heir take over, and make a new heir.
+    RotateRoot {
+        /// The root key.
+        #[command(flatten)]
+        root: RootArgs,
+    },
+}
+
+/// Where the root key is.
+#[derive(Debug, Args)]
+pub struct RootArgs {
+    /// The encrypted root key; it is written anew with what it signs.
+    #[arg(long, env = "TOMBOLO_ROOT_KEY", value_name = "FILE")]
+    pub root_key: Option<PathBuf>,
+    /// A file with the passphrase of the root key.
+    #[arg(long, env = "TOMBOLO_ROOT_PASSPHRASE_FILE", value_name = "FILE")]
+    pub root_passphrase_file: Option<PathBuf>,
+}
+
+/// Arguments of `server backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// The file to write, or - for standard output.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// For whom it is encrypted (age1…); may be given several times. A passphrase is asked for where there is none.
+    #[arg(long, value_name = "RECIPIENT")]
+    pub recipient: Vec<String>,
+    /// A file with the passphrase that it is encrypted with.
+    #[arg(long, env = "TOMBOLO_BACKUP_PASSPHRASE_FILE", value_name = "FILE", conflicts_with = "recipient")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Write over a file that is there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Arguments of `server restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup, or - for standard input.
+    #[arg(value_name = "FILE", required_unless_present = "without_backup", conflicts_with = "without_backup")]
+    pub file: Option<PathBuf>,
+    /// There is no backup: what the nodes have and the root key must do.
+    #[arg(long)]
+    pub without_backup: bool,
+    /// The age identity that opens the backup (a file as age-keygen writes it). A passphrase is asked for where there
+    /// is none.
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
+    /// A file with the passphrase that opens the backup.
+    #[arg(long, env = "TOMBOLO_BACKUP_PASSPHRASE_FILE", value_name = "FILE", conflicts_with = "identity")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The root key.
+    #[command(flatten)]
+    pub root: RootArgs,
+    /// Where this server is found from now on, if not where it was; may be given several times.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub endpoint: Vec<String>,
+    /// UDP port; the one that the server had where none is given.
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// For how long nodes are waited for before anything is issued.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    pub gather: Duration,
+    /// Move the state that is here aside.
+    #[arg(long)]
+    pub replace: bool,
+    /// Do not start it at boot.
+    #[arg(long)]
+    pub no_enable: bool,
+    /// Do not start it now.
+    #[arg(long)]
+    pub no_start: bool,
 }
 
 /// Arguments of `server init`.
@@ -205,7 +326,7 @@ pub struct JoinArgs {
     #[arg(value_name = "TOKEN-FILE")]
     pub token: Option<PathBuf>,
     /// The name that this machine would like to have; the host's where none is given.
-    #[arg(long, value_name = "NODE")]
+    #[arg(long, env = "TOMBOLO_NODE_NAME", value_name = "NODE")]
     pub name: Option<String>,
     /// UDP port; the first free one from 8662 where none is given.
     #[arg(long, value_name = "PORT")]

@@ -14,7 +14,7 @@ use crate::paths::Directories;
 const PLAUSIBLE: u64 = 1_735_689_600;
 
 /// What was found, of one thing.
-enum Finding {
+pub(super) enum Finding {
     Good(String),
     /// Worth knowing; nothing fails because of it.
     Notable(String),
@@ -93,11 +93,15 @@ fn reverse_path_filter() -> Finding {
 }
 
 fn network_findings(directories: &Directories, network: &str) -> Vec<Finding> {
+    let mut findings = super::doctor_register::findings(network, &directories.state_directory(network));
     let config = match config::load_network(directories, network) {
         Ok(config) => config,
-        Err(error) => return vec![Finding::Bad(format!("{network}: {error}"))],
+        Err(error) => {
+            findings.push(Finding::Bad(format!("{network}: {error}")));
+            return findings;
+        }
     };
-    let mut findings = vec![Finding::Good(format!("{network}: the configuration is valid"))];
+    findings.push(Finding::Good(format!("{network}: the configuration is valid")));
     match super::status::ask(&Client::new(&directories.control_socket(network))) {
         Ok(report) => {
             findings.push(Finding::Good(format!("{network}: the daemon runs (process {})", report.pid)));

@@ -20,7 +20,7 @@ use tombolo_control::document::{
 use tombolo_control::frame::Frame;
 use tombolo_control::frame::admin::{AdminRequest, Operation, Reply, TokenGrant, TokenSpec};
 use tombolo_control::node::{Save, SavedDocuments};
-use tombolo_control::root::RootKeys;
+use tombolo_control::root::{KnownServer, RootKeys};
 use tombolo_control::verifier::{Overlay, Pins};
 use tombolo_control::{Domain, HostEndpoint, NodeId, NodeName, SigningKey};
 use tombolo_engine::now;
@@ -181,7 +181,7 @@ pub(super) fn check_overlap(cidr: &IpNet, routes: &[IpNet]) -> Result<(), Failur
 }
 
 /// `HOST` or `HOST:PORT`; an IPv6 address with or without brackets.
-fn endpoint(text: &str, port: u16) -> Result<HostEndpoint, Failure> {
+pub(super) fn endpoint(text: &str, port: u16) -> Result<HostEndpoint, Failure> {
     let with_port = if text.parse::<std::net::Ipv6Addr>().is_ok() {
         format!("[{text}]:{port}")
     } else if text.ends_with(']') || !text.contains(':') {
@@ -244,6 +244,18 @@ fn passphrase(arguments: &InitArgs, random: &mut ChaCha20Rng) -> Result<(Zeroizi
     Ok((Zeroizing::new(groups.join("-")), true))
 }
 
+/// What the issuer of a server may sign.
+pub(super) fn issuer_limits(cidrs: impl IntoIterator<Item = IpNet>, time: UnixTime) -> Limits {
+    Limits {
+        addresses: cidrs.into_iter().collect(),
+        routes: ROUTABLE.iter().filter_map(|prefix| prefix.parse().ok()).collect(),
+        groups: GroupLimit::Any,
+        roles: Roles::ALL,
+        lifetime: MEMBERSHIP_LIFETIME_MAX,
+        expires: UnixTime(Duration::from_secs((time.0 + ISSUER_LIFETIME).as_secs())),
+    }
+}
+
 struct Made {
     token: tombolo_control::token::Token,
     cidrs: Vec<IpNet>,
@@ -266,14 +278,7 @@ fn create(
     if cidrs.iter().all(|cidr| cidr.addr().is_ipv4()) {
         cidrs.extend(create::local_prefix(&root.network()));
     }
-    let limits = Limits {
-        addresses: cidrs.iter().copied().collect(),
-        routes: ROUTABLE.iter().filter_map(|prefix| prefix.parse().ok()).collect(),
-        groups: GroupLimit::Any,
-        roles: Roles::ALL,
-        lifetime: MEMBERSHIP_LIFETIME_MAX,
-        expires: UnixTime(Duration::from_secs((time.wall.0 + ISSUER_LIFETIME).as_secs())),
-    };
+    let limits = issuer_limits(cidrs.iter().copied(), time.wall);
     let issued = UnixTime(Duration::from_secs(time.wall.0.as_secs()));
     let trust =
         root.sign(vec![Issuer { key: issuer.verifying_key(), limits }], issued).map_err(failed)?.clone();
@@ -297,7 +302,13 @@ fn create(
     let mut state = new.open().map_err(failed)?;
     state.set_key(&key).map_err(failed)?;
     state.set_issuer(&issuer).map_err(failed)?;
-    save_first(&mut state, &transaction, &trust, &cidrs, &wishes.domain)?;
+    let membership = save_first(&mut state, &transaction, &trust, &cidrs, &wishes.domain)?;
+    root.set_server(KnownServer {
+        key: Zeroizing::new(*key.as_bytes()),
+        membership,
+        endpoints: wishes.endpoints.clone(),
+        domain: wishes.domain.clone(),
+    });
     let token = {
         let mut register = Register::create(new.directory()).map_err(failed)?;
         commit(&mut register, &transaction)?;
@@ -328,7 +339,7 @@ fn save_first(
     trust: &Verified<TrustDocument>,
     cidrs: &[IpNet],
     domain: &Domain,
-) -> Result<(), Failure> {
+) -> Result<Vec<u8>, Failure> {
     let incomplete = || Failure::Runtime("the network's first documents are incomplete".to_owned());
     let written = |wanted: fn(&Record) -> bool| {
         transaction.writes.iter().filter_map(|(_, record)| record.as_ref()).find(move |record| wanted(record))
@@ -352,10 +363,11 @@ fn save_first(
         head: published.head.clone(),
     };
     state.save(Save::Documents(documents)).map_err(failed)?;
-    state.save(Save::Membership(node.membership.clone())).map_err(failed)
+    state.save(Save::Membership(node.membership.clone())).map_err(failed)?;
+    Ok(node.membership.clone())
 }
 
-fn commit(register: &mut Register, transaction: &Transaction) -> Result<Outcome, Failure> {
+pub(super) fn commit(register: &mut Register, transaction: &Transaction) -> Result<Outcome, Failure> {
     match register.execute(std::slice::from_ref(transaction)).pop() {
         Some((_, outcome @ Outcome::Committed { .. })) => Ok(outcome),
         _ => Err(Failure::Runtime(format!("the register {} cannot be written", register.path().display()))),

@@ -23,6 +23,8 @@ const USUAL_NAME: &str = "tombolo";
 const TOKEN_MAX: u64 = 16 << 10;
 /// Names the file with the token.
 const TOKEN_FILE: &str = "TOMBOLO_TOKEN_FILE";
+/// The name that a machine would like to have.
+const NODE_NAME: &str = "TOMBOLO_NODE_NAME";
 
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Runtime(error.to_string())
@@ -58,15 +60,51 @@ pub(super) fn machine_name() -> Option<NodeName> {
     name.trim_matches('-').parse().ok()
 }
 
+/// The name that the machine would like to have.
+fn wished_name(given: Option<&str>) -> Result<Option<NodeName>, Failure> {
+    match given {
+        Some(name) => name
+            .parse()
+            .map(Some)
+            .map_err(|error| Failure::Mistake(format!("`{name}` cannot be a node's name: {error}"))),
+        None => Ok(machine_name()),
+    }
+}
+
+/// For `up -f` where nobody can be asked: writes what a join takes, by the token file that the environment names. A
+/// machine whose state is there already, as in a container with a volume for it, only gets its configuration back.
+/// Gives the network's name; none where there is no token file.
+pub(super) fn begin_unattended(cli: &Cli, directories: &Directories) -> Result<Option<String>, Failure> {
+    let Some(file) = std::env::var_os(TOKEN_FILE).filter(|path| !path.is_empty()) else { return Ok(None) };
+    let network = choose_name(cli, directories)?;
+    let directory = directories.state_directory(&network);
+    let is_member = directory.exists() && MembershipState::open(&directory).map_err(failed)?.is_member();
+    if !is_member {
+        let name = std::env::var(NODE_NAME).ok().filter(|name| !name.is_empty());
+        let text = read_file(Path::new(&file))?;
+        let token = text.parse().map_err(|error| Failure::Mistake(format!("{error}")))?;
+        prepare(directories, &network, &PendingJoin { token, name: wished_name(name.as_deref())? })?;
+    }
+    create::write_config(directories, &network, create::free_port(directories)).map_err(failed)?;
+    Ok(Some(network))
+}
+
+/// After `up -f` was not let in: as if nothing had been. The key of a machine that was not answered stays.
+pub(super) fn abandon_unattended(directories: &Directories, network: &str, failure: &Failure) {
+    let directory = directories.state_directory(network);
+    if MembershipState::open(&directory).is_ok_and(|state| state.is_member()) {
+        return;
+    }
+    let _ = std::fs::remove_file(crate::membership::error_file(directories, network));
+    let _ = std::fs::remove_file(directories.config_file(network));
+    if matches!(failure, Failure::Mistake(_)) {
+        let _ = std::fs::remove_dir_all(directory);
+    }
+}
+
 pub(super) fn join(cli: &Cli, directories: &Directories, arguments: &JoinArgs) -> Result<(), Failure> {
     let network = choose_name(cli, directories)?;
-    let name = match &arguments.name {
-        Some(name) => Some(
-            name.parse()
-                .map_err(|error| Failure::Mistake(format!("`{name}` cannot be a node's name: {error}")))?,
-        ),
-        None => machine_name(),
-    };
+    let name = wished_name(arguments.name.as_deref())?;
     let token = read_token(arguments.token.as_deref())?;
     let pending = PendingJoin { token, name };
     prepare(directories, &network, &pending)?;

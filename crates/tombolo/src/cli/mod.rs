@@ -2,15 +2,20 @@
 
 mod admin;
 pub mod args;
+mod backup;
 mod check;
 mod doctor;
+mod doctor_register;
 mod failure;
 mod generate;
 mod import;
 mod init;
 mod join;
 pub(crate) mod logging;
+mod restore;
+mod root_key;
 mod status;
+mod trust;
 mod up;
 mod wait;
 
@@ -60,6 +65,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Man { directory } => manual(directory.as_deref()),
         Command::Up(arguments) => up::up(&cli, &directories, arguments),
         Command::Server(ServerCommand::Init(arguments)) => init::run(&cli, &directories, arguments),
+        Command::Server(ServerCommand::Backup(arguments)) => backup::run(&cli, &directories, arguments),
+        Command::Server(ServerCommand::Restore(arguments)) => restore::run(&cli, &directories, arguments),
+        Command::Server(ServerCommand::Trust(command)) => trust::run(&cli, &directories, command),
         Command::Join(arguments) => join::join(&cli, &directories, arguments),
         Command::Leave(arguments) => join::leave(&cli, &directories, arguments),
         Command::Token(command) => admin::token(&cli, &directories, command),

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::args::{Cli, DownArgs, LogFormat, UpArgs};
-use super::{Failure, logging, print_line};
+use super::{Failure, join, logging, print_line};
 use crate::background::{self, Outcome};
 use crate::config::{self, NetworkConfig};
 use crate::control::{Answer, Client, ClientError, Request};
@@ -16,7 +16,22 @@ use crate::paths::Directories;
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 pub(super) fn up(cli: &Cli, directories: &Directories, arguments: &UpArgs) -> Result<(), Failure> {
-    let network = directories.choose_network(cli.network.as_deref())?;
+    let exists = |network: &String| directories.config_file(network).exists();
+    let network = match directories.choose_network(cli.network.as_deref()) {
+        Ok(network) if exists(&network) => network,
+        other if arguments.foreground => match join::begin_unattended(cli, directories)? {
+            Some(network) => {
+                logging::start(cli)?;
+                let ended = daemon::run(directories.clone(), &network, Waiting::ServiceManager);
+                if let Err(failure) = &ended {
+                    join::abandon_unattended(directories, &network, failure);
+                }
+                return ended;
+            }
+            None => other?,
+        },
+        other => other?,
+    };
     if arguments.background_child {
         background::leave_session();
     }
@@ -67,11 +82,7 @@ pub(super) fn down(cli: &Cli, directories: &Directories, arguments: &DownArgs) -
     let network = directories.choose_network(cli.network.as_deref())?;
     // Whatever the file says now, a daemon that runs can be stopped.
     let config = config::load_network(directories, &network);
-    if directories.are_default() && unit_is_installed() && unit_is_active(&network) {
-        systemctl("stop", &network)?;
-    } else {
-        stop(directories, &network)?;
-    }
+    halt(directories, &network)?;
     if arguments.open {
         open(&config?, directories, &network)?;
     }
@@ -90,6 +101,15 @@ pub(super) fn guard(cli: &Cli, directories: &Directories) -> Result<(), Failure>
     let config = config::load_network(directories, &network)?;
     crate::daemon::guard(&config, &directories.state_directory(&network))?;
     print_line(&format!("{network} is guarded"))
+}
+
+/// Stops a daemon that runs; interface and guard stay.
+pub(super) fn halt(directories: &Directories, network: &str) -> Result<(), Failure> {
+    if directories.are_default() && unit_is_installed() && unit_is_active(network) {
+        systemctl("stop", network)
+    } else {
+        stop(directories, network)
+    }
 }
 
 fn stop(directories: &Directories, network: &str) -> Result<(), Failure> {

@@ -50,10 +50,22 @@ pub struct NetworkConfig {
 }
 
 /// `[membership]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MembershipConfig {
     /// Subnets behind gateways of the network that this machine takes routes to.
     pub accept_routes: Vec<IpNet>,
+    /// Of a server: whether nodes join and renew here.
+    pub authority: bool,
+    /// Of a server: whether nodes find each other here.
+    pub lighthouse: bool,
+    /// Of a server: whether nodes that do not reach each other send through here.
+    pub relay: bool,
+}
+
+impl Default for MembershipConfig {
+    fn default() -> Self {
+        Self { accept_routes: Vec::new(), authority: true, lighthouse: true, relay: true }
+    }
 }
 
 /// Where a secret stands.

@@ -61,7 +61,7 @@ const OFFLOAD_KEYS: [&str; Offload::ALL.len()] = {
     keys
 };
 const TOP_KEYS: &[&str] = &["interface", "peer", "offload", "membership"];
-const MEMBERSHIP_KEYS: &[&str] = &["accept_routes"];
+const MEMBERSHIP_KEYS: &[&str] = &["accept_routes", "authority", "lighthouse", "relay"];
 /// What a membership gives, and the file must not.
 const GIVEN_KEYS: &[&str] = &["address", "private_key", "private_key_file"];
 
@@ -130,7 +130,12 @@ fn membership(table: &DeTable<'_>, span: Range<usize>, problems: &mut Problems<'
                 .at(text.span, format!("`{}` is not a subnet, such as \"192.168.7.0/24\"", text.value)),
         }
     }
-    MembershipConfig { accept_routes }
+    MembershipConfig {
+        accept_routes,
+        authority: section.boolean("authority", true, problems),
+        lighthouse: section.boolean("lighthouse", true, problems),
+        relay: section.boolean("relay", true, problems),
+    }
 }
 
 fn interface(

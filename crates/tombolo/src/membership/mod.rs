@@ -263,7 +263,8 @@ impl MembershipState {
         })
     }
 
-    fn trust(&self) -> Option<Verified<TrustDocument>> {
+    /// The trust document that is pinned.
+    pub fn trust(&self) -> Option<Verified<TrustDocument>> {
         let documents = self.documents.as_ref()?;
         let trust = documents.trust.as_ref()?;
         TrustDocument::verify(trust, &documents.pins.network, &[documents.pins.root]).ok()

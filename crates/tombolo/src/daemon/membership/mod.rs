@@ -19,7 +19,7 @@ use tombolo_control::document::{Roles, Validity};
 use tombolo_control::frame::Frame;
 use tombolo_control::frame::admin::AdminRequest;
 use tombolo_control::lighthouse::LighthouseOptions;
-use tombolo_control::node::{Event as NodeEvent, Node, NodeAlarm, NodeOptions, Output};
+use tombolo_control::node::{Event as NodeEvent, Node, NodeAlarm, NodeOptions, Output, Save};
 use tombolo_control::path::Path;
 use tombolo_control::{HostEndpoint, NodeName};
 use tombolo_engine::{EngineEvent, now};
@@ -51,6 +51,10 @@ const ADMIN_WAITING: usize = 64;
 /// The membership of this machine in one network.
 pub(super) struct Member {
     node: Node,
+    /// This machine's.
+    key: PublicKey,
+    /// Roles that the file does not switch off.
+    served: Roles,
     /// Of a server.
     server: Option<Server>,
     state: MembershipState,
@@ -95,8 +99,8 @@ impl Member {
             return Err(Failure::Runtime("the private key was not read".to_owned()));
         };
         let server = match state.issuer().map_err(|error| failed(&error))? {
-            Some(issuer) => Some(Server::start(issuer, &directory, store_results)?),
-            None => None,
+            Some(issuer) if membership.authority => Some(Server::start(issuer, &directory, store_results)?),
+            _ => None,
         };
         let options = NodeOptions {
             accept_routes: membership.accept_routes.clone(),
@@ -104,6 +108,10 @@ impl Member {
             ..NodeOptions::default()
         };
         let time = now();
+        let mut served = Roles::AUTHORITY;
+        for (role, wanted) in [(Roles::LIGHTHOUSE, membership.lighthouse), (Roles::RELAY, membership.relay)] {
+            served = if wanted { served | role } else { served };
+        }
         let (node, joining) = match state.saved() {
             Some(saved) => (Node::restore(key.public(), &saved, options, time, &mut random), None),
             None => {
@@ -118,6 +126,8 @@ impl Member {
         };
         let mut member = Self {
             node,
+            key: key.public(),
+            served,
             server,
             state,
             random,
@@ -133,24 +143,32 @@ impl Member {
             alarms: HashMap::new(),
             next_look: time.boot,
         };
-        if member.own_roles().contains(Roles::LIGHTHOUSE) {
-            member.node.serve_lighthouse(LighthouseOptions::default(), time);
+        member.take_roles();
+        if let Some(server) = &mut member.server {
+            server.settle_roles(&key.public(), served, &mut member.random);
         }
-        member.relaying = member
-            .node
-            .membership()
-            .filter(|own| own.roles.contains(Roles::RELAY))
-            .map(|own| Relaying::new(own.node));
         Ok(Some(member))
+    }
+
+    /// What this machine serves follows from its membership, and from what its file switches off. `true`: it is a
+    /// relay from now on.
+    fn take_roles(&mut self) -> bool {
+        let Some((node, roles)) = self.node.membership().map(|own| (own.node, own.roles)) else { return false };
+        let serves = |role| roles.contains(role) && self.served.contains(role);
+        let (lighthouse, relay) = (serves(Roles::LIGHTHOUSE), serves(Roles::RELAY));
+        if lighthouse && self.node.lighthouse().is_none() {
+            self.node.serve_lighthouse(LighthouseOptions::default(), now());
+        }
+        if relay && self.relaying.is_none() {
+            self.relaying = Some(Relaying::new(node));
+            return true;
+        }
+        false
     }
 
     /// What strangers may do to the engine.
     pub(super) fn options(&self) -> MembershipOptions {
         if self.server.is_some() { MembershipOptions::server() } else { MembershipOptions::node() }
-    }
-
-    fn own_roles(&self) -> Roles {
-        self.node.membership().map_or(Roles::NONE, |own| own.roles)
     }
 
     pub(super) fn is_joining(&self) -> bool {
@@ -531,6 +549,7 @@ impl Member {
     /// What somebody should look at.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.alarms.values().cloned().collect();
+        warnings.extend(self.server.iter().flat_map(Server::warnings));
         warnings.sort();
         warnings
     }
@@ -589,15 +608,24 @@ impl Daemon {
             Output::Send(outgoing) => self.send_frame(member, &outgoing),
             Output::Engine(change) => self.change_data_path(member, change),
             Output::Save(save) => {
+                if let (Save::Documents(documents), Some(server)) = (&save, &mut member.server) {
+                    server.handle_documents(documents, &mut member.random);
+                }
+                let renewed = matches!(save, Save::Membership(_));
                 if let Err(error) = member.state.save(save) {
                     member.alarm("disk", error.to_string());
                 }
                 self.save_wanted |= member.state.is_dirty();
+                if renewed && member.take_roles() {
+                    self.tell_relaying_of(member);
+                }
             }
             Output::Alarm(alarm) => member.take_alarm(&alarm),
             Output::Resolve(endpoint) => self.resolve_server(endpoint),
             Output::Authority { from, handshake_hash, frame } => {
-                let authorised = member.node.verifier().authorised(&from, member.node.times(now())).is_some();
+                // What this machine asks for itself needs no session.
+                let own = from == member.key;
+                let authorised = own || member.node.verifier().authorised(&from, member.node.times(now())).is_some();
                 if let Some(server) = &mut member.server {
                     server.handle_frame(from, handshake_hash, authorised, &frame, &mut member.random);
                 }

@@ -71,8 +71,13 @@ impl Member {
 impl Daemon {
     /// Tells the engine what this machine relays.
     pub(in super::super) fn tell_relaying(&self) {
-        let relaying = self.member.as_ref().and_then(|member| member.relaying.as_ref());
-        if let (Some(relaying), Ok(handle)) = (relaying, self.slot.handle()) {
+        if let Some(member) = &self.member {
+            self.tell_relaying_of(member);
+        }
+    }
+
+    pub(super) fn tell_relaying_of(&self, member: &Member) {
+        if let (Some(relaying), Ok(handle)) = (&member.relaying, self.slot.handle()) {
             // It fails only when the engine has stopped.
             let _ = handle.set_relay(Some(relaying.permissions()));
         }

@@ -8,8 +8,9 @@ use tokio::sync::oneshot;
 use tombolo_control::SigningKey;
 use tombolo_control::authority::{Authority, Caller, Event, Outcome, Session, SessionId, TransactionId};
 use tombolo_control::frame::Frame;
-use tombolo_control::frame::admin::AdminRequest;
-use tombolo_control::node::Node;
+use tombolo_control::document::{self, Roles};
+use tombolo_control::frame::admin::{AdminRequest, NetworkChange, Operation};
+use tombolo_control::node::{Node, SavedDocuments};
 use tombolo_engine::now;
 use tombolo_noise::PublicKey;
 use tombolo_noise::clock::Instant;
@@ -21,6 +22,8 @@ use crate::membership::to_hex;
 
 /// Answers that are owed at most: whoever asked and is forgotten asks again.
 const OWED_MAX: usize = 8192;
+/// Days before the end of the issuer key that somebody hears of it.
+const ISSUER_WARNING: u64 = 60;
 
 /// Where an answer goes.
 enum Target {
@@ -34,7 +37,12 @@ pub(super) struct Server {
     writer: Writer,
     owed: HashMap<SessionId, Target>,
     next: u64,
+    /// Why nothing can be written, as it was said last.
+    failure: Option<String>,
 }
+
+/// Who speaks for this machine itself.
+const DAEMON: &str = "this server";
 
 impl Server {
     pub(super) fn start(
@@ -47,7 +55,7 @@ impl Server {
         let snapshot = register.snapshot().map_err(|error| failed(&error))?;
         let authority = Authority::new(issuer, snapshot, now()).map_err(|error| failed(&error))?;
         let writer = Writer::start(register, results).map_err(|error| failed(&error))?;
-        Ok(Self { authority, writer, owed: HashMap::new(), next: 1 })
+        Ok(Self { authority, writer, owed: HashMap::new(), next: 1, failure: None })
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -76,7 +84,8 @@ impl Server {
         frame: &Frame,
         random: &mut ChaCha20Rng,
     ) {
-        let id = self.owe(Target::Peer(from));
+        // What a node shows is not answered.
+        let id = if matches!(frame, Frame::Show(_)) { SessionId(0) } else { self.owe(Target::Peer(from)) };
         let session = Session { id, key: from, handshake_hash, authorised };
         self.authority.handle_frame(&session, frame, now(), random);
     }
@@ -92,7 +101,70 @@ impl Server {
         self.authority.handle_request(Caller::Local { id, who }, request, now(), random);
     }
 
+    /// Members are told what this machine serves, where the file switches something else off than before.
+    pub(super) fn settle_roles(&mut self, key: &PublicKey, served: Roles, random: &mut ChaCha20Rng) {
+        let servers = &self.authority.settings().servers;
+        let Some(own) = servers.iter().find(|server| server.key == *key).cloned() else { return };
+        let Some(node) = self.authority.nodes().find(|node| node.key == *key) else { return };
+        let named = [Roles::AUTHORITY, Roles::LIGHTHOUSE, Roles::RELAY].into_iter().fold(Roles::NONE, |all, role| {
+            if node.roles.contains(role) && served.contains(role) { all | role } else { all }
+        });
+        if named != own.roles {
+            tracing::info!("this server's roles are {named} from now on");
+            let operation = Operation::NetworkSet(NetworkChange::AddServer(document::Server { roles: named, ..own }));
+            let caller = Caller::Local { id: SessionId(0), who: DAEMON.to_owned() };
+            self.authority.handle_request(caller, AdminRequest { id: 0, operation }, now(), random);
+        }
+    }
+
+    /// A document was taken from a node: after a restore it says what the register has forgotten.
+    pub(super) fn handle_documents(&mut self, documents: &SavedDocuments, random: &mut ChaCha20Rng) {
+        if let Some(network) = documents.network.as_ref().filter(|_| self.authority.is_recovering(now()))
+            && let Err(error) = self.authority.handle_document(network, now(), random)
+        {
+            tracing::debug!("a network document is of no use for the register: {error}");
+        }
+    }
+
+    /// What somebody should look at.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = self.failure.iter().cloned().collect();
+        let time = now();
+        if self.authority.is_recovering(time) {
+            let until = self.authority.settings().recovering_until.unwrap_or_default();
+            let left = until.0.saturating_sub(time.wall.0).as_secs();
+            warnings.push(if left > 0 {
+                format!("the register was restored: what nodes have is gathered for {left} s more, and nothing is issued")
+            } else {
+                "the register was restored, and a node has told of a newer document that has not come yet: nothing is \
+                 issued before"
+                    .to_owned()
+            });
+        }
+        let trust = self.authority.trust();
+        let expires = self.authority.issuer().and_then(|key| trust.issuer(key)).map(|issuer| issuer.limits.expires);
+        match expires.map(|expires| expires.0.saturating_sub(time.wall.0).as_secs() / 86_400) {
+            None => warnings.push(
+                "the trust document does not name this server's issuer: nothing can be issued; run `tombolo server trust \
+                 rotate-issuer`"
+                    .to_owned(),
+            ),
+            Some(days) if days < ISSUER_WARNING => warnings.push(format!(
+                "this server's issuer key is good for {days} days only: run `tombolo server trust rotate-issuer`"
+            )),
+            Some(_) => {}
+        }
+        warnings
+    }
+
     pub(super) fn handle_store(&mut self, id: TransactionId, outcome: Outcome, random: &mut ChaCha20Rng) {
+        let failure = self.writer.failure();
+        match &failure {
+            Some(reason) if self.failure.as_ref() != Some(reason) => tracing::error!("{reason}"),
+            None if self.failure.is_some() => tracing::info!("the register can be written again"),
+            _ => {}
+        }
+        self.failure = failure;
         self.authority.handle_store(id, outcome, now(), random);
     }
 
