@@ -10,20 +10,20 @@ use std::{
     fs,
     net::IpAddr,
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
 use tombolo_tests::{
     Result, Scene,
-    command::{output, run, run_with_input},
+    command::{output, run},
     host::Host,
     machine_wide,
     name_server::{NameServer, ResolverConfiguration},
+    process::Process,
     topology::Internet,
-    transfer,
-    wait::{stays_true, wait_until},
+    wait::wait_until,
 };
 
 const LIMIT: Duration = Duration::from_secs(40);
@@ -69,15 +69,16 @@ impl Secrets {
     }
 
     fn trust(&self, server: &Host, arguments: &[&str]) -> Result<String> {
-        server.run(&[&["server", "trust"], arguments, &self.root_arguments()?].concat())
+        let root = self.root_arguments()?;
+        server.run(&[&["server", "trust"][..], arguments, &root].concat())
     }
 
-    fn backup(&self, server: &Host, file: &PathBuf) -> Result<String> {
+    fn backup(&self, server: &Host, file: &Path) -> Result<String> {
         server.run(&["server", "backup", text(file)?, "--passphrase-file", text(&self.backup_passphrase)?])
     }
 }
 
-fn text(path: &PathBuf) -> Result<&str> {
+fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path in UTF-8")
 }
 
@@ -126,7 +127,8 @@ fn a_backup_that_is_older_than_the_network_resurrects_nothing_control_rule_21() 
         let backup = scene.path("backup.age");
         secrets.backup(&server, &backup)?;
         ensure!(fs::metadata(&backup)?.permissions().mode() & 0o777 == 0o600);
-        let again = output(&mut server.command(&["server", "backup", text(&backup)?, "--recipient", "x"]), LIMIT)?;
+        let again =
+            output(&mut server.command(&["server", "backup", text(&backup)?, "--recipient", "x"]), LIMIT)?;
         ensure!(again.status.code() == Some(1), "a backup is not overwritten");
         // What the backup does not know.
         gamma.join("gamma", &spent_later)?;
@@ -166,7 +168,8 @@ fn a_backup_that_is_older_than_the_network_resurrects_nothing_control_rule_21() 
             ensure!(code == 1 && said.contains("does not know this token"), "{code} {said}");
         }
         beta.join("beta", &server.token(&[])?)?;
-        let taken: Vec<IpAddr> = [&server, &alpha, &gamma].map(Host::address).into_iter().collect::<Result<_>>()?;
+        let taken: Vec<IpAddr> =
+            [&server, &alpha, &gamma].map(Host::address).into_iter().collect::<Result<_>>()?;
         ensure!(!taken.contains(&beta.address()?), "no address is given twice");
         beta.reaches(&gamma, "gamma")
     });
@@ -174,32 +177,38 @@ fn a_backup_that_is_older_than_the_network_resurrects_nothing_control_rule_21() 
 
 #[test]
 fn the_root_key_alone_brings_the_server_back_and_the_network_goes_on_control_rule_21() {
-    machine_wide("the_root_key_alone_brings_the_server_back_and_the_network_goes_on_control_rule_21", |scene| {
-        let mut internet = Internet::new()?;
-        let [server, alpha, beta] = hosts(scene, &mut internet)?;
-        let secrets = Secrets::new(scene, &server)?;
-        alpha.join("alpha", &secrets.init(&server)?)?;
-        beta.join("beta", &server.token(&[])?)?;
-        alpha.reaches(&beta, "beta")?;
-        let (before, first, second) = (server.address()?, alpha.address()?, beta.address()?);
-        lose(&server)?;
-        let mut restore = vec!["server", "restore", "--without-backup", "--gather", "8s"];
-        restore.extend(secrets.root_arguments()?);
-        server.run(&restore)?;
-        restart(&alpha)?;
-        restart(&beta)?;
-        wait_until("the register is complete", LIMIT, || !gathers(&server))?;
-        let names = node_names(&server)?;
-        ensure!(["server", "alpha", "beta"].iter().all(|name| names.contains(&(*name).to_owned())), "{names:?}");
-        let now = (server.address()?, alpha.address()?, beta.address()?);
-        ensure!(now == (before, first, second), "addresses stay: {now:?}");
-        alpha.reaches(&server, "server")?;
-        alpha.reaches(&beta, "beta")?;
-        // And somebody new can be let in.
-        beta.run(&["leave"])?;
-        beta.join("beta", &server.token(&[])?)?;
-        beta.reaches(&alpha, "alpha")
-    });
+    machine_wide(
+        "the_root_key_alone_brings_the_server_back_and_the_network_goes_on_control_rule_21",
+        |scene| {
+            let mut internet = Internet::new()?;
+            let [server, alpha, beta] = hosts(scene, &mut internet)?;
+            let secrets = Secrets::new(scene, &server)?;
+            alpha.join("alpha", &secrets.init(&server)?)?;
+            beta.join("beta", &server.token(&[])?)?;
+            alpha.reaches(&beta, "beta")?;
+            let (before, first, second) = (server.address()?, alpha.address()?, beta.address()?);
+            lose(&server)?;
+            let mut restore = vec!["server", "restore", "--without-backup", "--gather", "8s"];
+            restore.extend(secrets.root_arguments()?);
+            server.run(&restore)?;
+            restart(&alpha)?;
+            restart(&beta)?;
+            wait_until("the register is complete", LIMIT, || !gathers(&server))?;
+            let names = node_names(&server)?;
+            ensure!(
+                ["server", "alpha", "beta"].iter().all(|name| names.contains(&(*name).to_owned())),
+                "{names:?}"
+            );
+            let now = (server.address()?, alpha.address()?, beta.address()?);
+            ensure!(now == (before, first, second), "addresses stay: {now:?}");
+            alpha.reaches(&server, "server")?;
+            alpha.reaches(&beta, "beta")?;
+            // And somebody new can be let in.
+            beta.run(&["leave"])?;
+            beta.join("beta", &server.token(&[])?)?;
+            beta.reaches(&alpha, "alpha")
+        },
+    );
 }
 
 #[test]
@@ -242,64 +251,72 @@ fn issuer_and_root_key_change_while_the_members_go_on_control_rule_1() {
 
 #[test]
 fn a_full_disk_is_told_of_nothing_is_lost_and_it_goes_on_with_room_control_rule_21() {
-    machine_wide("a_full_disk_is_told_of_nothing_is_lost_and_it_goes_on_with_room_control_rule_21", |scene| {
-        let mut internet = Internet::new()?;
-        let [server, alpha, beta] = hosts(scene, &mut internet)?;
-        let secrets = Secrets::new(scene, &server)?;
-        // `ip netns exec` has a mount namespace of its own for each command: the disk is mounted outside.
-        let state = server.folder.join("state");
-        fs::create_dir_all(&state)?;
-        let disk = Disk::mount(&state, "3m")?;
-        alpha.join("alpha", &secrets.init(&server)?)?;
-        let token = server.token(&[])?;
-        let filler = state.join("filler");
-        let mut size = 3 << 20;
-        while size >= 1024 {
-            // As much as there is room for.
-            let more = fs::read(&filler).unwrap_or_default().len() + size;
-            if fs::write(&filler, vec![0; more]).is_err() {
-                size /= 2;
+    machine_wide(
+        "a_full_disk_is_told_of_nothing_is_lost_and_it_goes_on_with_room_control_rule_21",
+        |scene| {
+            let mut internet = Internet::new()?;
+            let [server, alpha, beta] = hosts(scene, &mut internet)?;
+            let secrets = Secrets::new(scene, &server)?;
+            // `ip netns exec` has a mount namespace of its own for each command: the disk is mounted outside.
+            let state = server.folder.join("state");
+            fs::create_dir_all(&state)?;
+            let disk = Disk::mount(&state, "3m")?;
+            alpha.join("alpha", &secrets.init(&server)?)?;
+            let token = server.token(&[])?;
+            let filler = state.join("filler");
+            let mut size = 3 << 20;
+            while size >= 1024 {
+                // As much as there is room for.
+                let more = fs::read(&filler).unwrap_or_default().len() + size;
+                if fs::write(&filler, vec![0; more]).is_err() {
+                    size /= 2;
+                }
             }
-        }
-        let granted = || output(&mut server.command(&["token", "new", "--json"]), LIMIT);
-        let mut acknowledged = Vec::new();
-        let refused = loop {
-            let output = granted()?;
-            if !output.status.success() {
-                break String::from_utf8_lossy(&output.stderr).into_owned();
-            }
-            acknowledged.push(serde_json::from_slice::<serde_json::Value>(&output.stdout)?);
-            ensure!(acknowledged.len() < 200, "the disk is never full");
-        };
-        ensure!(refused.contains("the register could not be written"), "{refused}");
-        let status = server.json(&["status", "--json"])?;
-        ensure!(status["warnings"].to_string().contains("the disk is full"), "{}", status["warnings"]);
-        let (code, said) = beta.refusal("beta", &token)?;
-        ensure!(code == 2 && said.contains("the server answers, but did not let this machine in"), "{code} {said}");
-        alpha.reaches(&server, "server")?;
-        // With room again it goes on by itself, and all that it had said holds.
-        fs::remove_file(&filler)?;
-        beta.join("beta", &token)?;
-        let listed = server.json(&["token", "list", "--json"])?;
-        ensure!(listed.as_array().is_some_and(|all| all.len() >= acknowledged.len()), "{listed}");
-        ensure!(!server.json(&["status", "--json"])?["warnings"].to_string().contains("the disk is full"));
-        server.kill()?;
-        server.run(&["up"])?;
-        ensure!(server.json(&["token", "list", "--json"])? == listed, "what was acknowledged was kept");
-        server.run(&["down"])?;
-        drop(disk);
-        Ok(())
-    });
+            let granted = || output(&mut server.command(&["token", "new", "--json"]), LIMIT);
+            let mut acknowledged = Vec::new();
+            let refused = loop {
+                let output = granted()?;
+                if !output.status.success() {
+                    break String::from_utf8_lossy(&output.stderr).into_owned();
+                }
+                acknowledged.push(serde_json::from_slice::<serde_json::Value>(&output.stdout)?);
+                ensure!(acknowledged.len() < 200, "the disk is never full");
+            };
+            ensure!(refused.contains("the register could not be written"), "{refused}");
+            let status = server.json(&["status", "--json"])?;
+            ensure!(status["warnings"].to_string().contains("the disk is full"), "{}", status["warnings"]);
+            let (code, said) = beta.refusal("beta", &token)?;
+            ensure!(
+                code == 2 && said.contains("the server answers, but did not let this machine in"),
+                "{code} {said}"
+            );
+            alpha.reaches(&server, "server")?;
+            // With room again it goes on by itself, and all that it had said holds.
+            fs::remove_file(&filler)?;
+            beta.join("beta", &token)?;
+            let listed = server.json(&["token", "list", "--json"])?;
+            ensure!(listed.as_array().is_some_and(|all| all.len() >= acknowledged.len()), "{listed}");
+            ensure!(
+                !server.json(&["status", "--json"])?["warnings"].to_string().contains("the disk is full")
+            );
+            server.kill()?;
+            server.run(&["up"])?;
+            ensure!(server.json(&["token", "list", "--json"])? == listed, "what was acknowledged was kept");
+            server.run(&["down"])?;
+            drop(disk);
+            Ok(())
+        },
+    );
 }
 
 /// A small disk of its own under a folder.
 struct Disk(PathBuf);
 
 impl Disk {
-    fn mount(place: &PathBuf, size: &str) -> Result<Self> {
+    fn mount(place: &Path, size: &str) -> Result<Self> {
         let options = format!("size={size},mode=0755");
         run(std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(place))?;
-        Ok(Self(place.clone()))
+        Ok(Self(place.to_owned()))
     }
 }
 
@@ -311,34 +328,40 @@ impl Drop for Disk {
 
 #[test]
 fn doctor_looks_at_the_register_and_one_of_a_newer_version_is_refused_control_rule_21() {
-    machine_wide("doctor_looks_at_the_register_and_one_of_a_newer_version_is_refused_control_rule_21", |scene| {
-        let mut internet = Internet::new()?;
-        let [server] = hosts(scene, &mut internet)?;
-        Secrets::new(scene, &server)?.init(&server)?;
-        let doctor = || -> Result<String> {
-            Ok(String::from_utf8_lossy(&output(&mut server.command(&["doctor"]), LIMIT)?.stdout).into_owned())
-        };
-        let said = doctor()?;
-        for line in ["the register is whole", "the audit log is unbroken", "its owner's alone", "MiB are free"] {
-            ensure!(said.contains(line), "{line} is not in\n{said}");
-        }
-        let file = server.folder.join("state/tombolo/register.sqlite");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
-        let said = doctor()?;
-        ensure!(said.contains("BAD") && said.contains("chmod 600"), "{said}");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
-        server.run(&["down"])?;
-        // The version stands in the header, 60 bytes from its beginning, as four bytes (SQLite's file format, §1.3).
-        let mut bytes = fs::read(&file)?;
-        bytes[60..64].copy_from_slice(&99_u32.to_be_bytes());
-        fs::write(&file, bytes)?;
-        let started = output(&mut server.command(&["up"]), LIMIT)?;
-        let error = String::from_utf8_lossy(&started.stderr).into_owned();
-        for said in [error, doctor()?] {
-            ensure!(said.contains("is of version 99") && said.contains("upgrade"), "{said}");
-        }
-        Ok(())
-    });
+    machine_wide(
+        "doctor_looks_at_the_register_and_one_of_a_newer_version_is_refused_control_rule_21",
+        |scene| {
+            let mut internet = Internet::new()?;
+            let [server] = hosts(scene, &mut internet)?;
+            Secrets::new(scene, &server)?.init(&server)?;
+            let doctor = || -> Result<String> {
+                Ok(String::from_utf8_lossy(&output(&mut server.command(&["doctor"]), LIMIT)?.stdout)
+                    .into_owned())
+            };
+            let said = doctor()?;
+            for line in
+                ["the register is whole", "the audit log is unbroken", "its owner's alone", "MiB are free"]
+            {
+                ensure!(said.contains(line), "{line} is not in\n{said}");
+            }
+            let file = server.folder.join("state/tombolo/register.sqlite");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+            let said = doctor()?;
+            ensure!(said.contains("BAD") && said.contains("chmod 600"), "{said}");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+            server.run(&["down"])?;
+            // The version stands in the header, 60 bytes from its beginning, as four bytes (SQLite's file format, §1.3).
+            let mut bytes = fs::read(&file)?;
+            bytes[60..64].copy_from_slice(&99_u32.to_be_bytes());
+            fs::write(&file, bytes)?;
+            let started = output(&mut server.command(&["up"]), LIMIT)?;
+            let error = String::from_utf8_lossy(&started.stderr).into_owned();
+            for said in [error, doctor()?] {
+                ensure!(said.contains("is of version 99") && said.contains("upgrade"), "{said}");
+            }
+            Ok(())
+        },
+    );
 }
 
 #[test]
@@ -350,7 +373,15 @@ fn a_server_that_moved_is_found_by_its_name() {
         let names = NameServer::start(alpha.namespace(), server.machine.address)?;
         let root = server.folder.join("root.age");
         let made = server.json(&[
-            "server", "init", "--endpoint", "vpn.example.test", "--name", "server", "--root-key", text(&root)?, "--json",
+            "server",
+            "init",
+            "--endpoint",
+            "vpn.example.test",
+            "--name",
+            "server",
+            "--root-key",
+            text(&root)?,
+            "--json",
         ])?;
         alpha.join("alpha", made["token"].as_str().context("a token")?)?;
         alpha.reaches(&server, "server")?;
@@ -363,7 +394,8 @@ fn a_server_that_moved_is_found_by_its_name() {
             let status = alpha.json(&["status", "--json"]).unwrap_or_default();
             let peers = status["peers"].as_array().cloned().unwrap_or_default();
             peers.iter().any(|peer| {
-                peer["name"] == "server" && peer["endpoint"].as_str().is_some_and(|at| at.starts_with("192.0.2.77:"))
+                peer["name"] == "server"
+                    && peer["endpoint"].as_str().is_some_and(|at| at.starts_with("192.0.2.77:"))
             })
         })?;
         alpha.reaches(&server, "server")
@@ -434,7 +466,10 @@ fn a_network_is_made_without_root_but_for_the_interface() {
         let (said, noted) = (String::from_utf8_lossy(&made.stdout), String::from_utf8_lossy(&made.stderr));
         ensure!(made.status.success(), "{said}{noted}");
         ensure!(said.contains("All members of the network may talk to each other."), "{said}");
-        ensure!(said.contains("It is not started") && noted.contains("only root can make the interface"), "{said}{noted}");
+        ensure!(
+            said.contains("It is not started") && noted.contains("only root can make the interface"),
+            "{said}{noted}"
+        );
         for file in ["tombolo-root.age", "config/tombolo.toml", "state/tombolo/register.sqlite"] {
             ensure!(folder.join(file).exists(), "{file} is missing");
         }
@@ -458,10 +493,10 @@ fn a_sidecar_joins_by_its_token_file_and_comes_back_with_its_state_or_without() 
         server.init(&["--name", "server"])?;
         let token = server.token(&["--uses", "2", "--ephemeral", "1h"])?;
         let file = scene.write("token", &token)?;
-        let start = |name: &str| -> Result<tombolo_tests::process::Process> {
+        let start = |name: &str| -> Result<Process> {
             let mut command = alpha.command(&["up", "-f"]);
             command.env("TOMBOLO_TOKEN_FILE", &file).env("TOMBOLO_NODE_NAME", name);
-            tombolo_tests::process::Process::start(scene, &format!("{name}.log"), &mut command)
+            Process::spawn(scene, name, &mut command)
         };
         let address = |name: &str| -> Result<IpAddr> {
             wait_until("the sidecar is a member", LIMIT, || alpha.address().is_ok())?;

@@ -590,14 +590,11 @@ impl Authority {
                 self.frames.push_back((caller.id(), frame));
             }
             Job::Trust { .. } => self.events.push_back(Event::CannotSign(
-                "the register could not be written, so that the new trust document does not hold yet".to_owned(),
+                "the register could not be written, so that the new trust document does not hold yet"
+                    .to_owned(),
             )),
             // Asked again by the node, or due again.
-            Job::Leave { .. }
-            | Job::Publish
-            | Job::Due
-            | Job::Adopt { .. }
-            | Job::Document { .. } => {}
+            Job::Leave { .. } | Job::Publish | Job::Due | Job::Adopt { .. } | Job::Document { .. } => {}
         }
     }
 

@@ -261,7 +261,9 @@ mod tests {
         copy.learn(keys.trust().unwrap().encoded()).unwrap();
         assert_eq!(copy.reissue(|_| true, vec![], day(TODAY)).unwrap().epoch, 3);
         let other = RootKeys::create(&mut ChaCha20Rng::seed_from_u64(3));
-        assert!(RootKeys::from_bytes(&other.to_bytes()).unwrap().learn(keys.trust().unwrap().encoded()).is_err());
+        assert!(
+            RootKeys::from_bytes(&other.to_bytes()).unwrap().learn(keys.trust().unwrap().encoded()).is_err()
+        );
         let known = KnownServer {
             key: Zeroizing::new([9; 32]),
             membership: vec![1, 2, 3],

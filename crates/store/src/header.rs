@@ -69,7 +69,11 @@ impl Header {
 
 impl std::fmt::Debug for Header {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Header").field("created", &self.created).field("network", &self.network).finish_non_exhaustive()
+        formatter
+            .debug_struct("Header")
+            .field("created", &self.created)
+            .field("network", &self.network)
+            .finish_non_exhaustive()
     }
 }
 
@@ -93,6 +97,6 @@ mod tests {
         for end in 0..length {
             assert!(matches!(Header::read(&bytes[..end]), Err(StoreError::NotABackup)), "{end}");
         }
-        assert!(!format!("{header:?}").contains('7'), "the key is not shown");
+        assert!(!format!("{header:?}").contains("key"), "the key is not shown");
     }
 }

@@ -64,5 +64,12 @@ pub fn inspect(directory: &Path) -> Result<Inspection, StoreError> {
     }
     let space = rustix::fs::statvfs(directory)
         .map_err(|error| StoreError::Io { path: directory.to_owned(), error: error.into() })?;
-    Ok(Inspection { snapshot, audit, hashes, open, size, free: space.f_bavail.saturating_mul(space.f_frsize) })
+    Ok(Inspection {
+        snapshot,
+        audit,
+        hashes,
+        open,
+        size,
+        free: space.f_bavail.saturating_mul(space.f_frsize),
+    })
 }

@@ -16,8 +16,8 @@ use support::{authority, begin, grant, joiner, now};
 use tombolo_control::SigningKey;
 use tombolo_control::authority::audit::Actor;
 use tombolo_control::authority::{
-    Authority, Caller, Condition, Key, Outcome, Record, Restoration, Session, SessionId, Snapshot, Transaction,
-    TransactionId, restore,
+    Authority, Caller, Condition, Key, Outcome, Record, Restoration, Session, SessionId, Snapshot,
+    Transaction, TransactionId, restore,
 };
 use tombolo_control::frame::admin::{
     AdminRequest, NetworkChange, NodeSelector, Operation, Reply, RevokeTarget, TokenSpec,
@@ -195,8 +195,8 @@ fn live(ledger: &mut Ledger) {
         gathering: Duration::from_secs(60),
         moved: None,
     };
-    let mut transaction =
-        restore(&ledger.register.snapshot().expect("read"), restoration, ledger.now.wall).expect("a register");
+    let mut transaction = restore(&ledger.register.snapshot().expect("read"), restoration, ledger.now.wall)
+        .expect("a register");
     // As if the backup knew neither the newest document nor one of the nodes.
     let mut forget = |key: Key| {
         let stored = ledger.register.snapshot().expect("read").records;
@@ -207,7 +207,8 @@ fn live(ledger: &mut Ledger) {
     for address in &kept.addresses {
         forget(Key::Address(*address));
     }
-    for key in [Key::Node(kept.node), Key::Name(kept.name.clone()), Key::StaticKey(kept.key), Key::Published] {
+    for key in [Key::Node(kept.node), Key::Name(kept.name.clone()), Key::StaticKey(kept.key), Key::Published]
+    {
         forget(key);
     }
     ledger.register.execute(&[transaction]);

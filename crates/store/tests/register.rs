@@ -9,13 +9,15 @@ use std::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use support::{authority, begin, grant, joiner, now, settle};
+use tombolo_control::authority::Restoration;
 use tombolo_control::authority::audit::{Actor, ChangeKind};
 use tombolo_control::authority::{Key, Outcome, Record};
 use tombolo_control::frame::Frame;
 use tombolo_noise::PrivateKey;
-use tombolo_control::authority::Restoration;
 use tombolo_noise::clock::UnixTime;
-use tombolo_store::{FILE, Header, Identity, Recipient, Register, StoreError, Writer, backup, inspect, restore};
+use tombolo_store::{
+    FILE, Header, Identity, Recipient, Register, StoreError, Writer, backup, inspect, restore,
+};
 use zeroize::Zeroizing;
 
 #[test]
@@ -70,7 +72,10 @@ fn what_was_changed_by_hand_is_found_control_rule_7() {
     assert_eq!(head.sequence, 2);
     // While somebody has it open, too.
     let found = inspect(&state).expect("looked at");
-    assert!(found.audit == Some(head) && found.open.is_empty() && found.free > 0 && found.size > 0, "{found:?}");
+    assert!(
+        found.audit == Some(head) && found.open.is_empty() && found.free > 0 && found.size > 0,
+        "{found:?}"
+    );
     let entries = register.audit(2, 10).expect("read");
     assert_eq!((entries.len(), entries[0].change.kind), (1, ChangeKind::TokenNew));
     drop(register);
@@ -138,7 +143,8 @@ fn a_backup_is_made_while_written_to_and_restored_without_tokens_control_rule_21
         network: "office".to_owned(),
     };
     let mut seen = (0, 0);
-    let sealed = backup(writer.path(), &header, &recipient, |done, all| seen = (done, all)).expect("a backup");
+    let sealed =
+        backup(writer.path(), &header, &recipient, |done, all| seen = (done, all)).expect("a backup");
     assert!(seen.0 == seen.1 && seen.1 > 0, "{seen:?}");
     drop(writer.stop().expect("the thread lives"));
     assert!(!sealed.windows(4).any(|window| window == b"hub\0" || window == b"node"), "in clear");
@@ -149,11 +155,15 @@ fn a_backup_is_made_while_written_to_and_restored_without_tokens_control_rule_21
     let restoration = |header: &Header| Restoration {
         actor: Actor::Local("uid 0".to_owned()),
         gathering: Duration::from_secs(600),
-        moved: Some((PrivateKey::from_bytes(*header.key).public(), vec![support::parse("new.example.net:8662")])),
+        moved: Some((
+            PrivateKey::from_bytes(*header.key).public(),
+            vec![support::parse("new.example.net:8662")],
+        )),
     };
     let refused = restore(&sealed, &other, &elsewhere, restoration, now().wall);
     assert!(matches!(refused.map(drop), Err(StoreError::Decrypt(_))));
-    let (read, restored) = restore(&sealed, &identity, &elsewhere, restoration, now().wall).expect("restored");
+    let (read, restored) =
+        restore(&sealed, &identity, &elsewhere, restoration, now().wall).expect("restored");
     assert_eq!(read, header);
     restored.check().expect("whole");
     let snapshot = restored.snapshot().expect("read");

@@ -248,7 +248,11 @@ pub struct BackupArgs {
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
     /// The backup, or - for standard input.
-    #[arg(value_name = "FILE", required_unless_present = "without_backup", conflicts_with = "without_backup")]
+    #[arg(
+        value_name = "FILE",
+        required_unless_present = "without_backup",
+        conflicts_with = "without_backup"
+    )]
     pub file: Option<PathBuf>,
     /// There is no backup: what the nodes have and the root key must do.
     #[arg(long)]

@@ -58,7 +58,8 @@ pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &BackupArgs) 
     } else {
         Recipient::parse(&arguments.recipient).map_err(|error| Failure::Mistake(error.to_string()))?
     };
-    let key = state.key().map_err(failed)?.ok_or_else(|| Failure::Runtime("the server has no key".to_owned()))?;
+    let key =
+        state.key().map_err(failed)?.ok_or_else(|| Failure::Runtime("the server has no key".to_owned()))?;
     let header = Header {
         created: UnixTime(Duration::from_secs(unix_now().as_secs())),
         key: Zeroizing::new(*key.as_bytes()),

@@ -64,7 +64,9 @@ pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &RestoreArgs)
     let network = cli.network.clone().or_else(|| header.as_ref().map(|header| header.network.clone()));
     let network = network.unwrap_or_else(|| USUAL_NAME.to_owned());
     if !valid_name(&network) {
-        return Err(Failure::Mistake(format!("`{network}` cannot be the name of a network: choose one with -n")));
+        return Err(Failure::Mistake(format!(
+            "`{network}` cannot be the name of a network: choose one with -n"
+        )));
     }
     let place = directories.state_directory(&network);
     let config = directories.config_file(&network);
@@ -76,7 +78,9 @@ pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &RestoreArgs)
         )));
     }
     if Lock::is_held(&directories.lock_file(&network)) {
-        return Err(Failure::Mistake(format!("`{network}` runs: stop it first, with `tombolo down -n {network}`")));
+        return Err(Failure::Mistake(format!(
+            "`{network}` runs: stop it first, with `tombolo down -n {network}`"
+        )));
     }
     let port = arguments.port.or(header.as_ref().map(|header| header.port));
     let port = port.unwrap_or_else(|| create::free_port(directories));
@@ -112,7 +116,12 @@ pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &RestoreArgs)
     start(cli, directories, &network, arguments)
 }
 
-fn start(cli: &Cli, directories: &Directories, network: &str, arguments: &RestoreArgs) -> Result<(), Failure> {
+fn start(
+    cli: &Cli,
+    directories: &Directories,
+    network: &str,
+    arguments: &RestoreArgs,
+) -> Result<(), Failure> {
     if arguments.no_start || !rustix::process::geteuid().is_root() {
         return print_line(&format!("It is not started; `tombolo up -n {network}` does that."));
     }
@@ -194,7 +203,8 @@ fn from_backup(
     }
     root.keys.learn(before.trust().encoded()).map_err(failed)?;
     let own = before.nodes().find(|node| node.key == key.public()).map(|node| node.membership.clone());
-    let own = own.ok_or_else(|| Failure::Runtime("the backup does not know the server's own node".to_owned()))?;
+    let own =
+        own.ok_or_else(|| Failure::Runtime("the backup does not know the server's own node".to_owned()))?;
     let issuer = name_issuer(root, before.settings().cidrs.iter().copied(), random)?;
     let trust = root.keys.trust().ok_or_else(|| Failure::Runtime("nothing was signed".to_owned()))?;
     let snapshot = register.snapshot().map_err(failed)?;
@@ -216,7 +226,8 @@ fn from_root(
             root.path().display()
         )));
     };
-    let trust = root.keys.trust().ok_or_else(|| Failure::Mistake("this root key has signed nothing".to_owned()))?;
+    let trust =
+        root.keys.trust().ok_or_else(|| Failure::Mistake("this root key has signed nothing".to_owned()))?;
     let cidrs = Membership::verify(&known.membership, trust).map_err(failed).and_then(|own| {
         let issuer = trust.issuer(own.signer()).ok_or_else(|| failed("its issuer is dropped"))?;
         Ok(issuer.limits.addresses.clone())
@@ -239,7 +250,8 @@ fn from_root(
         },
         actor: who(),
     };
-    let transaction = without_backup(&genesis, Some(&known.membership), arguments.gather, now()).map_err(failed)?;
+    let transaction =
+        without_backup(&genesis, Some(&known.membership), arguments.gather, now()).map_err(failed)?;
     let mut register = Register::create(directory).map_err(failed)?;
     commit(&mut register, &transaction)?;
     Ok(Restored { register, key, issuer, own: known.membership })

@@ -53,7 +53,10 @@ impl RootFile {
             .seal(&self.keys.to_bytes())
             .map_err(|error| Failure::Runtime(error.to_string()))?;
         atomic_file::write(&self.path, &sealed, 0o600).map_err(|error| {
-            Failure::runtime(format!("{} cannot be written, and nothing was signed", self.path.display()), error)
+            Failure::runtime(
+                format!("{} cannot be written, and nothing was signed", self.path.display()),
+                error,
+            )
         })
     }
 

@@ -33,7 +33,9 @@ pub(super) fn run(cli: &Cli, directories: &Directories, command: &TrustCommand) 
         TrustCommand::Drop { issuer, force, root } => {
             let id = from_hex(issuer).ok().and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
             let id = id.map(KeyId::from_bytes).ok_or_else(|| {
-                Failure::Mistake(format!("`{issuer}` is not the short form that `tombolo server trust show` has"))
+                Failure::Mistake(format!(
+                    "`{issuer}` is not the short form that `tombolo server trust show` has"
+                ))
             })?;
             change(cli, directories, &network, root, |work| work.drop_issuer(id, *force))
         }
@@ -106,8 +108,10 @@ fn change(
     work: impl FnOnce(&mut Work) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut state = server_state(directories, network)?;
-    let issuer =
-        state.issuer().map_err(failed)?.ok_or_else(|| Failure::Runtime("the server has no issuer key".to_owned()))?;
+    let issuer = state
+        .issuer()
+        .map_err(failed)?
+        .ok_or_else(|| Failure::Runtime("the server has no issuer key".to_owned()))?;
     // Whatever a person has to type is typed while the server runs.
     let root = RootFile::open(root)?;
     let ran = Lock::is_held(&directories.lock_file(network));

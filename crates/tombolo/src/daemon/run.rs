@@ -199,6 +199,9 @@ impl Daemon {
         if let Some(engine) = self.engine.take() {
             engine.stop();
         }
+        if let Some(member) = self.member.take() {
+            member.stop();
+        }
         let _ = std::fs::remove_file(self.directories.control_socket(&self.network));
     }
 

@@ -71,8 +71,7 @@ fn a_day_old_backup_resurrects_nothing_control_rule_21() {
     let version = world.authority.document().unwrap().version;
     world.pass(DAY);
 
-    let transaction =
-        restore(&backup.snapshot(), restoration(), world.now.wall).unwrap();
+    let transaction = restore(&backup.snapshot(), restoration(), world.now.wall).unwrap();
     assert!(matches!(backup.execute(&transaction), Outcome::Committed { .. }));
     let new = world.rebuilt(backup);
     world.events.clear();

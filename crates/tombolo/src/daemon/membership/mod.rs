@@ -153,7 +153,9 @@ impl Member {
     /// What this machine serves follows from its membership, and from what its file switches off. `true`: it is a
     /// relay from now on.
     fn take_roles(&mut self) -> bool {
-        let Some((node, roles)) = self.node.membership().map(|own| (own.node, own.roles)) else { return false };
+        let Some((node, roles)) = self.node.membership().map(|own| (own.node, own.roles)) else {
+            return false;
+        };
         let serves = |role| roles.contains(role) && self.served.contains(role);
         let (lighthouse, relay) = (serves(Roles::LIGHTHOUSE), serves(Roles::RELAY));
         if lighthouse && self.node.lighthouse().is_none() {
@@ -554,6 +556,13 @@ impl Member {
         warnings
     }
 
+    /// What was decided is written, and the register is free for others.
+    pub(super) fn stop(self) {
+        if let Some(server) = self.server {
+            server.stop();
+        }
+    }
+
     /// Writes what was gathered.
     pub(super) fn flush(&mut self) {
         if let Err(error) = self.state.flush() {
@@ -625,7 +634,8 @@ impl Daemon {
             Output::Authority { from, handshake_hash, frame } => {
                 // What this machine asks for itself needs no session.
                 let own = from == member.key;
-                let authorised = own || member.node.verifier().authorised(&from, member.node.times(now())).is_some();
+                let authorised =
+                    own || member.node.verifier().authorised(&from, member.node.times(now())).is_some();
                 if let Some(server) = &mut member.server {
                     server.handle_frame(from, handshake_hash, authorised, &frame, &mut member.random);
                 }

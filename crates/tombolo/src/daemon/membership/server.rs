@@ -7,8 +7,8 @@ use rand_chacha::ChaCha20Rng;
 use tokio::sync::oneshot;
 use tombolo_control::SigningKey;
 use tombolo_control::authority::{Authority, Caller, Event, Outcome, Session, SessionId, TransactionId};
-use tombolo_control::frame::Frame;
 use tombolo_control::document::{self, Roles};
+use tombolo_control::frame::Frame;
 use tombolo_control::frame::admin::{AdminRequest, NetworkChange, Operation};
 use tombolo_control::node::{Node, SavedDocuments};
 use tombolo_engine::now;
@@ -56,6 +56,10 @@ impl Server {
         let authority = Authority::new(issuer, snapshot, now()).map_err(|error| failed(&error))?;
         let writer = Writer::start(register, results).map_err(|error| failed(&error))?;
         Ok(Self { authority, writer, owed: HashMap::new(), next: 1, failure: None })
+    }
+
+    pub(super) fn stop(self) {
+        drop(self.writer.stop());
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -106,12 +110,14 @@ impl Server {
         let servers = &self.authority.settings().servers;
         let Some(own) = servers.iter().find(|server| server.key == *key).cloned() else { return };
         let Some(node) = self.authority.nodes().find(|node| node.key == *key) else { return };
-        let named = [Roles::AUTHORITY, Roles::LIGHTHOUSE, Roles::RELAY].into_iter().fold(Roles::NONE, |all, role| {
-            if node.roles.contains(role) && served.contains(role) { all | role } else { all }
-        });
+        let named =
+            [Roles::AUTHORITY, Roles::LIGHTHOUSE, Roles::RELAY].into_iter().fold(Roles::NONE, |all, role| {
+                if node.roles.contains(role) && served.contains(role) { all | role } else { all }
+            });
         if named != own.roles {
             tracing::info!("this server's roles are {named} from now on");
-            let operation = Operation::NetworkSet(NetworkChange::AddServer(document::Server { roles: named, ..own }));
+            let operation =
+                Operation::NetworkSet(NetworkChange::AddServer(document::Server { roles: named, ..own }));
             let caller = Caller::Local { id: SessionId(0), who: DAEMON.to_owned() };
             self.authority.handle_request(caller, AdminRequest { id: 0, operation }, now(), random);
         }
@@ -142,7 +148,8 @@ impl Server {
             });
         }
         let trust = self.authority.trust();
-        let expires = self.authority.issuer().and_then(|key| trust.issuer(key)).map(|issuer| issuer.limits.expires);
+        let expires =
+            self.authority.issuer().and_then(|key| trust.issuer(key)).map(|issuer| issuer.limits.expires);
         match expires.map(|expires| expires.0.saturating_sub(time.wall.0).as_secs() / 86_400) {
             None => warnings.push(
                 "the trust document does not name this server's issuer: nothing can be issued; run `tombolo server trust \
