@@ -241,10 +241,11 @@ fn issuer_and_root_key_change_while_the_members_go_on_control_rule_1() {
         // Dropped all the same: whoever lives by it is out at once.
         secrets.trust(&server, &["drop", first, "--force"])?;
         restart(&alpha)?;
-        let mut command = alpha.command(&["wait", "--peer", "server", "--timeout", "3s"]);
+        let mut command = alpha.command(&["wait", "--peer", "server", "--timeout", "1s"]);
         ensure!(output(&mut command, LIMIT)?.status.code() != Some(0), "its membership is void");
         alpha.run(&["leave", "--force"])?;
-        alpha.join("alpha", &server.token(&[])?)?;
+        let replace = server.json(&["node", "replace", "alpha", "--json"])?;
+        alpha.join("alpha", replace["token"].as_str().context("a token")?)?;
         alpha.reaches(&server, "server")
     });
 }

@@ -118,7 +118,7 @@ impl Ledger {
 
     fn token(&mut self, what: &'static str, operation: impl FnOnce(TokenSpec) -> Operation) -> Token {
         let key = SigningKey::generate(&mut self.rng);
-        let spec = TokenSpec { uses: Some(5), ..TokenSpec::new(key.verifying_key()) };
+        let spec = TokenSpec::new(key.verifying_key());
         let Reply::Granted(grant) = self.ask(what, operation(spec)) else { panic!("{what}") };
         grant.into_token(key).expect("a token")
     }
@@ -148,7 +148,7 @@ impl Ledger {
 
 /// All that an authority ever writes, each kind at least once.
 fn live(ledger: &mut Ledger) {
-    let token = ledger.token("a token", Operation::TokenNew);
+    let token = ledger.token("a token", |spec| Operation::TokenNew(TokenSpec { uses: Some(5), ..spec }));
     let mut sessions = Vec::new();
     for number in 0..4 {
         let (session, frame) = joiner(number, &token);

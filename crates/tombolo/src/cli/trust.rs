@@ -2,8 +2,9 @@
 //! a moment; the members' tunnels go on meanwhile.
 
 use serde_json::json;
-use tombolo_control::authority::{Authority, Event, Published};
+use tombolo_control::authority::{Authority, Event, Published, Session, SessionId};
 use tombolo_control::document::{Issuer, Membership, NetworkDocument, TrustDocument, Verified};
+use tombolo_control::frame::Frame;
 use tombolo_control::node::{Save, SavedDocuments};
 use tombolo_control::verifier::{Overlay, Pins};
 use tombolo_control::{KeyId, SigningKey};
@@ -146,6 +147,7 @@ fn change(
             return Err(error);
         }
         save_documents(&mut state, &authority)?;
+        renew_own(&mut state, &mut authority, &mut register)?;
         Ok(said)
     })();
     let started = if ran { up::start(cli, directories, network).map(drop) } else { Ok(()) };
@@ -161,10 +163,7 @@ pub(super) fn install_trust(
 ) -> Result<(), Failure> {
     let mut random = random::generator().map_err(failed)?;
     authority.install_trust(trust.encoded(), now(), &mut random).map_err(failed)?;
-    while let Some(transaction) = authority.poll_store() {
-        let outcome = commit(register, &transaction)?;
-        authority.handle_store(transaction.id, outcome, now(), &mut random);
-    }
+    carry_out(authority, register, &mut random)?;
     while let Some(event) = authority.poll_event() {
         if let Event::CannotSign(reason) = event {
             return Err(Failure::Runtime(reason));
@@ -175,6 +174,37 @@ pub(super) fn install_trust(
     } else {
         Err(Failure::Runtime("the trust document was not taken".to_owned()))
     }
+}
+
+/// The server's own membership is to be of the issuer that is now: the one before may be dropped with the next change.
+fn renew_own(
+    state: &mut MembershipState,
+    authority: &mut Authority,
+    register: &mut Register,
+) -> Result<(), Failure> {
+    let Some(key) = state.key().map_err(failed)? else { return Ok(()) };
+    let session = Session { id: SessionId(1), key: key.public(), handshake_hash: [0; 32], authorised: true };
+    let mut random = random::generator().map_err(failed)?;
+    authority.handle_frame(&session, &Frame::Renew(None), now(), &mut random);
+    carry_out(authority, register, &mut random)?;
+    while let Some(event) = authority.poll_event() {
+        if let Event::Issued { membership, .. } = event {
+            state.save(Save::Membership(membership)).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+fn carry_out(
+    authority: &mut Authority,
+    register: &mut Register,
+    random: &mut rand_chacha::ChaCha20Rng,
+) -> Result<(), Failure> {
+    while let Some(transaction) = authority.poll_store() {
+        let outcome = commit(register, &transaction)?;
+        authority.handle_store(transaction.id, outcome, now(), random);
+    }
+    Ok(())
 }
 
 /// The server's own node is to know what its authority has.
