@@ -41,6 +41,8 @@ pub enum Part {
     Impaired,
     /// Wires that carry packets of 1280 and of 9000 bytes.
     Underlays,
+    /// One busy flow through one engine, with and without idle workers that help.
+    Workers,
     /// The cost of each step of the data path.
     Steps,
 }

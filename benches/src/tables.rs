@@ -111,6 +111,20 @@ pub(crate) const TABLES: &[Table] = &[
         ratios: false,
     },
     Table {
+        title: "One flow through one engine, Gbit/s: what comes and goes costs next to nothing",
+        columns: &[
+            Column("sealed by 1 worker", "seal_one_gbps", 2),
+            Column("by 2", "seal_two_gbps", 2),
+            Column("by 2 without help", "seal_unhelped_gbps", 2),
+            Column("2 / 1", "seal_ratio", 2),
+            Column("opened by 1 worker", "open_one_gbps", 2),
+            Column("by 2", "open_two_gbps", 2),
+            Column("by 2 without help", "open_unhelped_gbps", 2),
+            Column("2 / 1", "open_ratio", 2),
+        ],
+        ratios: false,
+    },
+    Table {
         title: "Wires of other sizes: TCP ×1 Gbit/s, MTU not configured",
         columns: &[
             Column("1500", "u1500_gbps", 2),

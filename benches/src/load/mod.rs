@@ -2,6 +2,7 @@
 
 pub mod bulk;
 pub mod clients;
+pub mod ends;
 pub mod pace;
 pub mod round_trip;
 pub mod small_packets;

@@ -5,6 +5,7 @@ mod handshakes;
 mod impaired;
 mod peers;
 mod underlays;
+mod workers;
 
 use std::net::SocketAddr;
 
@@ -18,12 +19,13 @@ use crate::suite::{Part, Suite};
 type Scenario = fn(&mut Suite<'_>) -> Result;
 
 /// All of them, in the order in which they are measured.
-pub const ALL: [(Part, Scenario); 5] = [
+pub const ALL: [(Part, Scenario); 6] = [
     (Part::Peers, peers::measure),
     (Part::Flood, flood::measure),
     (Part::Handshakes, handshakes::measure),
     (Part::Impaired, impaired::measure),
     (Part::Underlays, underlays::measure),
+    (Part::Workers, workers::measure),
 ];
 
 /// The peers of the tables.
