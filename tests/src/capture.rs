@@ -41,12 +41,12 @@ pub struct Capture {
 struct Counts {
     packets: AtomicU64,
     bytes: AtomicU64,
-    matches: Vec<AtomicU64>,
+    matches: Arc<Vec<AtomicU64>>,
 }
 
 impl Counts {
     fn new(needles: usize) -> Self {
-        Self { matches: (0..needles).map(|_| AtomicU64::new(0)).collect(), ..Self::default() }
+        Self { matches: Arc::new((0..needles).map(|_| AtomicU64::new(0)).collect()), ..Self::default() }
     }
 }
 
@@ -89,12 +89,41 @@ impl Capture {
         Self::start_with(namespace, link, filter, needles, &["-s", "0", "-B", "65536"])
     }
 
+    /// [`Capture::start_bulk`] that shows `look` each packet, with its link header.
+    ///
+    /// # Errors
+    /// As [`Capture::start`].
+    pub fn start_each(
+        namespace: &Namespace,
+        link: &str,
+        filter: &str,
+        look: impl FnMut(&[u8]) + Send + 'static,
+    ) -> Result<Self> {
+        Self::start_looking(namespace, link, filter, &["-s", "0", "-B", "65536"], Counts::new(0), look)
+    }
+
     fn start_with(
         namespace: &Namespace,
         link: &str,
         filter: &str,
         needles: &[&[u8]],
         options: &[&str],
+    ) -> Result<Self> {
+        let finders: Vec<_> = needles.iter().map(|needle| memmem::Finder::new(needle).into_owned()).collect();
+        let counts = Counts::new(needles.len());
+        let matches = Arc::clone(&counts.matches);
+        Self::start_looking(namespace, link, filter, options, counts, move |packet| {
+            count_matches(packet, &finders, &matches);
+        })
+    }
+
+    fn start_looking(
+        namespace: &Namespace,
+        link: &str,
+        filter: &str,
+        options: &[&str],
+        counts: Counts,
+        look: impl FnMut(&[u8]) + Send + 'static,
     ) -> Result<Self> {
         let mut child = namespace
             .command("tcpdump")
@@ -106,11 +135,10 @@ impl Capture {
             .stderr(Stdio::piped())
             .spawn()
             .context("starting tcpdump")?;
-        let counts = Arc::new(Counts::new(needles.len()));
+        let counts = Arc::new(counts);
         let packets_reader = child.stdout.take().map(|stdout| {
             let counts = Arc::clone(&counts);
-            let needles: Vec<Vec<u8>> = needles.iter().map(|needle| needle.to_vec()).collect();
-            std::thread::spawn(move || search(BufReader::with_capacity(1 << 20, stdout), &needles, &counts))
+            std::thread::spawn(move || look_at_each(BufReader::with_capacity(1 << 20, stdout), &counts, look))
         });
         let mut messages = BufReader::new(child.stderr.take().context("tcpdump's messages")?);
         let mut capture = Self { child, counts, packets_reader, messages_reader: None };
@@ -184,8 +212,7 @@ impl Drop for Capture {
 }
 
 /// Reads packets until the end of the stream.
-fn search(mut stream: impl Read, needles: &[Vec<u8>], counts: &Counts) -> Result {
-    let finders: Vec<memmem::Finder<'_>> = needles.iter().map(memmem::Finder::new).collect();
+fn look_at_each(mut stream: impl Read, counts: &Counts, mut look: impl FnMut(&[u8])) -> Result {
     let mut header = [0; FILE_HEADER];
     if stream.read_exact(&mut header).is_err() {
         return Ok(());
@@ -199,15 +226,19 @@ fn search(mut stream: impl Read, needles: &[Vec<u8>], counts: &Counts) -> Result
         if stream.read_exact(&mut packet).is_err() {
             break;
         }
-        for (finder, count) in finders.iter().zip(&counts.matches) {
-            if finder.find(&packet).is_some() {
-                count.fetch_add(1, Ordering::AcqRel);
-            }
-        }
+        look(&packet);
         counts.bytes.fetch_add(length as u64, Ordering::AcqRel);
         counts.packets.fetch_add(1, Ordering::AcqRel);
     }
     Ok(())
+}
+
+fn count_matches(packet: &[u8], finders: &[memmem::Finder<'_>], matches: &[AtomicU64]) {
+    for (finder, count) in finders.iter().zip(matches) {
+        if finder.find(packet).is_some() {
+            count.fetch_add(1, Ordering::AcqRel);
+        }
+    }
 }
 
 /// Reads the number of "N packets …" in tcpdump's closing lines. Those "received by filter" include, on
@@ -241,7 +272,8 @@ mod tests {
     fn needles_are_found_and_everything_is_counted() {
         let counts = Counts::new(2);
         let contents = stream(&[b"nothing here", b"xx needle xx", b"needleneedle"]);
-        search(contents.as_slice(), &[b"needle".to_vec(), b"other".to_vec()], &counts)
+        let finders = [memmem::Finder::new(b"needle"), memmem::Finder::new(b"other")];
+        look_at_each(contents.as_slice(), &counts, |packet| count_matches(packet, &finders, &counts.matches))
             .expect("a good stream");
         assert_eq!(counts.packets.load(Ordering::Acquire), 3);
         assert_eq!(counts.matches[0].load(Ordering::Acquire), 2);

@@ -21,6 +21,7 @@
 
 pub mod capture;
 pub mod command;
+pub mod counters;
 pub mod etcd;
 pub mod host;
 pub mod interrupt;

@@ -10,20 +10,26 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr, UdpSocket},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow, ensure};
 use tombolo_tests::{
     Result, Scene,
     command::{USUAL_LIMIT, run},
+    counters::Counters,
     machine_wide,
     node::{Node, OVERLAY, OVERLAY6, PORT},
     site::{Site, sites, start_all},
     transfer,
+    wait::wait_for,
 };
 
 /// Bytes of one connection.
 const LENGTH: usize = 8 << 20;
+
+/// How long a test waits for what must happen in the end.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The names of the threads that carry a node's packets.
 fn data_threads(node: &mut Node) -> Result<Vec<String>> {
@@ -109,6 +115,46 @@ fn with_workers(scene: &Scene, workers: &str, threads: &[&str]) -> Result {
         )?;
     }
     Ok(())
+}
+
+/// How often idle workers of a node have sealed and opened.
+fn assisted(node: &Node) -> Result<[u64; 2]> {
+    let status = node.status()?;
+    ["sealed", "opened"]
+        .map(|work| status["assist"][work].as_u64().context("a number"))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?
+        .try_into()
+        .map_err(|_| anyhow!("two numbers"))
+}
+
+/// One connection through a tunnel whose ends have four workers each, until all of them took part.
+#[test]
+fn a_single_connection_is_sealed_and_opened_by_several_workers_in_order() {
+    machine_wide("a_single_connection_is_sealed_and_opened_by_several_workers_in_order", |scene| {
+        let (_internet, mut all) = sites::<2>(scene)?;
+        for site in &mut all {
+            let environment = [("TOMBOLO_WORKERS", "4"), ("TOMBOLO_ASSIST", "always")];
+            site.node.environment.extend(environment.map(|(name, value)| (name, value.to_owned())));
+        }
+        start_all(scene, &mut all)?;
+        let [east, west] = &all;
+        let link = "eth0";
+        wait_for("several workers taking part", PATIENCE, || {
+            let counters = Counters::start(&east.machine.namespace, link, east.machine.address)?;
+            transfer::tcp(&east.node.namespace, &west.node.namespace, west.node.address.into(), 4 * LENGTH)?;
+            let seen = counters.stop((LENGTH / 1420) as u64, USUAL_LIMIT)?;
+            let ([sealed, _], [_, opened]) = (assisted(&east.node)?, assisted(&west.node)?);
+            scene.say(&format!(
+                "{} messages, {} late; {sealed} super-packets sealed and {opened} reads opened by idle workers",
+                seen.messages, seen.late
+            ));
+            ensure!(seen.late == 0, "{} of {} messages overtook others", seen.late, seen.messages);
+            Ok((sealed > 0 && opened > 0).then_some(()))
+        })?;
+        ensure!(west.node.status()?["drops"]["replayed_counter"].as_u64() == Some(0));
+        Ok(())
+    });
 }
 
 #[test]
