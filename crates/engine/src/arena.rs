@@ -54,9 +54,13 @@ impl Arena {
         }
     }
 
+    /// One more like it, for the same sockets.
+    pub(crate) fn another(&self) -> Self {
+        Self::new(Arc::clone(&self.shared))
+    }
+
     /// Forgets what it held and takes what waits. `true`: it is full, and more may wait.
     pub(crate) fn receive(&mut self, socket: &dyn Socket) -> io::Result<bool> {
-        self.messages.clear();
         let reads = socket.receive(&mut self.bytes, &mut self.received)?;
         self.now = clock::boot();
         Ok(reads == SLOTS)
@@ -64,6 +68,7 @@ impl Arena {
 
     /// Opens every transport message where it lies, and passes handshakes on. What fails is counted.
     pub(crate) fn open(&mut self) {
+        self.messages.clear();
         for source in 0..self.received.len() {
             let read = self.received[source];
             let end = read.offset + read.len;

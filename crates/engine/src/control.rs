@@ -311,6 +311,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                         shared: &self.shared,
                         sockets: &sockets,
                         batch: &mut self.batch,
+                        line: None,
                         now: now.boot,
                     };
                     if sender.flush_staged(&record.peer) == 0 {
@@ -321,8 +322,14 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             Output::FlushStaged { peer } => {
                 if let Some(record) = self.peers.get(&peer) {
                     let sockets = self.shared.sockets.load();
-                    Sender { shared: &self.shared, sockets: &sockets, batch: &mut self.batch, now: now.boot }
-                        .flush_staged(&record.peer);
+                    Sender {
+                        shared: &self.shared,
+                        sockets: &sockets,
+                        batch: &mut self.batch,
+                        line: None,
+                        now: now.boot,
+                    }
+                    .flush_staged(&record.peer);
                     self.deliver_held(peer, now);
                 }
             }
@@ -377,8 +384,13 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 .or(record.round_trip);
         }
         let sockets = self.shared.sockets.load();
-        let mut sender =
-            Sender { shared: &self.shared, sockets: &sockets, batch: &mut self.batch, now: now.boot };
+        let mut sender = Sender {
+            shared: &self.shared,
+            sockets: &sockets,
+            batch: &mut self.batch,
+            line: None,
+            now: now.boot,
+        };
         if sender.flush_staged(&record.peer) == 0 && initiator {
             sender.send_keepalive(&record.peer);
         }

@@ -11,6 +11,7 @@ use tombolo_noise::Device;
 use tombolo_packet::Steering;
 use tombolo_tun::Queue;
 
+use crate::assist::{Helper, OpeningLine, Pool, SealingLine};
 use crate::busy_poll::BusyPoll;
 use crate::control::{Control, ControlParts};
 use crate::fair_queue::FlowHasher;
@@ -86,6 +87,7 @@ impl Engine {
         shared.flow_hasher = FlowHasher::new([random.next_u64(), random.next_u64()]);
         shared.copy_dscp = options.copy_dscp;
         let shared = Arc::new(shared);
+        let pool = Arc::new(Pool::new(&wakers, options.assist));
         let (commands, receiver) = mpsc::channel();
         let control = Control::new(ControlParts {
             shared: Arc::clone(&shared),
@@ -103,17 +105,26 @@ impl Engine {
         .map_err(StartError::Worker)?;
         let handle = EngineHandle { commands, shared: Arc::clone(&shared) };
         let mut engine = Self { handle, threads: Vec::with_capacity(threads.len() + 1) };
-        for (thread, waker) in threads.into_iter().zip(wakers) {
+        for (seat, (thread, waker)) in threads.into_iter().zip(wakers).enumerate() {
             let Some(queue) = queues.get(thread.lane).map(Arc::clone) else { continue };
-            let shared = Arc::clone(&shared);
+            let (shared, pool) = (Arc::clone(&shared), Arc::clone(&pool));
             let poll = BusyPoll::new(options.busy_poll);
             engine.spawn(&thread.name(), move || {
+                let outbound = || {
+                    let line = SealingLine::new(&pool, seat);
+                    Outbound::new(&shared, queue.as_ref(), thread.lane, line)
+                };
+                let inbound = || {
+                    let line = OpeningLine::new(&pool, seat);
+                    Inbound::new(&shared, queue.as_ref(), thread.lane, line)
+                };
                 let worker = Worker {
                     shared: &shared,
                     waker,
-                    outbound: thread.out.then(|| Outbound::new(&shared, queue.as_ref(), thread.lane)),
-                    inbound: thread.inward.then(|| Inbound::new(&shared, queue.as_ref(), thread.lane)),
+                    outbound: thread.out.then(outbound),
+                    inbound: thread.inward.then(inbound),
                     poll,
+                    helper: Helper::new(Arc::clone(&pool), seat),
                 };
                 worker.run();
             })?;

@@ -15,6 +15,7 @@ use tombolo_tun::{Fault, Queue, gso_max_size_for};
 use tombolo_udp::Received;
 
 use crate::arena::{Arena, Messages, Opened};
+use crate::assist::OpeningLine;
 use crate::options::Sockets;
 use crate::path_mtu;
 use crate::relay::{Forwarder, Taken};
@@ -28,19 +29,21 @@ pub(crate) struct Inbound<'a> {
     sockets: Cache<&'a ArcSwap<Sockets>, Arc<Sockets>>,
     /// Which of the IPv4 and the IPv6 socket may have something.
     readable: [bool; 2],
-    arena: Arena,
+    arena: Box<Arena>,
+    line: OpeningLine,
     delivery: Delivery<'a>,
 }
 
 impl<'a> Inbound<'a> {
-    /// Receives from the sockets of `lane` and writes to `queue`.
-    pub(crate) fn new(shared: &'a Arc<Shared>, queue: &'a dyn Queue, lane: usize) -> Self {
+    /// Receives from the sockets of `lane` and writes to `queue`; others may help through `line`.
+    pub(crate) fn new(shared: &'a Arc<Shared>, queue: &'a dyn Queue, lane: usize, line: OpeningLine) -> Self {
         Self {
             lane,
             snapshots: Cache::new(&shared.snapshot),
             sockets: Cache::new(&shared.sockets),
             readable: [true; 2],
-            arena: Arena::new(Arc::clone(shared)),
+            arena: Box::new(Arena::new(Arc::clone(shared))),
+            line,
             delivery: Delivery::new(shared, queue),
         }
     }
@@ -61,6 +64,8 @@ impl<'a> Inbound<'a> {
     pub(crate) fn turn(&mut self) -> Result<Turn, End> {
         let sockets = self.sockets.load().lane(self.lane);
         let snapshot = self.snapshots.load();
+        let delivery = &mut self.delivery;
+        let shared = delivery.shared;
         for (socket, readable) in [&sockets.v4, &sockets.v6].into_iter().zip(&mut self.readable) {
             let Some(socket) = socket.as_ref().filter(|_| *readable) else {
                 *readable = false;
@@ -69,17 +74,29 @@ impl<'a> Inbound<'a> {
             match self.arena.receive(socket.as_ref()) {
                 Ok(full) => {
                     *readable = full;
-                    self.arena.open();
-                    self.delivery.deliver(&mut self.arena, snapshot, sockets);
+                    if full && self.line.wants_help(&self.arena) {
+                        self.line.offer(&mut self.arena);
+                    } else {
+                        self.arena.open();
+                        self.line.finish(shared, |arena| delivery.deliver(arena, snapshot, sockets));
+                        delivery.deliver(&mut self.arena, snapshot, sockets);
+                    }
                 }
                 Err(error) if recoverable(&error) => {}
                 Err(error) => return Err(End::failed("receiving from UDP", &error)),
             }
         }
-        if self.delivery.tun_gone {
+        let more = self.readable.contains(&true);
+        if more {
+            self.line.deliver_done(shared, |arena| delivery.deliver(arena, snapshot, sockets));
+        } else {
+            self.line.finish(shared, |arena| delivery.deliver(arena, snapshot, sockets));
+            self.line.drained(self.arena.now);
+        }
+        if delivery.tun_gone {
             return Err(End::TunGone);
         }
-        Ok(if self.readable.contains(&true) { Turn::More } else { Turn::Empty })
+        Ok(if more { Turn::More } else { Turn::Empty })
     }
 }
 

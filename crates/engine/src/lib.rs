@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod arena;
+mod assist;
 mod bucket;
 mod busy_poll;
 mod clock;
@@ -38,6 +39,7 @@ mod usage;
 mod waiting;
 mod worker;
 
+pub use assist::{Assist, AssistStatus};
 pub use clock::now;
 pub use engine::{Engine, StartError};
 pub use handle::{EngineHandle, ProbeError, SendFrameError, Stopped};

@@ -9,6 +9,8 @@ use tombolo_noise::{PublicKey, Standing};
 use tombolo_packet::Steering;
 use tombolo_udp::Socket;
 
+use crate::assist::Assist;
+
 /// The sockets of one port, for each lane at most one per address family.
 #[derive(Clone, Default)]
 pub struct Sockets {
@@ -110,6 +112,8 @@ pub struct EngineOptions {
     pub workers: usize,
     /// How long an idle data thread looks for more before it sleeps, while that pays; zero: not at all.
     pub busy_poll: Duration,
+    /// When idle data threads help a busy one.
+    pub assist: Assist,
     /// How large packets are.
     pub path_mtu: PathMtuOptions,
 }

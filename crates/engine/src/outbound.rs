@@ -8,9 +8,10 @@ use arc_swap::{ArcSwap, Cache};
 use tombolo_noise::clock::Instant;
 use tombolo_packet::ip::IpPacket;
 use tombolo_packet::split::SuperPacket;
-use tombolo_packet::{DropReason, PeerId, VnetHeader, clamp_mss};
+use tombolo_packet::{DropReason, GsoType, PeerId, VnetHeader, clamp_mss};
 use tombolo_tun::{Fault, Queue};
 
+use crate::assist::SealingLine;
 use crate::clock;
 use crate::fair_queue::{FlowId, Popped};
 use crate::options::Sockets;
@@ -19,7 +20,7 @@ use crate::send_batch::SendBatch;
 use crate::sender::Sender;
 use crate::shared::{Shared, Snapshot};
 use crate::too_big::TooBig;
-use crate::waiting::WaitingRoom;
+use crate::waiting::{LARGE_BUFFER, WaitingRoom};
 use crate::worker::{End, Turn};
 
 /// Reads of one turn. More than packets are sealed in one, so that what waits, waits here and in fair order and
@@ -58,6 +59,7 @@ pub(crate) struct Outbound<'a> {
     snapshots: Cache<&'a ArcSwap<Snapshot>, Arc<Snapshot>>,
     sockets: Cache<&'a ArcSwap<Sockets>, Arc<Sockets>>,
     batch: SendBatch,
+    line: SealingLine,
     waiting: WaitingRoom,
     company: Company,
     too_big: TooBig,
@@ -68,8 +70,8 @@ pub(crate) struct Outbound<'a> {
 }
 
 impl<'a> Outbound<'a> {
-    /// Reads from `queue` and sends from the sockets of `lane`.
-    pub(crate) fn new(shared: &'a Shared, queue: &'a dyn Queue, lane: usize) -> Self {
+    /// Reads from `queue` and sends from the sockets of `lane`; others may help through `line`.
+    pub(crate) fn new(shared: &'a Shared, queue: &'a dyn Queue, lane: usize, line: SealingLine) -> Self {
         Self {
             shared,
             queue,
@@ -77,6 +79,7 @@ impl<'a> Outbound<'a> {
             snapshots: Cache::new(&shared.snapshot),
             sockets: Cache::new(&shared.sockets),
             batch: SendBatch::new(),
+            line,
             waiting: WaitingRoom::new(shared.flow_hasher),
             company: Company::default(),
             too_big: TooBig::new(),
@@ -108,6 +111,7 @@ impl<'a> Outbound<'a> {
                 shared,
                 sockets: self.sockets.load().lane(self.lane),
                 batch: &mut self.batch,
+                line: Some(&mut self.line),
                 now,
             },
             queue: self.queue,
@@ -132,7 +136,7 @@ impl<'a> Outbound<'a> {
                         if late || !waiting.is_empty() || share.gate(peer).is_some() {
                             waiting.keep(peer, header, len, &shared.drops)
                         } else {
-                            share.seal(peer, header, &mut waiting.reading()[..len])
+                            share.seal(peer, header, waiting.reading(), len)
                         }
                     });
                     let taken = match taken {
@@ -166,8 +170,9 @@ impl<'a> Outbound<'a> {
                 Popped::Packet(mut packet) => {
                     // Looked up again: the peer's slot may be another's by now.
                     let header = packet.header;
-                    let bytes = packet.bytes_mut();
-                    let sealed = share.peer_of(bytes).and_then(|peer| share.seal(peer, header, bytes));
+                    let (buffer, len) = packet.buffer();
+                    let peer = share.peer_of(&buffer[..len]);
+                    let sealed = peer.and_then(|peer| share.seal(peer, header, buffer, len));
                     if let Err(reason) = sealed {
                         shared.drops.count(reason);
                     }
@@ -184,12 +189,18 @@ impl<'a> Outbound<'a> {
                 }
             }
         }
-        share.sender.flush();
+        if share.sender.is_helped() {
+            self.release_at = Some(now + KEEP_BUFFERS);
+        }
         if !drained || !idle {
+            share.sender.pass_on();
             return Ok(Turn::More);
         }
+        share.sender.flush();
+        self.line.drained();
         if self.release_at.is_some_and(|at| at <= now) {
             waiting.release_memory();
+            self.line.release_memory();
             self.release_at = None;
         }
         self.wake_at = [self.wake_at, self.release_at].into_iter().flatten().min();
@@ -242,9 +253,18 @@ impl Share<'_> {
     }
 
     /// Seals a packet of which `peer` was found in this snapshot. The last of the share leaves at once, with all before it.
-    fn seal(&mut self, peer: PeerId, header: VnetHeader, bytes: &mut [u8]) -> Result<(), DropReason> {
+    /// It lies in the first `len` bytes of `buffer`, which may be exchanged for another one.
+    fn seal(
+        &mut self,
+        peer: PeerId,
+        header: VnetHeader,
+        buffer: &mut Box<[u8]>,
+        len: usize,
+    ) -> Result<(), DropReason> {
+        let buffer_is_large = buffer.len() == LARGE_BUFFER;
+        let bytes = &mut buffer[..len];
         self.packets += 1;
-        self.bytes += bytes.len();
+        self.bytes += len;
         let mut packet = SuperPacket::parse(header, bytes)?;
         let peer = self.snapshot.peer(peer).ok_or(DropReason::NoRoute)?;
         let shared = self.sender.shared;
@@ -255,17 +275,24 @@ impl Share<'_> {
         }
         self.too_big.fit(&mut packet, limit, self.queue, self.sender.now)?;
         shared.note_path_use(peer);
-        if self.shared_tunnel && packet.segments() >= LONG {
-            self.sender.flush();
+        let long = packet.segments() >= LONG;
+        if long && header.gso_type != GsoType::None && buffer_is_large && self.sender.wants_help() {
+            if let Some(order) = self.sender.order(peer, &packet, limit)? {
+                self.sender.offer(order, header, buffer, len);
+            }
+        } else {
+            if self.shared_tunnel && long {
+                self.sender.pass_on();
+            }
+            self.sender.send(peer, &packet)?;
         }
-        self.sender.send(peer, &packet)?;
         let used_up = if self.shared_tunnel {
             self.packets >= PACKETS_PER_TURN || self.bytes >= BYTES_PER_TURN
         } else {
             self.bytes >= BYTES_PER_TURN_ALONE
         };
         if used_up {
-            self.sender.flush();
+            self.sender.pass_on();
             (self.packets, self.bytes, self.used_up) = (0, 0, true);
         }
         Ok(())

@@ -44,6 +44,9 @@ pub(crate) struct SendBatch {
 }
 
 impl SendBatch {
+    /// Bytes of messages that fit into one of [`SendBatch::new`].
+    pub(crate) const LEN: usize = ARENA_LEN;
+
     pub(crate) fn new() -> Self {
         Self { arena: vec![0; ARENA_LEN], used: 0, pending: ArrayVec::new(), outcome: SendOutcome::default() }
     }
@@ -71,6 +74,16 @@ impl SendBatch {
         if self.arena.len() < len {
             self.arena.resize(len, 0);
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Forgets what was not sent.
+    pub(crate) fn clear(&mut self) {
+        self.pending.clear();
+        self.used = 0;
     }
 
     /// Adds the `len` bytes that were written into [`SendBatch::room`].
@@ -123,8 +136,7 @@ impl SendBatch {
             }
             start += same;
         }
-        self.pending.clear();
-        self.used = 0;
+        self.clear();
     }
 }
 

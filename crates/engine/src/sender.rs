@@ -7,8 +7,9 @@ use tombolo_noise::{Keypair, padded_len};
 use tombolo_packet::ip::IpPacket;
 use tombolo_packet::message::{TAG_LEN, TRANSPORT_HEADER_LEN};
 use tombolo_packet::split::SuperPacket;
-use tombolo_packet::{DropReason, Endpoint};
+use tombolo_packet::{DropReason, Endpoint, VnetHeader};
 
+use crate::assist::{Order, SealingLine};
 use crate::options::Sockets;
 use crate::relay::Via;
 use crate::send_batch::{SendBatch, may_send};
@@ -19,6 +20,8 @@ pub(crate) struct Sender<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) sockets: &'a Sockets,
     pub(crate) batch: &'a mut SendBatch,
+    /// What leaves before the batch, where idle workers help with it.
+    pub(crate) line: Option<&'a mut SealingLine>,
     pub(crate) now: Instant,
 }
 
@@ -43,8 +46,23 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Writes packet `index` of `packet` into `message`, which is as long as [`sealed_len`] says, and seals it.
+pub(crate) fn seal_segment(
+    keypair: &Keypair,
+    counter: u64,
+    packet: &SuperPacket<'_>,
+    index: usize,
+    message: &mut [u8],
+) {
+    let end = message.len() - TAG_LEN;
+    let plaintext = &mut message[TRANSPORT_HEADER_LEN..end];
+    let written = packet.write_segment(index, plaintext);
+    plaintext[written..].fill(0);
+    keypair.seal(counter, message);
+}
+
 /// Bytes of the message that a packet of so many bytes becomes.
-fn sealed_len(packet_len: usize, mtu: usize) -> usize {
+pub(crate) fn sealed_len(packet_len: usize, mtu: usize) -> usize {
     TRANSPORT_HEADER_LEN + padded_len(packet_len, mtu) + TAG_LEN
 }
 
@@ -56,11 +74,86 @@ impl Sender<'_> {
 
     /// Hands what is sealed to the sockets.
     pub(crate) fn flush(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.finish(self.sockets, self.shared);
+        }
         self.batch.flush(self.sockets, self.shared);
+    }
+
+    /// Whether others seal something of this.
+    pub(crate) fn is_helped(&self) -> bool {
+        self.line.as_ref().is_some_and(|line| !line.is_empty())
+    }
+
+    /// Sends what is sealed, but for what is behind something that others still seal. For a turn that is followed by another.
+    pub(crate) fn pass_on(&mut self) {
+        if let Some(line) = self.line.as_mut().filter(|line| !line.is_empty()) {
+            line.send_done(self.sockets, self.shared);
+            if !line.is_empty() {
+                return;
+            }
+        }
+        self.flush();
     }
 
     /// Seals a packet out of the TUN into the batch, or lets it wait for a session.
     pub(crate) fn send(&mut self, peer: &Peer, packet: &SuperPacket<'_>) -> Result<(), DropReason> {
+        match self.begin(peer, packet)? {
+            Some((session, first_counter)) => self.seal(&session, first_counter, packet),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a large packet had better be ordered than sealed here.
+    pub(crate) fn wants_help(&mut self) -> bool {
+        let Some(line) = &mut self.line else { return false };
+        line.wants_help(self.now) && line.has_room(self.sockets, self.shared)
+    }
+
+    /// What it takes for somebody else to seal a packet that was made to fit into `limit` bytes. `None`: it is sealed here already, or
+    /// waits for a session.
+    pub(crate) fn order(
+        &mut self,
+        peer: &Peer,
+        packet: &SuperPacket<'_>,
+        limit: usize,
+    ) -> Result<Option<Order>, DropReason> {
+        let Some((session, first_counter)) = self.begin(peer, packet)? else { return Ok(None) };
+        let (mtu, segments) = (self.mtu(peer), packet.segments());
+        let bytes: usize = (0..segments).map(|index| sealed_len(packet.segment_len(index), mtu)).sum();
+        if session.endpoint.is_relayed() || bytes > SendBatch::LEN {
+            self.seal(&session, first_counter, packet)?;
+            return Ok(None);
+        }
+        self.note_sent(&session, segments as u64, bytes as u64, true);
+        Ok(Some(Order {
+            keypair: session.keypair,
+            link: Arc::clone(&peer.link),
+            endpoint: session.endpoint,
+            traffic_class: self.shared.outer_traffic_class(packet.traffic_class()),
+            first_counter,
+            segments,
+            mtu,
+            limit,
+        }))
+    }
+
+    /// Puts an order with its packet behind all that was sealed or ordered before; see [`SealingLine::offer`].
+    pub(crate) fn offer(&mut self, order: Order, header: VnetHeader, buffer: &mut Box<[u8]>, len: usize) {
+        if let Some(line) = &mut self.line {
+            if line.is_empty() {
+                self.batch.flush(self.sockets, self.shared);
+            }
+            line.offer(order, header, buffer, len, self.batch);
+        }
+    }
+
+    /// Reserves nonces for a packet. `None`: it waits for a session.
+    fn begin<'p>(
+        &mut self,
+        peer: &'p Peer,
+        packet: &SuperPacket<'_>,
+    ) -> Result<Option<(Session<'p>, u64)>, DropReason> {
         if peer.link.endpoint().is_none() {
             return Err(DropReason::NoEndpoint);
         }
@@ -70,7 +163,7 @@ impl Sender<'_> {
         self.shared.note_use(peer);
         let Some(session) = Session::of(peer, self.now) else {
             self.stage(peer, packet);
-            return Ok(());
+            return Ok(None);
         };
         if peer.staging.is_occupied() {
             self.flush();
@@ -84,9 +177,9 @@ impl Sender<'_> {
         }
         let Ok(first_counter) = session.keypair.reserve(packet.segments() as u64) else {
             self.stage(peer, packet);
-            return Ok(());
+            return Ok(None);
         };
-        self.seal(&session, first_counter, packet)
+        Ok(Some((session, first_counter)))
     }
 
     fn seal(
@@ -103,10 +196,7 @@ impl Sender<'_> {
         for index in 0..packet.segments() {
             let len = sealed_len(packet.segment_len(index), mtu);
             let message = self.room(via.as_ref(), len).ok_or(DropReason::PacketTooBig)?;
-            let plaintext = &mut message[TRANSPORT_HEADER_LEN..len - TAG_LEN];
-            let written = packet.write_segment(index, plaintext);
-            plaintext[written..].fill(0);
-            keypair.seal(first_counter + index as u64, message);
+            seal_segment(keypair, first_counter + index as u64, packet, index, message);
             match &mut via {
                 None => self.batch.commit(Some(&peer.link), *endpoint, traffic_class, len),
                 Some(via) => via.commit(self.batch, len, traffic_class)?,

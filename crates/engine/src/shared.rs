@@ -15,6 +15,7 @@ use tombolo_packet::ip::ecn_encapsulate;
 use tombolo_packet::{DropCounters, DropReason, Endpoint, PeerId};
 use tombolo_route::RouteTable;
 
+use crate::assist::AssistCounters;
 use crate::fair_queue::FlowHasher;
 use crate::frames::{FrameGate, FrameQueue};
 use crate::held::{Held, HeldBudget};
@@ -71,6 +72,20 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// A peer of which nothing is known yet.
+    pub(crate) fn new(link: Arc<Link>) -> Self {
+        Self {
+            link,
+            staging: Staging::default(),
+            path: PeerPath::new(),
+            frames: FrameGate::default(),
+            rate_limit: RateLimit::default(),
+            held: Held::default(),
+            relay: AtomicBool::new(false),
+            usage: Usage::default(),
+        }
+    }
+
     pub(crate) fn is_relay(&self) -> bool {
         self.relay.load(Ordering::Relaxed)
     }
@@ -107,6 +122,11 @@ impl Waker {
             // A full counter (EAGAIN) is a pending wake-up already.
             let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
         }
+    }
+
+    /// Whether the thread waits or is about to.
+    pub(crate) fn is_sleeping(&self) -> bool {
+        self.sleeping.load(Ordering::SeqCst)
     }
 
     /// Announces that the thread is about to wait. It must look at its queues once more afterwards.
@@ -169,6 +189,8 @@ pub(crate) struct Shared {
     pub(crate) tun_offloads: TunOffloads,
     pub(crate) failures: SegQueue<String>,
     pub(crate) flow_hasher: FlowHasher,
+    /// What idle workers did for busy ones.
+    pub(crate) assisted: AssistCounters,
     /// The outer header tells the inner packet's DSCP.
     pub(crate) copy_dscp: bool,
     stop: AtomicBool,
@@ -212,6 +234,7 @@ impl Shared {
             tun_offloads,
             failures: SegQueue::new(),
             flow_hasher: FlowHasher::new([0; 2]),
+            assisted: AssistCounters::default(),
             copy_dscp: false,
             stop: AtomicBool::new(false),
             control: Waker::new()?,

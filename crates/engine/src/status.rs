@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::assist::AssistStatus;
 use crate::options::Path;
 use ipnet::IpNet;
 use tombolo_noise::clock::{Instant, UnixTime};
@@ -26,6 +27,8 @@ pub struct EngineStatus {
     pub drops: Vec<(DropReason, u64)>,
     /// What the TUN and the sockets can do, and what each had to do without.
     pub offloads: OffloadStatus,
+    /// What idle data threads did for busy ones.
+    pub assist: AssistStatus,
 }
 
 /// Offloads and sockets.

@@ -15,6 +15,9 @@ const SIZES: [usize; 4] = [256, 2 * 1024, 16 * 1024, MAX_PACKET.next_multiple_of
 /// The class that holds every packet.
 const LARGEST: usize = SIZES.len() - 1;
 
+/// The length in bytes of a buffer that holds every packet.
+pub(crate) const LARGE_BUFFER: usize = SIZES[LARGEST];
+
 /// All of one worker's packets: 128 super-packets, or 4096 plain ones. The memory is taken when it is
 /// needed, and given back when nothing waits any more.
 const LIMITS: Limits = Limits { bytes: 8 << 20, packets: 4096 };
@@ -27,9 +30,9 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// The packet as it was read.
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.len]
+    /// The buffer that the packet was read into, and its length.
+    pub(crate) fn buffer(&mut self) -> (&mut Box<[u8]>, usize) {
+        (&mut self.bytes, self.len)
     }
 }
 
@@ -59,8 +62,8 @@ impl WaitingRoom {
         self.queue.is_empty()
     }
 
-    /// Where the next packet is read to; at least [`MAX_PACKET`] bytes.
-    pub(crate) fn reading(&mut self) -> &mut [u8] {
+    /// Where the next packet is read to: [`LARGE_BUFFER`] bytes, and not less than [`MAX_PACKET`].
+    pub(crate) fn reading(&mut self) -> &mut Box<[u8]> {
         &mut self.reading
     }
 
@@ -171,8 +174,9 @@ mod tests {
         for len in sizes {
             let mut waiting = next(&mut room).unwrap();
             assert_eq!(waiting.header.gso_size, 99);
-            assert_eq!(waiting.bytes_mut().len(), len);
-            assert!(waiting.bytes_mut()[24..].iter().all(|&byte| byte == 7));
+            let (bytes, found) = waiting.buffer();
+            assert_eq!(found, len);
+            assert!(bytes[24..len].iter().all(|&byte| byte == 7));
             room.give_back(waiting);
         }
         assert!(room.is_empty() && room.spare_bytes > 0);

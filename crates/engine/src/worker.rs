@@ -2,7 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::assist::Helper;
 use crate::busy_poll::BusyPoll;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
@@ -38,6 +40,7 @@ pub(crate) struct Worker<'a> {
     pub(crate) outbound: Option<Outbound<'a>>,
     pub(crate) inbound: Option<Inbound<'a>>,
     pub(crate) poll: BusyPoll,
+    pub(crate) helper: Helper,
 }
 
 impl Worker<'_> {
@@ -63,7 +66,7 @@ impl Worker<'_> {
             let busy = self.outbound.is_some() && out_waits || self.inbound.is_some() && in_waits;
             if busy {
                 self.poll.found();
-            } else if self.poll.goes_on() {
+            } else if !self.helper.is_wanted() && self.poll.goes_on() {
                 std::thread::yield_now();
                 (out_waits, in_waits) = (true, true);
                 if let Some(inbound) = &mut self.inbound {
@@ -76,28 +79,38 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Sleeps until something can be read; says whether by the outward and the inward half.
+    /// Sleeps until something can be read, or helps others until then; says whether something can be read by the outward and the
+    /// inward half.
     fn park(&mut self) -> Result<(bool, bool), End> {
         self.waker.prepare();
         if self.shared.stopping() {
             return Ok((false, false));
         }
-        // After `prepare`: sockets that are replaced from here on wake the thread.
+        // After `prepare`: whoever offers from here on wakes the thread.
+        let helps = self.helper.is_wanted();
+        if !helps {
+            self.helper.rest();
+        }
+        // The same holds for that are replaced.
         let [v4, v6] = match &mut self.inbound {
             Some(inbound) => inbound.descriptors(),
             None => [None, None],
         };
         let tun = self.outbound.as_ref().map(Outbound::descriptor);
         let timeout = self.outbound.as_ref().and_then(Outbound::timeout);
-        let slept = self.poll.parks();
-        let [tun, v4, v6] = wait_readable(&self.waker, [tun, v4, v6], timeout)
+        let slept = if helps { None } else { self.poll.parks() };
+        let wait = if helps { Some(Duration::ZERO) } else { timeout };
+        let [tun, v4, v6] = wait_readable(&self.waker, [tun, v4, v6], wait)
             .map_err(|error| End::failed("waiting for packets", &error))?;
         self.poll.woke(slept);
         self.waker.finish();
+        if helps && ![tun, v4, v6].contains(&true) {
+            self.helper.help();
+        }
         if let Some(inbound) = &mut self.inbound {
             inbound.set_readable([v4, v6]);
         }
         // What was parked in the queue may be due, whether or not there is more to read.
-        Ok((tun || timeout.is_some(), v4 || v6))
+        Ok((tun || timeout.is_some_and(|time| !helps || time.is_zero()), v4 || v6))
     }
 }

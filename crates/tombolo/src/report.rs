@@ -26,6 +26,9 @@ pub struct StatusReport {
     pub guard: GuardReport,
     /// Offloads in use.
     pub offloads: OffloadReport,
+    /// What idle workers did for busy ones.
+    #[serde(default)]
+    pub assist: AssistReport,
     /// Peers, in the order in which they were added.
     pub peers: Vec<PeerReport>,
     /// Packets dropped since the start, by reason; every reason the program knows.
@@ -35,6 +38,15 @@ pub struct StatusReport {
     pub membership: Option<MembershipReport>,
     /// What a person should look at; empty when all is well.
     pub warnings: Vec<String>,
+}
+
+/// What idle workers did for busy ones since the start.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct AssistReport {
+    /// Super-packets that another worker than the queue's sealed.
+    pub sealed: u64,
+    /// Reads from a socket that another worker than the socket's opened.
+    pub opened: u64,
 }
 
 /// How this machine stands in a network by membership.

@@ -1,11 +1,11 @@
-//! How many threads carry packets, and whether they look before they sleep: `workers` and `busy_poll` of the
-//! configuration, `TOMBOLO_WORKERS` and `TOMBOLO_BUSY_POLL` of the environment, which comes first.
+//! How many threads carry packets, whether they look before they sleep, and whether idle ones help busy ones: `workers`, `busy_poll` and
+//! `assist` of the configuration, `TOMBOLO_WORKERS`, `TOMBOLO_BUSY_POLL` and `TOMBOLO_ASSIST` of the environment, which comes first.
 
 use std::ffi::OsString;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use tombolo_engine::MAX_WORKERS;
+use tombolo_engine::{Assist, MAX_WORKERS};
 
 /// The most threads that `auto` gives: four pairs carry more than 40 Gbit/s.
 const MAX_AUTOMATIC: usize = 8;
@@ -19,6 +19,8 @@ pub struct ThreadConfig {
     pub workers: Option<usize>,
     /// How long an idle thread looks for more before it sleeps; zero: not at all.
     pub busy_poll: Duration,
+    /// When idle threads help a busy one.
+    pub assist: Assist,
 }
 
 impl ThreadConfig {
@@ -43,6 +45,10 @@ impl ThreadConfig {
         if let Some(value) = text("TOMBOLO_BUSY_POLL") {
             let value = utf8("TOMBOLO_BUSY_POLL", value)?;
             self.busy_poll = parse_busy_poll(&value).map_err(|error| format!("TOMBOLO_BUSY_POLL {error}"))?;
+        }
+        if let Some(value) = text("TOMBOLO_ASSIST") {
+            let value = utf8("TOMBOLO_ASSIST", value)?;
+            self.assist = parse_assist(&value).map_err(|error| format!("TOMBOLO_ASSIST {error}"))?;
         }
         Ok(self)
     }
@@ -79,6 +85,19 @@ pub fn parse_busy_poll(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `auto`, `off` or `always`.
+///
+/// # Errors
+/// What it must be.
+pub fn parse_assist(text: &str) -> Result<Assist, String> {
+    match text {
+        "auto" => Ok(Assist::WhenIdle),
+        "off" => Ok(Assist::Never),
+        "always" => Ok(Assist::Always),
+        _ => Err(format!("must be \"auto\", \"off\" or \"always\", not `{text}`")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,15 +116,21 @@ mod tests {
         for wrong in ["", "50", "us", "4us", "11ms", "1s", "-5us", "18446744073709551615ms"] {
             assert!(parse_busy_poll(wrong).is_err(), "{wrong}");
         }
+        assert_eq!(parse_assist("auto"), Ok(Assist::default()));
+        assert_eq!(parse_assist("off"), Ok(Assist::Never));
+        assert_eq!(parse_assist("always"), Ok(Assist::Always));
+        assert!(parse_assist("never").is_err() && parse_assist("").is_err());
     }
 
     #[test]
     fn the_environment_comes_first_and_empty_says_nothing() {
-        let file = ThreadConfig { workers: Some(3), busy_poll: Duration::from_micros(7) };
+        let file =
+            ThreadConfig { workers: Some(3), busy_poll: Duration::from_micros(7), assist: Assist::default() };
         let with = |workers: &'static str, poll: &'static str| {
             file.overridden(move |name| match name {
                 "TOMBOLO_WORKERS" => Some(workers.into()),
-                _ => Some(poll.into()),
+                "TOMBOLO_BUSY_POLL" => Some(poll.into()),
+                _ => None,
             })
         };
         assert_eq!(file.overridden(|_| None), Ok(file));
@@ -113,6 +138,10 @@ mod tests {
         assert_eq!(with("auto", "0"), Ok(ThreadConfig::default()));
         assert_eq!(with("4", "").unwrap().workers(), 4);
         assert!(with("many", "").unwrap_err().starts_with("TOMBOLO_WORKERS must"));
+        let off = file.overridden(|name| (name == "TOMBOLO_ASSIST").then(|| "off".into()));
+        assert_eq!(off, Ok(ThreadConfig { assist: Assist::Never, ..file }));
+        let wrong = file.overridden(|name| (name == "TOMBOLO_ASSIST").then(|| "on".into()));
+        assert!(wrong.unwrap_err().starts_with("TOMBOLO_ASSIST must"));
         assert!(with("", "long").unwrap_err().starts_with("TOMBOLO_BUSY_POLL must"));
     }
 

@@ -1,7 +1,7 @@
 //! Transactions.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use rand_core::CryptoRng;
 use tombolo_noise::clock::Now;
@@ -10,15 +10,9 @@ use tombolo_packet::{Endpoint, PeerId};
 
 use super::path_mtu::PathRecord;
 use super::{Control, PeerRecord};
-use crate::frames::FrameGate;
-use crate::held::Held;
 use crate::options::SocketBinder;
-use crate::path_mtu::PeerPath;
-use crate::rate_limit::RateLimit;
 use crate::shared::Peer;
-use crate::staging::Staging;
 use crate::transaction::{ApplyError, MemberChange, PeerChange, Transaction};
-use crate::usage::Usage;
 
 impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     /// What can fail comes first, so that a failure leaves everything as it was.
@@ -162,16 +156,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     /// What workers and the status need of a peer of the device.
     pub(super) fn add_record(&mut self, id: PeerId) {
         let Some(link) = self.device.link(id) else { return };
-        let peer = Peer {
-            link: Arc::clone(link),
-            staging: Staging::default(),
-            path: PeerPath::new(),
-            frames: FrameGate::default(),
-            rate_limit: RateLimit::default(),
-            held: Held::default(),
-            usage: Usage::default(),
-            relay: AtomicBool::new(false),
-        };
+        let peer = Peer::new(Arc::clone(link));
         // Whoever is, or wants to be, a member speaks in frames; of static peers the configuration says.
         peer.frames.set_open(link.standing() != Standing::Static);
         let record = PeerRecord {

@@ -106,8 +106,13 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         self.shared.probes.set_outstanding(self.probes.len() + 1);
         record.peer.staging.push(&request, &self.shared.staging_budget, &self.shared.drops);
         let sockets = self.shared.sockets.load();
-        let mut sender =
-            Sender { shared: &self.shared, sockets: &sockets, batch: &mut self.batch, now: now.boot };
+        let mut sender = Sender {
+            shared: &self.shared,
+            sockets: &sockets,
+            batch: &mut self.batch,
+            line: None,
+            now: now.boot,
+        };
         if sender.flush_staged(&record.peer) == 0
             && let Some(event) = record.peer.link.want_handshake()
         {

@@ -25,6 +25,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 .collect(),
             drops: self.shared.drops.iter().collect(),
             offloads: offload::status(&self.shared.tun_offloads, &self.shared.sockets.load()),
+            assist: self.shared.assisted.status(),
         }
     }
 

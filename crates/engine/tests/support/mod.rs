@@ -11,7 +11,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tombolo_engine::{
-    AllowedIpChange, Engine, EngineEvent, EngineHandle, EngineOptions, PathMtuOptions, PeerChange,
+    AllowedIpChange, Assist, Engine, EngineEvent, EngineHandle, EngineOptions, PathMtuOptions, PeerChange,
     SocketBinder, Sockets, Transaction, queues_for,
 };
 use tombolo_noise::{PrivateKey, PublicKey};
@@ -104,6 +104,7 @@ impl Machine {
             max_clock_ahead: None,
             workers: 2,
             busy_poll: Duration::ZERO,
+            assist: Assist::default(),
             path_mtu: PathMtuOptions::default(),
             copy_dscp: false,
         };

@@ -86,6 +86,14 @@ fn render(report: &StatusReport) -> String {
         text.push_str(&render_membership(membership));
     }
     text.push_str(&offloads(&report.offloads));
+    let assist = report.assist;
+    if assist.sealed + assist.opened > 0 {
+        let _ = writeln!(
+            text,
+            "idle workers sealed {} super-packets and opened {} reads",
+            assist.sealed, assist.opened
+        );
+    }
     if !report.peers.is_empty() {
         let _ = writeln!(text);
     }

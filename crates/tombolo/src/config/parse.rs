@@ -18,7 +18,7 @@ use super::{
     DEFAULT_PATH_MTU_INTERVAL, DEFAULT_PORT, EndpointHost, EndpointName, InterfaceConfig, MembershipConfig,
     NetworkConfig, OVERHEAD, OffloadConfig, Origin, PeerConfig, SecretSource,
 };
-use crate::threads::{ThreadConfig, parse_busy_poll, parse_workers};
+use crate::threads::{ThreadConfig, parse_assist, parse_busy_poll, parse_workers};
 
 const INTERFACE_KEYS: &[&str] = &[
     "name",
@@ -38,6 +38,7 @@ const INTERFACE_KEYS: &[&str] = &[
     "max_clock_ahead",
     "workers",
     "busy_poll",
+    "assist",
     "copy_dscp",
 ];
 const PEER_KEYS: &[&str] = &[
@@ -211,7 +212,7 @@ fn interface(
 
 fn threads(section: &Section<'_, '_>, problems: &mut Problems<'_>) -> ThreadConfig {
     let mut read = |key: &str| section.string_or_integer(key, problems);
-    let (workers, busy_poll) = (read("workers"), read("busy_poll"));
+    let (workers, busy_poll, assist) = (read("workers"), read("busy_poll"), read("assist"));
     let mut config = ThreadConfig::default();
     if let Some(text) = workers {
         match parse_workers(&text.value) {
@@ -223,6 +224,12 @@ fn threads(section: &Section<'_, '_>, problems: &mut Problems<'_>) -> ThreadConf
         match parse_busy_poll(&text.value) {
             Ok(time) => config.busy_poll = time,
             Err(error) => problems.at(text.span, format!("`busy_poll` in [interface] {error}")),
+        }
+    }
+    if let Some(text) = assist {
+        match parse_assist(&text.value) {
+            Ok(assist) => config.assist = assist,
+            Err(error) => problems.at(text.span, format!("`assist` in [interface] {error}")),
         }
     }
     config

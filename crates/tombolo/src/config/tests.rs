@@ -34,7 +34,7 @@ fn a_whole_configuration_is_read() {
         "[interface]\nname = \"tombolo0\"\naddress = [\"10.66.0.1/16\", \"fd00::1/64\"]\nprivate_key = \"{KEY_A}\"\n\
          listen_port = 8_663\nmtu = 1400\nfwmark = 0x2a\npersistent = false\nhosts = true\n\
          metrics = \"127.0.0.1:9662\"\ngateway_subnets = [\"192.168.9.0/24\"]\nmax_clock_ahead = 900\n\
-         workers = 4\nbusy_poll = \"50us\"\ncopy_dscp = true\n[offload]\ntso = false\n\
+         workers = 4\nbusy_poll = \"50us\"\nassist = \"off\"\ncopy_dscp = true\n[offload]\ntso = false\n\
          [[peer]]\nname = \"db-2\"\npublic_key = \"{KEY_B}\"\npreshared_key_file = \"db-2.psk\"\n\
          allowed_ips = [\"10.66.0.2\", \"fd00::2/128\", \"192.168.7.0/24\"]\n\
          endpoint = \"db-2.example.org:8662\"\npersistent_keepalive = 25\nrate_limit = \"200 Mbit/s\"\n"
@@ -49,6 +49,7 @@ fn a_whole_configuration_is_read() {
     assert_eq!(interface.max_clock_ahead, Some(std::time::Duration::from_secs(900)));
     assert_eq!(interface.threads.workers, Some(4));
     assert_eq!(interface.threads.busy_poll, std::time::Duration::from_micros(50));
+    assert_eq!(interface.threads.assist, tombolo_engine::Assist::Never);
     assert_eq!(interface.metrics.unwrap().to_string(), "127.0.0.1:9662");
     let off: Vec<_> = Offload::ALL.iter().filter(|offload| !config.offload.is_on(**offload)).collect();
     assert_eq!(off, [&Offload::Tso]);

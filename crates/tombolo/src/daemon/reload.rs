@@ -72,6 +72,9 @@ impl Daemon {
         if new.interface.threads.busy_poll != old.interface.threads.busy_poll {
             kept.push("busy_poll");
         }
+        if new.interface.threads.assist != old.interface.threads.assist {
+            kept.push("assist");
+        }
         let sizes = |interface: &InterfaceConfig| {
             (interface.path_mtu_discovery, interface.path_mtu_interval, interface.clamp_mss)
         };

@@ -10,8 +10,8 @@ use tombolo_packet::{Offload, OffloadState};
 use super::interface::Interface;
 use crate::config::{NetworkConfig, OffloadConfig, PeerConfig};
 use crate::report::{
-    GuardReport, InterfaceReport, MembershipReport, OffloadEntry, OffloadReport, PeerReport, SCHEMA,
-    SocketEntry, StatusReport,
+    AssistReport, GuardReport, InterfaceReport, MembershipReport, OffloadEntry, OffloadReport, PeerReport,
+    SCHEMA, SocketEntry, StatusReport,
 };
 
 /// A peer's timestamp that far ahead of our clock is told (requirement 11).
@@ -86,6 +86,7 @@ pub(super) fn build(context: Context<'_>, status: &EngineStatus, interface: &mut
             dropped_packets: interface.guard_drops(),
         },
         offloads: offload_report(&status.offloads, &config.offload),
+        assist: AssistReport { sealed: status.assist.sealed, opened: status.assist.opened },
         peers,
         drops: status.drops.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
         membership: context.membership,

@@ -285,6 +285,7 @@ pub(super) fn options(config: &NetworkConfig, interface: &Interface) -> EngineOp
         max_clock_ahead: config.interface.max_clock_ahead,
         workers: config.interface.threads.workers(),
         busy_poll: config.interface.threads.busy_poll,
+        assist: config.interface.threads.assist,
         path_mtu: PathMtuOptions {
             discover: config.interface.path_mtu_discovery,
             clamp_mss: config.interface.clamp_mss,

@@ -33,6 +33,10 @@ pub fn render(report: &StatusReport) -> String {
         page.sample("tombolo_offload_enabled", &[("offload", name)], u8::from(enabled));
     }
     sockets_and_device(&mut page, offloads);
+    page.family("tombolo_assisted_total", "counter", "Super-packets and reads that idle workers took on.");
+    for (work, count) in [("sealed", report.assist.sealed), ("opened", report.assist.opened)] {
+        page.sample("tombolo_assisted_total", &[("work", work)], count);
+    }
     page.family("tombolo_dropped_packets_total", "counter", "Packets dropped, by reason.");
     for (reason, count) in &report.drops {
         page.sample("tombolo_dropped_packets_total", &[("reason", reason)], count);

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tombolo_engine::{EngineStatus, OffloadStatus, PathMtuState, PeerState, PeerStatus, Transaction};
+use tombolo_engine::{
+    AssistStatus, EngineStatus, OffloadStatus, PathMtuState, PeerState, PeerStatus, Transaction,
+};
 use tombolo_noise::clock::UnixTime;
 use tombolo_noise::{PresharedKey, PrivateKey, PublicKey, Standing};
 
@@ -161,6 +163,7 @@ fn status(peers: Vec<PeerStatus>) -> EngineStatus {
         peers,
         drops: Vec::new(),
         offloads: OffloadStatus::default(),
+        assist: AssistStatus::default(),
     }
 }
 

@@ -5,7 +5,7 @@
 //! (requirement 10).
 //!
 //! The environment is wireguard-go's: `WG_PROCESS_FOREGROUND=1`, `WG_TUN_FD`, `LOG_LEVEL`
-//! (`verbose`, `error`, `silent`); and ours, `TOMBOLO_WORKERS`, `TOMBOLO_BUSY_POLL` and `TOMBOLO_OFFLOAD_*`.
+//! (`verbose`, `error`, `silent`); and ours, `TOMBOLO_WORKERS`, `TOMBOLO_BUSY_POLL`, `TOMBOLO_ASSIST` and `TOMBOLO_OFFLOAD_*`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,7 +41,8 @@ const SOCKET_LOOK: Duration = Duration::from_millis(500);
     name = "tombolo-wireguard",
     version,
     after_help = "Environment: WG_PROCESS_FOREGROUND=1 (as -f), WG_TUN_FD (an open TUN), LOG_LEVEL (verbose, error, silent),\n\
-                  TOMBOLO_WORKERS (auto, or 1 to 64), TOMBOLO_BUSY_POLL (5us to 10ms, or 0).\n\
+                  TOMBOLO_WORKERS (auto, or 1 to 64), TOMBOLO_BUSY_POLL (5us to 10ms, or 0),\n\
+                  TOMBOLO_ASSIST (auto, off, or always).\n\
                   TOMBOLO_OFFLOAD_NAME=off switches an offload off, NAME being one of VNET_HEADER, CHECKSUM, TSO, USO, \
                   COALESCE_TCP, COALESCE_UDP, GSO, GRO.\n\
                   With wg-quick: WG_QUICK_USERSPACE_IMPLEMENTATION=tombolo-wireguard wg-quick up wg0"
@@ -216,6 +217,7 @@ impl Running {
             max_clock_ahead: None,
             workers: threads.workers(),
             busy_poll: threads.busy_poll,
+            assist: threads.assist,
             path_mtu: PathMtuOptions::off(),
             copy_dscp: false,
         };
