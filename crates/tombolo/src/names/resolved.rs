@@ -38,12 +38,17 @@ pub(crate) async fn revert(interface: &str) -> io::Result<()> {
     run(&["revert".to_owned(), interface.to_owned()]).await
 }
 
-fn registration(interface: &str, domain: &str, servers: &[IpAddr]) -> [Vec<String>; 3] {
+fn registration(interface: &str, domain: &str, servers: &[IpAddr]) -> [Vec<String>; 4] {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let mut dns = words(&["dns", interface]);
     dns.extend(servers.iter().map(ToString::to_string));
-    // The order matters: without a domain, a server of an interface is asked for everything.
-    [words(&["default-route", interface, "no"]), words(&["domain", interface, &format!("~{domain}")]), dns]
+    // The order matters: without a domain, a server of an interface is asked for everything. Multicast has no way here.
+    [
+        words(&["llmnr", interface, "no"]),
+        words(&["default-route", interface, "no"]),
+        words(&["domain", interface, &format!("~{domain}")]),
+        dns,
+    ]
 }
 
 async fn run(arguments: &[String]) -> io::Result<()> {
@@ -70,11 +75,12 @@ mod tests {
 
     #[test]
     fn only_the_own_domain_is_asked_for() {
-        let [route, domain, dns] = registration(
+        let [multicast, route, domain, dns] = registration(
             "tombolo0",
             "prod.internal",
             &["10.86.0.1".parse().unwrap(), "fd86::1".parse().unwrap()],
         );
+        assert_eq!(multicast, ["llmnr", "tombolo0", "no"]);
         assert_eq!(route, ["default-route", "tombolo0", "no"]);
         assert_eq!(domain, ["domain", "tombolo0", "~prod.internal"]);
         assert_eq!(dns, ["dns", "tombolo0", "10.86.0.1", "fd86::1"]);
