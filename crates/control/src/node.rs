@@ -33,6 +33,7 @@ mod look_ups;
 mod names;
 mod paths;
 mod peer;
+mod rotation;
 mod servers;
 mod sessions;
 
@@ -73,6 +74,7 @@ enum Task {
     LookUp(u64),
     Pull,
     Names,
+    Rotation,
     Upkeep,
 }
 
@@ -120,6 +122,7 @@ pub struct Node {
     life: Life,
     lighthouse: Option<Lighthouse>,
     local: Vec<SocketAddr>,
+    local_routes: Vec<IpNet>,
     forbidden: Vec<IpNet>,
     /// Initiations and challenges to addresses that others named, for each address (control rule 13).
     destinations: Limits<IpAddr>,
@@ -135,7 +138,7 @@ impl Node {
         let time = NetworkTime::start(now.boot, confirmed);
         // Greater than any before, whatever the clock says (control rule 11).
         let seconds = time.times(now).estimate.0.as_secs();
-        let epoch = seconds.max(saved.map_or(0, |saved| saved.epoch.saturating_add(1)));
+        let epoch = seconds.max(saved.map_or(1, |saved| saved.epoch.saturating_add(1)));
         let mut node = Self {
             key,
             verifier: Verifier::new(pins, floor),
@@ -151,6 +154,7 @@ impl Node {
             life: Life::default(),
             lighthouse: None,
             local: Vec::new(),
+            local_routes: Vec::new(),
             forbidden: Vec::new(),
             destinations: Limits::new(Rate { per_second: 2, burst: 24 }, 4096),
             introductions: Limits::new(Rate { per_second: 20, burst: 100 }, 256),
@@ -242,6 +246,7 @@ impl Node {
                 Task::LookUp(id) => self.tick_look_up(id, call),
                 Task::Pull => self.tick_pull(call),
                 Task::Names => self.tick_names(call),
+                Task::Rotation => self.tick_rotation(call),
                 Task::Upkeep => self.tick_upkeep(call),
             }
         }
@@ -265,6 +270,11 @@ impl Node {
     /// Sends a frame in the session with a key: an answer of the authority, a request of an administrator.
     pub fn send(&mut self, to: PublicKey, frame: Frame) {
         self.push(to, None, frame);
+    }
+
+    /// What this machine reaches by other ways: no route of the network that overlaps one of these is taken (control rule 5).
+    pub fn set_local_routes(&mut self, routes: Vec<IpNet>) {
+        self.local_routes = routes;
     }
 
     /// What the node believes.

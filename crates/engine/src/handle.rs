@@ -69,6 +69,8 @@ pub enum SendFrameError {
 pub(crate) enum MemberCommand {
     SetMembership(Option<MembershipOptions>),
     SetTimeFloor(UnixTime),
+    /// All session keys are thrown away.
+    ExpireSessions,
     Reject(PublicKey),
     Revoke(PublicKey),
     PathValidated(PublicKey, SocketAddr),
@@ -229,6 +231,15 @@ impl EngineHandle {
     /// The engine has stopped.
     pub fn set_time_floor(&self, time: UnixTime) -> Result<(), Stopped> {
         self.member(MemberCommand::SetTimeFloor(time)).map(drop)
+    }
+
+    /// Throws all session keys away: this machine is a copy of another, or was set back to an earlier state, and a nonce may have been
+    /// used already (control rule 19).
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn expire_sessions(&self) -> Result<(), Stopped> {
+        self.member(MemberCommand::ExpireSessions).map(drop)
     }
 
     /// What a provisional or unverified peer showed was refused: it goes with its session. `false`: it is a member, a static

@@ -13,6 +13,7 @@ pub mod control;
 mod daemon;
 pub mod hosts;
 pub mod import;
+pub mod machine;
 pub mod membership;
 pub mod metrics;
 pub mod names;

@@ -82,6 +82,8 @@ pub struct MembershipReport {
     pub servers: Vec<ServerReport>,
     /// Where the servers see this machine.
     pub observed: Vec<String>,
+    /// Where this machine says that it can be reached.
+    pub candidates: Vec<String>,
     /// Control frames that were dropped.
     pub dropped_frames: u64,
 }

@@ -111,9 +111,11 @@ pub enum Output {
         /// What is asked.
         frame: Frame,
     },
-    /// The ticket for the new static key is there: set the key in the engine, then call
+    /// The ticket for the new static key is there, or the old one is to be taken back: set the key in the engine, then call
     /// [`super::Node::change_key`].
     ChangeKey(PublicKey),
+    /// The new static key has its membership, which was saved: the old one is of no use any more.
+    KeyChanged(PublicKey),
     /// The join has ended.
     Joined(Result<(), JoinRefusal>),
     /// The membership has ended, as was asked.

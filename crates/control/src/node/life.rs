@@ -1,4 +1,4 @@
-//! Joining, renewing, changing the key, leaving (control rules 15 to 18).
+//! Joining, renewing, leaving (control rules 15, 16 and 18).
 
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use tombolo_noise::clock::{Instant, Now};
 
 use super::event::{NodeAlarm, Output, Save, Saved};
 use super::peer::{Peer, Session, Showing};
+use super::rotation::Rotation;
 use super::{Call, Node};
 use crate::document::{DocumentError, Roles};
-use crate::frame::{Frame, JoinAnswer, JoinRequest, RenewAnswer, Ticket};
+use crate::frame::{Frame, JoinAnswer, JoinRequest, RenewAnswer, RenewRefusal};
 use crate::token::Token;
 use crate::verifier::{Accepted, Refusal};
 use crate::{NodeId, NodeName};
@@ -22,7 +23,7 @@ pub(super) struct Life {
     /// A membership that was given, and waits for documents to be verified by.
     pending: Option<Vec<u8>>,
     next_renewal: Option<Instant>,
-    rotation: Rotation,
+    pub(super) rotation: Rotation,
     leaving: bool,
     stale: bool,
     fault: bool,
@@ -35,17 +36,6 @@ struct Joining {
     name: Option<NodeName>,
     /// Whether the answer has come.
     answered: bool,
-}
-
-/// A change of the static key.
-#[derive(Debug, Default)]
-enum Rotation {
-    #[default]
-    None,
-    /// The ticket is asked for, for this new key.
-    Asked(PublicKey),
-    /// The new key is in use, and shows this ticket.
-    Showing([u8; 32]),
 }
 
 const RETRY: Duration = Duration::from_secs(120);
@@ -110,10 +100,7 @@ impl Node {
             let (token, name) = (joining.token.public_key(), joining.name.clone());
             return Some(Frame::JoinRequest(JoinRequest { token, proof, name }));
         }
-        match self.life.rotation {
-            Rotation::Showing(ticket) if peer.has_role(Roles::AUTHORITY) => Some(Frame::Rotate(ticket)),
-            _ => None,
-        }
+        self.rotation_frame().filter(|_| peer.has_role(Roles::AUTHORITY))
     }
 
     pub(super) fn handle_join_answer(&mut self, from: PublicKey, answer: JoinAnswer, call: &mut Call<'_>) {
@@ -162,10 +149,6 @@ impl Node {
         self.outbox.push_back(Output::Save(Save::Membership(member.encoded().to_vec())));
         self.own = Some(member);
         self.life.warned = false;
-        self.life.rotation = match std::mem::take(&mut self.life.rotation) {
-            Rotation::Showing(_) => Rotation::None,
-            other => other,
-        };
         let every = self.options.renewal;
         let jitter = Duration::from_secs(call.below((every.as_secs() / 6).max(1)));
         self.life.next_renewal = Some(call.now.boot + every.saturating_sub(jitter));
@@ -185,6 +168,7 @@ impl Node {
         for key in keys {
             self.schedule(key);
         }
+        self.note_own_membership(call);
         self.tend_servers(call);
     }
 
@@ -207,7 +191,9 @@ impl Node {
             // After a restart it is not known when the last renewal was: soon, and not all at once.
             call.now.boot + Duration::from_secs(60)
         });
-        if *due > call.now.boot && !self.life.leaving {
+        // A key that has no membership yet cannot renew one.
+        let changing = own.key != self.key;
+        if changing || (*due > call.now.boot && !self.life.leaving) {
             return;
         }
         *due = call.now.boot + RETRY;
@@ -230,7 +216,7 @@ impl Node {
         self.peers.iter().find(|(_, peer)| authority(peer)).map(|(key, _)| *key)
     }
 
-    fn ask_authority(&mut self, frame: Frame) -> bool {
+    pub(super) fn ask_authority(&mut self, frame: Frame) -> bool {
         let Some(authority) = self.authority() else { return false };
         self.push(authority, None, frame);
         true
@@ -250,46 +236,24 @@ impl Node {
                     self.send_versions(from, call);
                 }
             }
-            Err(crate::frame::RenewRefusal::Busy) => {}
+            Err(RenewRefusal::Busy) => self.note_rotation_refused(false, call),
+            Err(RenewRefusal::UnknownTicket) => self.note_rotation_refused(true, call),
+            Err(RenewRefusal::Revoked) if self.rotating_to().is_some() => self.note_key_revoked(from, call),
             Err(refusal) => self.outbox.push_back(Output::Alarm(NodeAlarm::RenewalRefused(refusal))),
-        }
-    }
-
-    /// Asks for a change of the static key to `new`. Once the authority agrees, [`Output::ChangeKey`] comes.
-    pub fn rotate(&mut self, new: PublicKey) {
-        self.life.rotation = Rotation::Asked(new);
-        self.ask_authority(Frame::AskTicket);
-    }
-
-    pub(super) fn handle_ticket(&mut self, from: PublicKey, ticket: Ticket, _call: &mut Call<'_>) {
-        let authority = self.peers.get(&from).is_some_and(|peer| peer.has_role(Roles::AUTHORITY));
-        if let Rotation::Asked(new) = self.life.rotation
-            && authority
-        {
-            self.life.rotation = Rotation::Showing(ticket.ticket);
-            self.outbox.push_back(Output::ChangeKey(new));
-        }
-    }
-
-    /// The engine has the new static key: all sessions are of the past.
-    pub fn change_key(&mut self, new: PublicKey, now: Now, rng: &mut dyn CryptoRng) {
-        let call = self.call(now, rng);
-        self.key = new;
-        let keys: Vec<PublicKey> = self.peers.keys().copied().collect();
-        for key in keys {
-            if let Some(peer) = self.peers.get_mut(&key) {
-                (peer.session, peer.showing, peer.attempt) = (None, None, None);
-            }
-            // Others know the new key once the authority has signed it.
-            let authority = self.peers.get(&key).is_some_and(|peer| peer.has_role(Roles::AUTHORITY));
-            self.begin_attempt(key, Duration::from_secs(if authority { 0 } else { 1 }), &call);
         }
     }
 
     /// Ends the membership. [`Output::Left`] comes when the authority has heard of it.
     pub fn leave(&mut self) {
         self.life.leaving = true;
-        self.ask_authority(Frame::Leave);
+        self.leave_if_wanted();
+    }
+
+    /// Says that we leave, to an authority that may just have been reached.
+    pub(super) fn leave_if_wanted(&mut self) {
+        if self.life.leaving {
+            self.ask_authority(Frame::Leave);
+        }
     }
 
     pub(super) fn handle_left(&mut self, from: PublicKey) {

@@ -272,8 +272,12 @@ impl Node {
         let overlay: Vec<_> = overlay.collect();
         for route in self.verifier.network().iter().flat_map(|network| &network.routes) {
             let behind = route.gateways.contains(&member.node) && member.routes.contains(&route.prefix);
-            let admitted =
-                admit_route(route.prefix, overlay.iter().copied(), &self.options.accept_routes, &[]);
+            let admitted = admit_route(
+                route.prefix,
+                overlay.iter().copied(),
+                &self.options.accept_routes,
+                &self.local_routes,
+            );
             if behind && admitted.is_ok() {
                 networks.insert(route.prefix);
             }

@@ -175,7 +175,7 @@ impl Node {
             // Obeyed only from members with the role (control rule 13).
             Frame::LookUpAnswer(answer) if lighthouse => self.handle_look_up_answer(from, answer, call),
             Frame::Introduce(introduce) if lighthouse => self.handle_introduce(from, &introduce, call),
-            Frame::Ticket(ticket) => self.handle_ticket(from, ticket, call),
+            Frame::Ticket(ticket) => self.handle_ticket(from, &ticket, call),
             Frame::Left(_) => self.handle_left(from),
             _ => self.dropped += 1,
         }
@@ -233,6 +233,7 @@ impl Node {
         self.install_peer(&key, call);
         self.schedule(key);
         self.note_member(&key, call);
+        self.leave_if_wanted();
     }
 
     fn handle_show_refused(&mut self, from: PublicKey, refused: &ShowRefused, call: &mut Call<'_>) {
@@ -244,6 +245,9 @@ impl Node {
             return;
         }
         peer.showing = None;
+        if refused.reason == ShowRefusal::Revoked {
+            self.note_key_revoked(from, call);
+        }
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         let clock_difference = seconds(refused.time.0).saturating_sub(seconds(call.now.wall.0));
         let alarm = NodeAlarm::Refused { peer: from, reason: refused.reason, clock_difference };

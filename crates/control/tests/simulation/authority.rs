@@ -22,8 +22,8 @@ pub(crate) struct Authority {
     token_key: SigningKey,
     pub(crate) trust: Verified<TrustDocument>,
     pub(crate) network: NetworkDocument,
-    members: HashMap<PublicKey, Membership>,
-    tickets: HashMap<[u8; 32], PublicKey>,
+    pub(crate) members: HashMap<PublicKey, Membership>,
+    pub(crate) tickets: HashMap<[u8; 32], PublicKey>,
     next: u32,
 }
 
@@ -184,6 +184,10 @@ impl Authority {
                 };
                 let admitted = outcome.clone().ok();
                 (Some(Frame::RenewAnswer(RenewAnswer { time: now, node: None, outcome })), admitted)
+            }
+            Frame::AskTicket if !self.members.contains_key(&from) => {
+                let outcome = Err(RenewRefusal::Revoked);
+                (Some(Frame::RenewAnswer(RenewAnswer { time: now, node: None, outcome })), None)
             }
             Frame::AskTicket => {
                 let ticket = [7; 32];

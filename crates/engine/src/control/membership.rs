@@ -30,6 +30,10 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 self.device.set_time_floor(time, now);
                 true
             }
+            MemberCommand::ExpireSessions => {
+                self.device.expire_all(now, &mut self.random);
+                true
+            }
             MemberCommand::Reject(key) => self.end_membership(&key, |device, id| device.reject(id)),
             MemberCommand::Revoke(key) => self.end_membership(&key, |device, id| device.revoke(id)),
             MemberCommand::Handshake(key, paths) => self.handshake(&key, &paths, now),

@@ -94,7 +94,7 @@ impl Device {
         let deadline = now.boot + REKEY_TIMEOUT + jitter(rng);
         let index = self.unused_index(id, rng);
         let identity = self.identity.clone();
-        let (wall, reservation) = (self.wall(now), self.timestamp_reservation);
+        let (wall, reservation) = (self.sending_time(now), self.timestamp_reservation);
         let Some(peer) = self.peer_mut(id) else { return };
         peer.attempts = peer.attempts.saturating_add(1);
         peer.timers.set(Timer::Retransmit, Some(deadline));

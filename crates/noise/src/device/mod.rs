@@ -36,6 +36,9 @@ use provisional::Membership;
 
 /// One WireGuard interface: an identity and its peers.
 ///
+/// How far ahead of what is known the clock is believed: less than what members refuse (15 minutes).
+const CLOCK_AHEAD: Duration = Duration::from_secs(600);
+
 /// Driven by one thread. It takes handshake datagrams ([`handle_message`](Self::handle_message)), what workers report
 /// ([`handle_event`](Self::handle_event)) and the passing of time ([`handle_timeout`](Self::handle_timeout), due at
 /// [`poll_timeout`](Self::poll_timeout)); after each of these, outputs are to be taken with
@@ -185,12 +188,24 @@ impl Device {
         self.peers().collect()
     }
 
+    /// What the wall clock is known to have reached (control rule 18).
+    fn known_time(&self, now: Now) -> Option<UnixTime> {
+        let floor = self.time_floor?;
+        let since = now.boot.saturating_duration_since(floor.boot);
+        Some(UnixTime(floor.wall.0.saturating_add(since)))
+    }
+
     /// The wall clock, or what is known to be the least that it can be (control rule 18).
     fn wall(&self, now: Now) -> UnixTime {
-        let floor = self.time_floor.map(|floor| {
-            UnixTime(floor.wall.0.saturating_add(now.boot.saturating_duration_since(floor.boot)))
-        });
-        floor.map_or(now.wall, |floor| floor.max(now.wall))
+        self.known_time(now).map_or(now.wall, |known| known.max(now.wall))
+    }
+
+    /// What our own timestamps are made of. A clock far ahead of what is known is not believed: members refuse what comes from
+    /// the future, and who once took such a timestamp takes no smaller one (control rules 10 and 18). A machine that was
+    /// off for long sends timestamps of then, which are behind what it sent last all the same.
+    fn sending_time(&self, now: Now) -> UnixTime {
+        let wall = self.wall(now);
+        self.known_time(now).map_or(wall, |known| wall.min(UnixTime(known.0.saturating_add(CLOCK_AHEAD))))
     }
 
     /// Puts the peer's earliest deadline into the queue: the last step of whatever changes its timers.

@@ -203,6 +203,26 @@ fn a_node_that_boots_in_1970_hears_and_is_heard_control_rule_18() {
 }
 
 #[test]
+fn a_clock_ten_years_ahead_is_not_told_to_others_control_rule_18() {
+    let mut world = World::joined(9, 1);
+    world.advance(seconds(6));
+    let now = world.now_of(1);
+    world.nodes[1].device.set_time_floor(now.wall, now);
+    world.nodes[1].wall_offset = 10 * 365 * 86_400;
+    world.advance(seconds(6));
+    for _ in 0..2 {
+        world.wire.clear();
+        world.initiate(1, 0);
+        world.advance(millis(100));
+        assert_eq!(world.sent(0, MessageType::Response).len(), 1, "what it sends is of today");
+        assert_eq!(world.nodes[0].dropped(DropReason::TimestampAhead), 0);
+        // And once the clock was set back.
+        world.nodes[1].wall_offset = 0;
+        world.advance(seconds(6));
+    }
+}
+
+#[test]
 fn timestamps_are_reserved_ahead_control_rule_18() {
     let mut world = World::joined(10, 1);
     world.nodes[1].device.set_timestamp_reservation(seconds(60));

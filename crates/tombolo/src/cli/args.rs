@@ -83,6 +83,13 @@ pub enum Command {
                            ssh server tombolo token new | tombolo join -"
     )]
     Join(JoinArgs),
+    /// Give this machine another static key.
+    #[command(
+        long_about = "Give this machine another static key. Its membership, name and addresses stay; tunnels are opened anew \
+                      within a moment, and connections through them go on. The server revokes the old key after a \
+                      minute. This happens by itself every 30 days (`rotate_key_days` in [membership])."
+    )]
+    RotateKey,
     /// End the membership: remove key, interface and guard.
     Leave(LeaveArgs),
     /// Tokens: what new machines join with.

@@ -14,6 +14,7 @@ mod join;
 pub(crate) mod logging;
 mod restore;
 mod root_key;
+mod rotate;
 mod status;
 mod trust;
 mod up;
@@ -69,6 +70,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Server(ServerCommand::Restore(arguments)) => restore::run(&cli, &directories, arguments),
         Command::Server(ServerCommand::Trust(command)) => trust::run(&cli, &directories, command),
         Command::Join(arguments) => join::join(&cli, &directories, arguments),
+        Command::RotateKey => rotate::run(&cli, &directories),
         Command::Leave(arguments) => join::leave(&cli, &directories, arguments),
         Command::Token(command) => admin::token(&cli, &directories, command),
         Command::Node(command) => admin::node(&cli, &directories, command),

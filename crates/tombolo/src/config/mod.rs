@@ -60,11 +60,22 @@ pub struct MembershipConfig {
     pub lighthouse: bool,
     /// Of a server: whether nodes that do not reach each other send through here.
     pub relay: bool,
+    /// How old the static key gets, a tenth more or less. `None`: it is changed by hand only.
+    pub rotate_key: Option<Duration>,
+    /// The state is used on the machine where it was made only. `None`: unless this is a container.
+    pub bind_machine: Option<bool>,
 }
 
 impl Default for MembershipConfig {
     fn default() -> Self {
-        Self { accept_routes: Vec::new(), authority: true, lighthouse: true, relay: true }
+        Self {
+            accept_routes: Vec::new(),
+            authority: true,
+            lighthouse: true,
+            relay: true,
+            rotate_key: None,
+            bind_machine: None,
+        }
     }
 }
 

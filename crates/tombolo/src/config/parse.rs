@@ -62,7 +62,10 @@ const OFFLOAD_KEYS: [&str; Offload::ALL.len()] = {
     keys
 };
 const TOP_KEYS: &[&str] = &["interface", "peer", "offload", "membership"];
-const MEMBERSHIP_KEYS: &[&str] = &["accept_routes", "authority", "lighthouse", "relay"];
+const MEMBERSHIP_KEYS: &[&str] =
+    &["accept_routes", "authority", "bind_machine", "lighthouse", "relay", "rotate_key_days"];
+/// Days.
+const DEFAULT_ROTATE_KEY_DAYS: u64 = 30;
 /// What a membership gives, and the file must not.
 const GIVEN_KEYS: &[&str] = &["address", "private_key", "private_key_file"];
 
@@ -131,11 +134,15 @@ fn membership(table: &DeTable<'_>, span: Range<usize>, problems: &mut Problems<'
                 .at(text.span, format!("`{}` is not a subnet, such as \"192.168.7.0/24\"", text.value)),
         }
     }
+    let days = section.integer("rotate_key_days", 0..=3650, " days, 0 for never", problems);
+    let days = days.map_or(DEFAULT_ROTATE_KEY_DAYS, |days| days.value);
     MembershipConfig {
         accept_routes,
         authority: section.boolean("authority", true, problems),
         lighthouse: section.boolean("lighthouse", true, problems),
         relay: section.boolean("relay", true, problems),
+        rotate_key: (days > 0).then(|| Duration::from_secs(days * 86_400)),
+        bind_machine: section.has("bind_machine").then(|| section.boolean("bind_machine", true, problems)),
     }
 }
 

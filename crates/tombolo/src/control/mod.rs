@@ -43,6 +43,8 @@ pub enum Request {
     },
     /// End the membership.
     Leave,
+    /// Change this machine's static key.
+    RotateKey,
     /// Stop. Interface and guard stay.
     Down,
     /// Read the configuration anew.
@@ -52,7 +54,7 @@ pub enum Request {
 impl Request {
     /// Whether it changes anything.
     pub fn needs_privilege(&self) -> bool {
-        matches!(self, Self::Down | Self::Reload | Self::Admin { .. } | Self::Leave)
+        matches!(self, Self::Down | Self::Reload | Self::Admin { .. } | Self::Leave | Self::RotateKey)
     }
 }
 
@@ -95,7 +97,7 @@ pub enum Answer {
         /// The frame.
         frame: String,
     },
-    /// To `down`, `reload` and `leave`.
+    /// To `down`, `reload`, `leave` and `rotate_key`.
     Done,
     /// The request cannot be met.
     Error {

@@ -39,7 +39,10 @@ pub struct Call {
 ///
 /// # Errors
 /// The socket cannot be bound, or another daemon listens on it.
-pub fn serve(path: &Path, calls: mpsc::Sender<Call>) -> io::Result<tokio::task::JoinHandle<()>> {
+pub fn serve(
+    path: &Path,
+    calls: mpsc::Sender<Call>,
+) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon listens on it"));
     }
@@ -51,7 +54,7 @@ pub fn serve(path: &Path, calls: mpsc::Sender<Call>) -> io::Result<tokio::task::
     // The daemon's umask made it the owner's alone; from here on its group may connect as well.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    Ok(tokio::spawn(async move {
+    Ok(async move {
         loop {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             match listener.accept().await {
@@ -67,7 +70,7 @@ pub fn serve(path: &Path, calls: mpsc::Sender<Call>) -> io::Result<tokio::task::
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
-    }))
+    })
 }
 
 async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()> {

@@ -4,6 +4,7 @@
 //! readiness is told only when the own addresses can be bound.
 
 pub(crate) mod engine;
+mod generation;
 pub(crate) mod interface;
 pub(crate) mod lock;
 mod membership;
@@ -111,6 +112,8 @@ struct Daemon {
     /// A join has just come to its end, and the interface has its addresses.
     joined: bool,
     save_wanted: bool,
+    /// The interface was deleted under a member: everything begins anew, from the disk.
+    again: bool,
     /// Names of members are to be written.
     names_changed: bool,
     resolving: HashMap<PublicKey, Resolving>,

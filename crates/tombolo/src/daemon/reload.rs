@@ -29,6 +29,7 @@ impl Daemon {
         // Members come and go by the control plane, not by the file.
         if new.membership.is_some() {
             new.peers.clone_from(&self.config.peers);
+            new.interface.private_key.clone_from(&self.config.interface.private_key);
         }
         let transaction = peers::difference(&self.config, &new);
         if !peers::is_empty(&transaction) && !self.apply(transaction) {

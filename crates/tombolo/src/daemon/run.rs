@@ -83,7 +83,9 @@ impl Daemon {
         {
             self.tell_joiner(failure);
         }
-        notify::stopping();
+        if !self.again {
+            notify::stopping();
+        }
         self.stop_naming().await;
         self.stop();
         result
@@ -138,8 +140,13 @@ impl Daemon {
                         // The address that a path left from may be gone, or no longer the best one.
                         let _ = handle.forget_sources();
                         if let Some(member) = &mut self.member {
-                            member.tell_local();
+                            member.look_at_addresses();
                         }
+                    }
+                    if notice.copied && let Ok(handle) = self.slot.handle() {
+                        tracing::info!("this machine is a copy, or was set back: all session keys are thrown away");
+                        // It fails only when the engine has stopped.
+                        let _ = handle.expire_sessions();
                     }
                     if concerns && restore_at.is_none() {
                         restore_at = Some(after(SETTLE));
@@ -171,11 +178,15 @@ impl Daemon {
                 () = until(use_at) => {
                     self.look_at_use();
                     self.retire_relaying();
+                    self.tend_key();
                 }
                 () = until(alive_at) => {
                     notify::alive();
                     alive_at = watchdog.map(after);
                 }
+            }
+            if self.again {
+                return Ok(());
             }
             self.drive_member()?;
             self.answer_names();
@@ -196,6 +207,9 @@ impl Daemon {
         tracing::info!("{} stops", self.network);
         self.save();
         self.uapi = None;
+        if let Some(task) = self.metrics.take() {
+            task.abort();
+        }
         if let Some(engine) = self.engine.take() {
             engine.stop();
         }
@@ -246,6 +260,12 @@ impl Daemon {
     /// The device was deleted under us: another one, and another engine on it. Sessions are lost, the
     /// peers are called at once.
     fn replace_device(&mut self) -> Result<(), Failure> {
+        if self.member.is_some() {
+            // Sessions and peers go with the engine: the control plane comes up from the disk, as after a restart.
+            tracing::warn!("the interface {} was deleted; beginning anew", self.interface.plan.interface);
+            self.again = true;
+            return Ok(());
+        }
         tracing::warn!("the interface {} was deleted; making it anew", self.interface.plan.interface);
         self.save();
         self.slot.replace(None);
@@ -258,10 +278,6 @@ impl Daemon {
         let running = self.start_engine()?;
         self.slot.replace(Some(running.handle()));
         self.engine = Some(running);
-        if self.member.is_some() {
-            // Sessions and peers went with the engine: the control plane comes up from the disk, as after a restart.
-            return Err(Failure::Runtime("the interface was deleted; a restart brings it back".to_owned()));
-        }
         let mut everything = peers::everything(&self.config, &self.saved);
         for peer in &mut everything.peers {
             peer.initiate = peer.endpoint.is_some();
@@ -290,6 +306,13 @@ impl Daemon {
                 }
                 other => return other,
             }
+        }
+    }
+
+    fn tend_key(&mut self) {
+        let every = self.config.membership.as_ref().and_then(|membership| membership.rotate_key);
+        if let Some(member) = &mut self.member {
+            member.tend_key(every);
         }
     }
 
@@ -487,6 +510,13 @@ impl Daemon {
             Request::Leave => match &mut self.member {
                 Some(member) => {
                     member.leave(call.reply);
+                    return false;
+                }
+                None => not_by_membership(),
+            },
+            Request::RotateKey => match &mut self.member {
+                Some(member) => {
+                    member.rotate_key(call.reply);
                     return false;
                 }
                 None => not_by_membership(),

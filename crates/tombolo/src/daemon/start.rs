@@ -54,8 +54,20 @@ pub(crate) fn run(directories: Directories, network: &str, waiting: Waiting) -> 
         .build()
         .map_err(|error| Failure::runtime("the runtime cannot be started", error))?;
     let result = runtime.block_on(async {
-        let (mut daemon, parts) = Daemon::start(directories, network, config).await?;
-        daemon.serve(parts, waiting).await
+        let (mut config, mut waiting) = (config, waiting);
+        loop {
+            let (mut daemon, parts) = Daemon::start(directories.clone(), network, config).await?;
+            daemon.serve(parts, waiting).await?;
+            if !daemon.again {
+                return Ok(());
+            }
+            drop(daemon);
+            // Its tasks let go of their sockets when they run next.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            config = config::load_network(&directories, network)?;
+            // Whoever started us has its answer.
+            waiting = Waiting::ServiceManager;
+        }
     });
     // A probe or a look-up that still waits must not hold up the end.
     runtime.shutdown_background();
@@ -78,7 +90,7 @@ pub(super) struct Parts {
     pub(super) watch: Watch,
     pub(super) signals: super::run::Signals,
     _interface_lock: Lock,
-    _control: tokio::task::JoinHandle<()>,
+    _control: tokio::task::JoinSet<()>,
 }
 
 impl Daemon {
@@ -172,8 +184,11 @@ impl Daemon {
             }
         };
         let path = directories.control_socket(network);
-        let control = control::serve(&path, calls.clone())
+        let serving = control::serve(&path, calls.clone())
             .map_err(|error| Failure::runtime(format!("{} cannot be served", path.display()), error))?;
+        // It ends with the daemon.
+        let mut control = tokio::task::JoinSet::new();
+        control.spawn(serving);
         // The first save tells at the start, rather than at the first handshake, of a disk that is full.
         store.save(&saved);
         let daemon = Self {
@@ -190,6 +205,7 @@ impl Daemon {
             joined: false,
             save_wanted: false,
             names_changed: false,
+            again: false,
             resolving: std::collections::HashMap::new(),
             events,
             calls,

@@ -22,6 +22,9 @@ pub(super) struct Clock {
     /// Seconds of Unix time that a signed document confirmed.
     pub(super) confirmed: u64,
     pub(super) epoch: u64,
+    /// Since when the static key is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key_since: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]

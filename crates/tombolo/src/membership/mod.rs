@@ -3,11 +3,13 @@
 //! | file | what |
 //! |---|---|
 //! | `key` | the machine's static key; made here, never leaves |
+//! | `key.next` | the static key that is to come, until the membership names it |
 //! | `join` | the token and the wished name, until the join is through |
 //! | `membership.json` | what is pinned, the documents, the own membership: in one write, since none is of use without the others |
 //! | `clock.json` | the confirmed time and the epoch of announcements |
 //! | `members.json` | peers with their memberships and where they were, so that they are reached without any server |
 //! | `names.json` | names and addresses of all nodes, where they are written into the hosts file |
+//! | `machine` | what binds all this to the machine |
 //! | `issuer` | of a server: the seed of the key that signs memberships |
 //! | `register.sqlite` | of a server: the register |
 
@@ -24,6 +26,7 @@ use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tombolo_control::document::{Membership, TrustDocument, Verified};
@@ -39,6 +42,7 @@ use crate::config::{NetworkConfig, SecretSource};
 use crate::paths::Directories;
 
 const KEY: &str = "key";
+const NEXT_KEY: &str = "key.next";
 const JOIN: &str = "join";
 const MEMBERSHIP: &str = "membership.json";
 const CLOCK: &str = "clock.json";
@@ -132,6 +136,7 @@ impl MembershipState {
                 }
             }
         }
+        state.take_next_key()?;
         Ok(state)
     }
 
@@ -173,12 +178,58 @@ impl MembershipState {
     /// The machine's static key.
     ///
     /// # Errors
-    /// When there is none that can be read.
+    /// When there is one that cannot be read.
     pub fn key(&self) -> Result<Option<PrivateKey>, MembershipError> {
-        let Some(text) = self.read(KEY)? else { return Ok(None) };
-        let text = std::str::from_utf8(&text).map_err(|error| self.damaged(KEY, error.to_string()))?;
+        self.read_key(KEY)
+    }
+
+    /// The static key that is to come.
+    ///
+    /// # Errors
+    /// When there is one that cannot be read.
+    pub fn next_key(&self) -> Result<Option<PrivateKey>, MembershipError> {
+        self.read_key(NEXT_KEY)
+    }
+
+    fn read_key(&self, file: &str) -> Result<Option<PrivateKey>, MembershipError> {
+        let Some(text) = self.read(file)? else { return Ok(None) };
+        let text = std::str::from_utf8(&text).map_err(|error| self.damaged(file, error.to_string()))?;
         let key = PrivateKey::parse_base64(text.trim());
-        key.map(Some).map_err(|error| self.damaged(KEY, error.to_string()))
+        key.map(Some).map_err(|error| self.damaged(file, error.to_string()))
+    }
+
+    /// Writes the static key that is to come, before anybody hears of it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_next_key(&self, key: &PrivateKey) -> Result<(), MembershipError> {
+        self.write(NEXT_KEY, key.to_base64().as_bytes())
+    }
+
+    /// Once the membership on the disk names the key that was to come, that is the key. A crash at any point leaves the key
+    /// that the membership names, under one of the two names.
+    fn take_next_key(&self) -> Result<(), MembershipError> {
+        let Some(next) = self.next_key()? else { return Ok(()) };
+        let Some((bytes, trust)) = self.membership.as_ref().zip(self.trust()) else { return Ok(()) };
+        if Membership::verify(bytes, &trust).is_ok_and(|member| member.key == next.public()) {
+            self.set_key(&next)?;
+            self.remove(NEXT_KEY)?;
+        }
+        Ok(())
+    }
+
+    /// Since when the key is in use, in Unix time; none where it has not been noted.
+    pub fn key_since(&self) -> Option<Duration> {
+        self.clock.key_since.map(Duration::from_secs)
+    }
+
+    /// Notes it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_key_since(&mut self, time: Duration) -> Result<(), MembershipError> {
+        self.clock.key_since = Some(time.as_secs());
+        self.write_clock()
     }
 
     /// Writes the machine's static key.
@@ -299,7 +350,8 @@ impl MembershipState {
             }
             Save::Membership(membership) => {
                 self.membership = Some(membership);
-                self.write_membership()
+                self.write_membership()?;
+                self.take_next_key()
             }
             Save::Time(time) => {
                 self.clock.confirmed = time.0.as_secs();

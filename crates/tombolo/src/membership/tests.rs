@@ -49,3 +49,18 @@ fn a_damaged_file_is_told_with_the_mend() {
     let error = MembershipState::open(folder.path()).unwrap_err().to_string();
     assert!(error.contains("membership.json is damaged") && error.contains("join anew"), "{error}");
 }
+
+#[test]
+fn a_new_key_is_the_machines_once_the_membership_names_it_control_rule_17() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = MembershipState::open(folder.path()).unwrap();
+    let [old, new] = [(); 2].map(|()| PrivateKey::generate(&mut crate::random::generator().unwrap()));
+    state.set_key(&old).unwrap();
+    state.set_next_key(&new).unwrap();
+    state.save(Save::Documents(documents())).unwrap();
+    state.save(Save::Membership(vec![9; 9])).unwrap();
+    // Nothing says that the new key is anybody's.
+    let again = MembershipState::open(folder.path()).unwrap();
+    assert_eq!(again.key().unwrap().unwrap().public(), old.public());
+    assert_eq!(again.next_key().unwrap().unwrap().public(), new.public());
+}

@@ -30,6 +30,22 @@ impl Netlink {
             .collect())
     }
 
+    /// The addresses of all interfaces with the numbers of these, of both families, link-local ones included.
+    ///
+    /// # Errors
+    /// [`NetlinkError`].
+    pub fn all_addresses(&mut self) -> Result<Vec<(u32, IpNet)>, NetlinkError> {
+        let answers = self
+            .connection
+            .route_request(&RouteNetlinkMessage::GetAddress(AddressMessage::default()), DUMP)
+            .map_err(|refusal| refusal.during("list addresses"))?;
+        let address = |answer: &RouteNetlinkMessage| match answer {
+            RouteNetlinkMessage::NewAddress(message) => Some((message.header.index, address_of(message)?)),
+            _ => None,
+        };
+        Ok(answers.iter().filter_map(address).collect())
+    }
+
     /// Gives an interface an address, bindable at once, without a route to its prefix: routes
     /// are the plan's. `false`: it had it.
     ///

@@ -35,6 +35,8 @@ pub struct Link {
     pub gso_max_size: Option<u32>,
     /// How it was made, if it is a TUN or TAP device.
     pub tun: Option<TunMode>,
+    /// What goes into it comes out elsewhere, in other packets: a tunnel of whatever kind.
+    pub tunnel: bool,
 }
 
 /// How a TUN or TAP device was made.
@@ -150,6 +152,7 @@ impl Link {
             transmit_queue_length: 0,
             gso_max_size: None,
             tun: None,
+            tunnel: false,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -157,12 +160,37 @@ impl Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::TxQueueLen(length) => link.transmit_queue_length = *length,
                 LinkAttribute::GsoMaxSize(size) => link.gso_max_size = Some(*size),
-                LinkAttribute::LinkInfo(infos) => link.tun = TunMode::from_infos(infos),
+                LinkAttribute::LinkInfo(infos) => {
+                    link.tun = TunMode::from_infos(infos);
+                    link.tunnel = infos.iter().any(is_tunnel);
+                }
                 _ => {}
             }
         }
         link
     }
+}
+
+fn is_tunnel(info: &LinkInfo) -> bool {
+    let LinkInfo::Kind(kind) = info else { return false };
+    matches!(
+        kind,
+        InfoKind::Tun
+            | InfoKind::Wireguard
+            | InfoKind::IpIp
+            | InfoKind::Ip6Tnl
+            | InfoKind::SitTun
+            | InfoKind::GreTun
+            | InfoKind::GreTun6
+            | InfoKind::GreTap
+            | InfoKind::GreTap6
+            | InfoKind::Vti
+            | InfoKind::Vti6
+            | InfoKind::Xfrm
+            | InfoKind::Vxlan
+            | InfoKind::Geneve
+            | InfoKind::Gtp
+    )
 }
 
 impl TunMode {

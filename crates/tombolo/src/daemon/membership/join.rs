@@ -3,18 +3,24 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tombolo_control::HostEndpoint;
 use tombolo_control::frame::{JoinAnswer, JoinRefusal};
 use tombolo_control::token::Token;
+use tombolo_engine::now;
 use tombolo_noise::PublicKey;
 use tombolo_noise::clock::{Instant, Now};
 
 use super::super::Daemon;
 use super::Member;
 use crate::cli::Failure;
+use crate::config::load_network;
+use crate::membership::create::{self, Overlap};
 
 /// A closed port is told of within ten seconds.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// So long the server has to hear that this machine leaves again.
+const LEAVING: Duration = Duration::from_secs(3);
 /// Clocks that differ by more than this may be why a membership does not hold.
 const NOTABLE_DIFFERENCE: u64 = 60;
 
@@ -29,6 +35,8 @@ pub(super) struct Joining {
     has_session: bool,
     /// How far our clock is ahead of the authority's, in seconds.
     clock_ahead: Option<i64>,
+    /// The network overlaps what this machine reaches otherwise.
+    refused: Option<String>,
 }
 
 impl Joining {
@@ -41,6 +49,7 @@ impl Joining {
             unresolved: Vec::new(),
             has_session: false,
             clock_ahead: None,
+            refused: None,
         }
     }
 
@@ -78,12 +87,18 @@ impl Joining {
         Some(format!("this machine's clock is {by} s {way} the server's: set it, then join again"))
     }
 
-    /// Whether there is still time.
+    /// Whether there is still time, and sense in it.
     pub(super) fn check(&self, now: Now) -> Result<(), Failure> {
         if now.boot < self.deadline {
             return Ok(());
         }
+        self.check_refused()?;
         Err(Failure::Runtime(self.why()))
+    }
+
+    /// What this machine itself has against the network.
+    pub(super) fn check_refused(&self) -> Result<(), Failure> {
+        self.refused.clone().map_or(Ok(()), |reason| Err(Failure::Mistake(reason)))
     }
 
     fn why(&self) -> String {
@@ -118,6 +133,38 @@ impl Joining {
     }
 }
 
+/// Compares the network's prefixes with the routes of this machine, and with its other networks (control rule 5).
+fn check_ranges(addresses: &[IpNet], others: &[(String, IpNet)]) -> Result<(), String> {
+    let routes = create::local_routes();
+    for address in addresses {
+        let prefix = address.trunc();
+        let overlaps = |other: &IpNet| other.contains(&prefix) || prefix.contains(other);
+        if let Some((name, other)) = others.iter().find(|(_, other)| overlaps(other)) {
+            return Err(format!(
+                "the network's range {prefix} overlaps {other} of the network `{name}`, in which this machine is already: make one of \
+                 them anew with another range (`tombolo server init --cidr`). This machine has left the network again; to join \
+                 it wants a new token"
+            ));
+        }
+        match create::overlap(&prefix, &routes) {
+            Overlap::Free => {}
+            Overlap::Covered(route) => {
+                tracing::warn!(
+                    "the network's range {prefix} lies in {route}, which this machine routes elsewhere"
+                );
+            }
+            Overlap::Taken(route) => {
+                return Err(format!(
+                    "the network's range {prefix} overlaps {route}, which this machine routes elsewhere: one of both would not be \
+                     reached. Give up that route (`ip route`), or make the network anew with another range \
+                     (`tombolo server init --cidr`). This machine has left the network again; to join it wants a new token"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Why the authority does not let us in, and what to do.
 pub(super) fn refused(refusal: JoinRefusal, joining: Option<&Joining>) -> Failure {
     let clock = joining.and_then(Joining::clock).map_or(String::new(), |clock| format!(" ({clock})"));
@@ -142,16 +189,38 @@ pub(super) fn refused(refusal: JoinRefusal, joining: Option<&Joining>) -> Failur
 }
 
 impl Daemon {
+    /// The ranges of the other networks of this machine.
+    fn other_networks(&self) -> Vec<(String, IpNet)> {
+        let mut ranges = Vec::new();
+        for name in self.directories.networks().into_iter().filter(|name| *name != self.network) {
+            // One that cannot be read is not up either.
+            let Ok(config) = load_network(&self.directories, &name) else { continue };
+            ranges.extend(config.overlay().into_iter().map(|range| (name.clone(), range)));
+        }
+        ranges
+    }
+
     /// The membership is there and on the disk: now the interface can have its addresses.
     pub(super) fn joined(&mut self, member: &mut Member) -> Result<(), Failure> {
-        if member.joining.take().is_none() {
+        if member.joining.is_none() {
             return Ok(());
-        }
-        if let Err(error) = member.state.end_join() {
-            member.alarm("disk", error.to_string());
         }
         let mut config = self.config.clone();
         config.interface.addresses = member.state.addresses();
+        if let Err(reason) = check_ranges(&config.interface.addresses, &self.other_networks()) {
+            // The membership is of no use here: its name and addresses are given back.
+            tracing::error!("{reason}");
+            if let Some(joining) = &mut member.joining {
+                joining.refused = Some(reason);
+                joining.deadline = now().boot + LEAVING;
+            }
+            member.node.leave();
+            return Ok(());
+        }
+        member.joining = None;
+        if let Err(error) = member.state.end_join() {
+            member.alarm("disk", error.to_string());
+        }
         if let Some(own) = member.node.membership() {
             tracing::info!(
                 "joined as {}, membership until Unix time {}",
@@ -164,5 +233,49 @@ impl Daemon {
         self.tell_overlay()?;
         self.joined = true;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tombolo_noise::clock::UnixTime;
+
+    use super::*;
+
+    #[test]
+    fn a_wrong_clock_is_told_by_how_much_control_rule_18() {
+        let server = tombolo_noise::PrivateKey::from_bytes([7; 32]).public();
+        let at = |seconds| UnixTime(Duration::from_secs(seconds));
+        let now = Now { boot: Instant::from_nanos(0), wall: at(1_800_000_000) };
+        let mut joining = Joining {
+            server,
+            endpoints: Vec::new(),
+            deadline: now.boot,
+            tried: Vec::new(),
+            unresolved: Vec::new(),
+            has_session: true,
+            clock_ahead: None,
+            refused: None,
+        };
+        for (theirs, said) in [(1_800_000_000 - 86_400, "86400 s ahead of"), (1_800_003_600, "3600 s behind")]
+        {
+            let answer = JoinAnswer { time: at(theirs), outcome: Ok(Vec::new()) };
+            joining.note_answer(&answer, now);
+            let text = joining.check(now).unwrap_err().to_string();
+            assert!(text.contains(said) && text.contains("set it"), "{text}");
+        }
+        joining.note_answer(&JoinAnswer { time: at(1_800_000_010), outcome: Ok(Vec::new()) }, now);
+        assert!(!joining.check(now).unwrap_err().to_string().contains("clock"));
+    }
+
+    #[test]
+    fn another_network_of_the_machine_is_not_overlapped_control_rule_5() {
+        let own: Vec<IpNet> = vec!["192.0.2.9/24".parse().unwrap()];
+        let other = |range: &str| vec![("red".to_owned(), range.parse().unwrap())];
+        for range in ["192.0.2.0/24", "192.0.0.0/16", "192.0.2.128/25"] {
+            let text = check_ranges(&own, &other(range)).unwrap_err();
+            assert!(text.contains("`red`") && text.contains(range), "{text}");
+        }
+        assert_eq!(check_ranges(&own, &other("198.51.100.0/24")), Ok(()));
     }
 }

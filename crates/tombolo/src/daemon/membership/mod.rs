@@ -3,13 +3,15 @@
 //! Events of the engine, results of the store, answers of the resolver and requests of the control socket go in; what comes
 //! out is done at once and in order: frames, changes of the engine, writes, transactions. Nothing here waits.
 
+mod candidates;
 mod data_path;
 mod join;
 mod relaying;
+mod rotation;
 mod server;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use rand_chacha::ChaCha20Rng;
@@ -18,9 +20,10 @@ use tombolo_control::authority::{Outcome, TransactionId};
 use tombolo_control::document::{Roles, Validity};
 use tombolo_control::frame::Frame;
 use tombolo_control::frame::admin::AdminRequest;
-use tombolo_control::lighthouse::LighthouseOptions;
+use tombolo_control::lighthouse::{LighthouseAlarm, LighthouseOptions};
 use tombolo_control::node::{Event as NodeEvent, Node, NodeAlarm, NodeOptions, Output, Save};
 use tombolo_control::path::Path;
+use tombolo_control::verifier::ClockFault;
 use tombolo_control::{HostEndpoint, NodeName};
 use tombolo_engine::{EngineEvent, now};
 use tombolo_noise::clock::Instant;
@@ -33,14 +36,12 @@ use crate::control::Answer;
 use crate::membership::MembershipState;
 use crate::paths::Directories;
 use crate::report::{MembershipReport, ServerReport};
-use crate::{random, resolver};
+use crate::{machine, random, resolver};
 
 use join::Joining;
 use relaying::Relaying;
 use server::Server;
 
-/// How many addresses of servers are kept.
-const REMOTES: usize = 8;
 /// How often it is looked at with whom packets are exchanged, while they are.
 const USE_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while there were none; the engine tells of the first of a silent member, mostly.
@@ -70,11 +71,15 @@ pub(super) struct Member {
     port: u16,
     /// Where servers and members were reached: what packets to them leave from is where others may reach this machine.
     remotes: Vec<SocketAddr>,
+    /// Where this machine is told to be.
+    local: Vec<SocketAddr>,
     /// Who waits for an authority that is elsewhere.
     asked: HashMap<u64, (PublicKey, oneshot::Sender<Answer>)>,
     next_request: u64,
     /// Who waits for the end of the membership.
     leaving: Option<oneshot::Sender<Answer>>,
+    /// Who waits for another key.
+    rotating: Option<rotation::Waiting>,
     /// What somebody should look at, the newest of each kind.
     alarms: HashMap<&'static str, String>,
     /// When it is looked at next with whom packets are exchanged.
@@ -92,6 +97,10 @@ impl Member {
         let Some(membership) = &config.membership else { return Ok(None) };
         let failed = |error: &dyn std::fmt::Display| Failure::Runtime(error.to_string());
         let directory = directories.state_directory(network);
+        let root = std::path::Path::new("/");
+        if membership.bind_machine.unwrap_or_else(|| !machine::is_container(root)) {
+            machine::bind(&directory, network, root).map_err(|error| Failure::Mistake(error.to_string()))?;
+        }
         let state = MembershipState::open(&directory).map_err(|error| failed(&error))?;
         let mut random =
             random::generator().map_err(|error| Failure::runtime("the system gives no randomness", error))?;
@@ -137,9 +146,11 @@ impl Member {
             joining,
             port: config.interface.listen_port,
             remotes: Vec::new(),
+            local: Vec::new(),
             asked: HashMap::new(),
             next_request: 1,
             leaving: None,
+            rotating: None,
             alarms: HashMap::new(),
             next_look: time.boot,
         };
@@ -147,6 +158,7 @@ impl Member {
         if let Some(server) = &mut member.server {
             server.settle_roles(&key.public(), served, &mut member.random);
         }
+        member.resume_rotation()?;
         Ok(Some(member))
     }
 
@@ -181,7 +193,8 @@ impl Member {
     pub(super) fn due_in(&self) -> Option<Duration> {
         let server = self.server.as_ref().and_then(Server::poll_timeout);
         let joining = self.joining.as_ref().map(Joining::deadline);
-        let next = [self.node.poll_timeout(), server, joining].into_iter().flatten().min()?;
+        let waiting = self.rotation_deadline();
+        let next = [self.node.poll_timeout(), server, joining, waiting].into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now().boot))
     }
 
@@ -377,28 +390,6 @@ impl Member {
         }
     }
 
-    /// Packets go to these addresses of servers: what they leave from is where others may reach this machine.
-    fn note_local(&mut self, remotes: &[SocketAddr]) {
-        let new = remotes.iter().filter(|remote| !self.remotes.contains(remote)).copied();
-        self.remotes = new.chain(self.remotes.iter().copied()).take(REMOTES).collect();
-        self.tell_local();
-    }
-
-    /// Tells the addresses of this machine that others may reach it at; also after they may have changed.
-    pub(super) fn tell_local(&mut self) {
-        let mut local: Vec<SocketAddr> = Vec::new();
-        for ip in self.remotes.iter().filter_map(|remote| own_address(*remote)) {
-            let address = SocketAddr::new(ip, self.port);
-            if !local.contains(&address) {
-                local.push(address);
-            }
-        }
-        let forbidden =
-            self.node.verifier().pins().overlay.iter().flat_map(|overlay| overlay.cidrs.iter().copied());
-        let event = NodeEvent::Local { addresses: local, forbidden: forbidden.collect() };
-        self.handle_event(event);
-    }
-
     pub(super) fn handle_store(&mut self, id: TransactionId, outcome: Outcome) {
         if let Some(server) = &mut self.server {
             server.handle_store(id, outcome, &mut self.random);
@@ -413,6 +404,7 @@ impl Member {
         if let Some(server) = &mut self.server {
             server.handle_timeout(&mut self.random);
         }
+        self.check_rotation();
         match &self.joining {
             Some(joining) => joining.check(time),
             None => Ok(()),
@@ -484,7 +476,7 @@ impl Member {
                 "the network document is older than it should be: no server is up, or somebody withholds it".to_owned(),
             ),
             NodeAlarm::Clock(fault) => {
-                self.alarm("clock", format!("this machine's clock cannot be right: {fault:?}; set it"));
+                self.alarm("clock", clock_text(*fault));
             }
             NodeAlarm::NotRenewed { not_after } => self.alarm(
                 "renewal",
@@ -501,6 +493,17 @@ impl Member {
                 "refused",
                 format!("{peer} does not take our membership: {reason:?}; its clock is {clock_difference} s ahead of ours"),
             ),
+            NodeAlarm::Lighthouse(LighthouseAlarm::TwoPlaces { node, one, other }) => {
+                let known = self.node.verifier().member(node).map(|member| member.name.to_string());
+                let name = known.unwrap_or_else(|| node.to_string());
+                self.alarm(
+                    "two places",
+                    format!(
+                        "the node {name} speaks from {one} and from {other} by turns: a copied disk, or a stolen key; \
+                         `tombolo node replace {name}` gives one of them another"
+                    ),
+                );
+            }
             other => self.alarm("conflict", format!("{other:?}")),
         }
     }
@@ -543,6 +546,7 @@ impl Member {
                     connected: status.peers.iter().any(|peer| peer.key == server.key && peer.verified),
                 })
                 .collect(),
+            candidates: self.local.iter().map(ToString::to_string).collect(),
             observed: status.observed.iter().map(ToString::to_string).collect(),
             dropped_frames: status.dropped,
         }
@@ -571,6 +575,18 @@ impl Member {
     }
 }
 
+fn clock_text(fault: ClockFault) -> String {
+    let (by, way, perhaps) = match fault {
+        ClockFault::Behind(by) => (by, "behind", ""),
+        ClockFault::Ahead(by) => (by, "ahead of", ", unless the machine was off for so long"),
+    };
+    let (days, hours, minutes) = (by.as_secs() / 86_400, by.as_secs() / 3600 % 24, by.as_secs() / 60 % 60);
+    format!(
+        "this machine's clock is {days} days, {hours} hours and {minutes} minutes {way} what the network has signed{perhaps}: set it; \
+         until then the network's time is used"
+    )
+}
+
 /// The request in a frame of the control socket.
 pub(super) fn admin_request(frame: &str) -> Result<AdminRequest, String> {
     let bytes = crate::membership::from_hex(frame)?;
@@ -579,14 +595,6 @@ pub(super) fn admin_request(frame: &str) -> Result<AdminRequest, String> {
         Ok(_) => Err("the frame is no administrator's request".to_owned()),
         Err(error) => Err(error.to_string()),
     }
-}
-
-/// The address from which packets to `remote` leave, with no packet sent.
-fn own_address(remote: SocketAddr) -> Option<IpAddr> {
-    let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(remote).ok()?;
-    socket.local_addr().ok().map(|address| address.ip())
 }
 
 impl Daemon {
@@ -621,8 +629,12 @@ impl Daemon {
                     server.handle_documents(documents, &mut member.random);
                 }
                 let renewed = matches!(save, Save::Membership(_));
+                let dated = matches!(save, Save::Time(_) | Save::Documents(_));
                 if let Err(error) = member.state.save(save) {
                     member.alarm("disk", error.to_string());
+                }
+                if dated {
+                    self.tell_time(member);
                 }
                 self.save_wanted |= member.state.is_dirty();
                 if renewed && member.take_roles() {
@@ -640,8 +652,8 @@ impl Daemon {
                     server.handle_frame(from, handshake_hash, authorised, &frame, &mut member.random);
                 }
             }
-            // Keys are not rotated by this version; nobody asks for it.
-            Output::ChangeKey(_) => {}
+            Output::ChangeKey(key) => self.change_key(member, key),
+            Output::KeyChanged(key) => self.key_changed(member, key),
             Output::Names => self.names_changed = true,
             Output::Joined(Ok(())) => self.joined(member)?,
             Output::Joined(Err(refusal)) => {
@@ -649,12 +661,23 @@ impl Daemon {
                 return Err(join::refused(refusal, joining.as_ref()));
             }
             Output::Left => {
+                if let Some(joining) = &member.joining {
+                    joining.check_refused()?;
+                }
                 if let Some(reply) = member.leaving.take() {
                     let _ = reply.send(Answer::Done);
                 }
             }
         }
         Ok(())
+    }
+
+    /// What is confirmed of the time, for the timestamps of handshakes (control rule 18).
+    fn tell_time(&self, member: &Member) {
+        if let Ok(handle) = self.slot.handle() {
+            // It fails only when the engine has stopped.
+            let _ = handle.set_time_floor(member.node.times(now()).confirmed);
+        }
     }
 
     fn resolve_server(&self, endpoint: HostEndpoint) {
