@@ -7,16 +7,20 @@
 //! ```
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use rustix::process::Signal;
 use tombolo_tests::{
     Result, Scene,
     command::{output, run, run_with_input},
     host::Host,
     machine_wide,
+    process::Process,
     topology::Internet,
     transfer,
+    wait::wait_until,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -93,6 +97,38 @@ fn a_token_is_good_once_and_a_refused_machine_keeps_nothing_control_rule_15() {
 }
 
 #[test]
+fn a_join_that_is_interrupted_leaves_nothing_that_runs_and_the_token_as_good_as_before() {
+    machine_wide(
+        "a_join_that_is_interrupted_leaves_nothing_that_runs_and_the_token_as_good_as_before",
+        |scene| {
+            let (_internet, [server, alpha, _]) = three_hosts(scene)?;
+            let token = server.init(&["--name", "server"])?;
+            let file = scene.write("token", &token)?;
+            server.run(&["down"])?;
+            let lock = alpha.folder.join("run/tombolo.lock");
+            // By Ctrl-C, and by a kill that lets nothing be tidied up.
+            for (signal, tidy) in [(Signal::INT, true), (Signal::KILL, false)] {
+                let mut command = alpha.command(&["join", "--name", "alpha"]);
+                let mut join = Process::spawn(scene, "join", command.arg(&file))?;
+                wait_until("the daemon tries", LIMIT, || alpha.run(&["status"]).is_ok())?;
+                let (code, text) = alpha.refusal("alpha", &token)?;
+                ensure!(code == 1 && text.contains("is under way"), "{code} {text}");
+                join.signal(signal)?;
+                let status = join.wait(LIMIT)?;
+                ensure!(!tidy || status.code() == Some(130), "{status}: {}", join.log());
+                ensure!(alpha.folder.join("config/tombolo.toml").exists() != tidy);
+                let holder = output(Command::new("flock").args(["-n"]).arg(&lock).arg("true"), LIMIT)?;
+                ensure!(holder.status.success() == tidy, "the daemon runs: {}", !holder.status.success());
+            }
+            // What the second one left behind gives way.
+            server.run(&["up"])?;
+            alpha.join("alpha", &token)?;
+            alpha.reaches(&server, "server")
+        },
+    );
+}
+
+#[test]
 fn members_that_cannot_reach_each_other_go_through_the_relay_and_back_control_rule_14() {
     machine_wide(
         "members_that_cannot_reach_each_other_go_through_the_relay_and_back_control_rule_14",
@@ -115,7 +151,7 @@ fn members_that_cannot_reach_each_other_go_through_the_relay_and_back_control_ru
             // Once the direct path opens, it is found and used.
             nft("delete table inet block".to_owned())?;
             let direct = || alpha.path("beta").as_deref() == Some("direct");
-            tombolo_tests::wait::wait_until("the direct path is used", Duration::from_secs(90), direct)?;
+            wait_until("the direct path is used", Duration::from_secs(90), direct)?;
             alpha.reaches(&beta, "beta")
         },
     );
@@ -132,7 +168,7 @@ fn a_revoked_node_is_cut_off_and_one_that_leaves_is_gone_control_rule_16() {
         // Cut at the server, and by the new document at whoever talks to it.
         for host in [&server, &alpha] {
             let mut command = host.command(&["wait", "--peer", "beta", "--timeout", "1s"]);
-            tombolo_tests::wait::wait_until("the revoked node is cut off", LIMIT, || {
+            wait_until("the revoked node is cut off", LIMIT, || {
                 output(&mut command, LIMIT).is_ok_and(|output| output.status.code() == Some(3))
             })?;
         }

@@ -61,6 +61,11 @@ impl Directories {
         self.run.join(format!("{network}.lock"))
     }
 
+    /// The lock that `tombolo join` holds.
+    pub fn join_lock_file(&self, network: &str) -> PathBuf {
+        self.run.join(format!("{network}.join.lock"))
+    }
+
     /// The log of a daemon in the background without systemd.
     pub fn log_file(&self, network: &str) -> PathBuf {
         self.run.join(format!("{network}.log"))

@@ -44,7 +44,14 @@ pub(super) fn run(cli: &Cli, directories: &Directories) -> Result<(), Failure> {
             }
         }
     }
-    if bad == 0 { Ok(()) } else { Err(Failure::Runtime(format!("{bad} things need mending"))) }
+    if bad == 0 {
+        Ok(())
+    } else {
+        Err(Failure::Runtime(format!(
+            "{bad} of the findings above {} mending",
+            if bad == 1 { "needs" } else { "need" }
+        )))
+    }
 }
 
 fn tun_device() -> Finding {

@@ -9,6 +9,7 @@ use tombolo_noise::PrivateKey;
 use zeroize::Zeroizing;
 
 use super::args::{Cli, DownArgs, JoinArgs, LeaveArgs};
+use super::attempt::{self, Attempt};
 use super::{Failure, print_line, status, up};
 use crate::config::valid_name;
 use crate::control::{Answer, Client, Request};
@@ -32,13 +33,24 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 
 /// The name of a network that is to be made here, and is not there yet.
 pub(super) fn choose_name(cli: &Cli, directories: &Directories) -> Result<String, Failure> {
+    let network = wished_network(cli)?;
+    refuse_existing(directories, &network)?;
+    Ok(network)
+}
+
+/// The name of a network that is to be made here.
+fn wished_network(cli: &Cli) -> Result<String, Failure> {
     let network = cli.network.clone().unwrap_or_else(|| USUAL_NAME.to_owned());
     if !valid_name(&network) {
         return Err(Failure::Mistake(format!(
             "`{network}` cannot be the name of a network: 1 to 63 letters, digits and hyphens"
         )));
     }
-    let config = directories.config_file(&network);
+    Ok(network)
+}
+
+fn refuse_existing(directories: &Directories, network: &str) -> Result<(), Failure> {
+    let config = directories.config_file(network);
     if config.exists() {
         return Err(Failure::Mistake(format!(
             "this machine has a network `{network}` already ({}): see `tombolo status -n {network}`, or choose another \
@@ -46,7 +58,7 @@ pub(super) fn choose_name(cli: &Cli, directories: &Directories) -> Result<String
             config.display()
         )));
     }
-    Ok(network)
+    Ok(())
 }
 
 /// The machine's name as a node's, as far as it can be one.
@@ -103,16 +115,23 @@ pub(super) fn abandon_unattended(directories: &Directories, network: &str, failu
 }
 
 pub(super) fn join(cli: &Cli, directories: &Directories, arguments: &JoinArgs) -> Result<(), Failure> {
-    let network = choose_name(cli, directories)?;
+    let network = wished_network(cli)?;
+    if !attempt::is_unfinished(directories, &network) {
+        refuse_existing(directories, &network)?;
+    }
     let name = wished_name(arguments.name.as_deref())?;
     let token = read_token(arguments.token.as_deref())?;
+    let attempt = Attempt::begin(directories, &network)?;
+    refuse_existing(directories, &network)?;
     let pending = PendingJoin { token, name };
     prepare(directories, &network, &pending)?;
     let port = arguments.port.unwrap_or_else(|| create::free_port(directories));
     create::write_config(directories, &network, port).map_err(failed)?;
     let error_file = crate::membership::error_file(directories, &network);
     let _ = std::fs::remove_file(&error_file);
-    if let Err(error) = up::start(cli, directories, &network) {
+    let started = up::start(cli, directories, &network);
+    attempt.end();
+    if let Err(error) = started {
         // A service manager would go on trying.
         let _ = up::enable(directories, &network, "stop");
         // There is no network of that name here. Key and token stay for another try where that makes sense.

@@ -115,7 +115,7 @@ pub(super) fn halt(directories: &Directories, network: &str) -> Result<(), Failu
 fn stop(directories: &Directories, network: &str) -> Result<(), Failure> {
     match Client::new(&directories.control_socket(network)).ask(&Request::Down) {
         // A daemon that stops at once may be gone before its answer is out; the lock tells.
-        Ok(Answer::Done) | Err(ClientError::NotRunning(_) | ClientError::Io(_)) => {}
+        Ok(Answer::Done) | Err(ClientError::NotRunning(_) | ClientError::Ended | ClientError::Io(_)) => {}
         Ok(Answer::Error { message }) => return Err(Failure::Runtime(message)),
         Ok(_) => return Err(Failure::Runtime("the daemon gave another answer".to_owned())),
         Err(error) => return Err(Failure::Runtime(error.to_string())),

@@ -19,6 +19,11 @@ pub enum ClientError {
     /// The socket may not be used by this user.
     #[error("not permitted to use {0}: run as root")]
     NotPermitted(PathBuf),
+    /// The daemon ended in the middle.
+    #[error(
+        "the daemon ended before it answered: it was stopped, or it was killed and starts again; try once more"
+    )]
+    Ended,
     /// The connection broke.
     #[error("the daemon did not answer: {0}")]
     Io(#[from] io::Error),
@@ -59,11 +64,19 @@ impl Client {
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        (&stream).write_all(&line)?;
         let mut answer = Vec::new();
-        BufReader::new((&stream).take(MAX_ANSWER)).read_until(b'\n', &mut answer)?;
-        if answer.is_empty() {
-            return Err(ClientError::Io(io::ErrorKind::UnexpectedEof.into()));
+        let exchange = (&stream)
+            .write_all(&line)
+            .and_then(|()| BufReader::new((&stream).take(MAX_ANSWER)).read_until(b'\n', &mut answer));
+        match exchange {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) =>
+            {
+                return Err(ClientError::Ended);
+            }
+            Err(error) => return Err(error.into()),
+            Ok(0) => return Err(ClientError::Ended),
+            Ok(_) => {}
         }
         Ok(serde_json::from_slice(&answer)?)
     }
