@@ -12,18 +12,18 @@ use tombolo_noise::clock::UnixTime;
 
 use super::args::{Cli, NetworkCommand, NodeCommand, TokenArgs, TokenCommand, WhoisArgs};
 use super::init::grant;
-use super::{Failure, print_bytes, print_line};
+use super::{Failure, print_bytes, print_line, servers};
 use crate::control::{Answer, Client, Request};
 use crate::daemon::report::unix_now;
 use crate::membership::{from_hex, to_hex};
 use crate::paths::Directories;
 use crate::random;
 
-fn failed(error: impl std::fmt::Display) -> Failure {
+pub(super) fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Runtime(error.to_string())
 }
 
-fn ask(cli: &Cli, directories: &Directories, operation: Operation) -> Result<Reply, Failure> {
+pub(super) fn ask(cli: &Cli, directories: &Directories, operation: Operation) -> Result<Reply, Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
     let frame = Frame::AdminRequest(AdminRequest { id: 1, operation });
     let frame = to_hex(&frame.to_bytes().map_err(|error| Failure::Mistake(error.to_string()))?);
@@ -42,7 +42,7 @@ fn ask(cli: &Cli, directories: &Directories, operation: Operation) -> Result<Rep
     }
 }
 
-fn other<T>() -> Result<T, Failure> {
+pub(super) fn other<T>() -> Result<T, Failure> {
     Err(Failure::Runtime("the authority gave another answer".to_owned()))
 }
 
@@ -51,7 +51,7 @@ fn name(text: &str) -> Result<NodeName, Failure> {
 }
 
 /// A name, or the 32 digits of an id.
-fn selector(text: &str) -> Result<NodeSelector, Failure> {
+pub(super) fn selector(text: &str) -> Result<NodeSelector, Failure> {
     match from_hex(text).ok().and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()) {
         Some(id) => Ok(NodeSelector::Node(NodeId::from_bytes(id))),
         None => name(text).map(NodeSelector::Name),
@@ -102,6 +102,7 @@ fn new_token(
     spec.name = arguments.name.as_deref().map(name).transpose()?;
     spec.ephemeral = arguments.ephemeral;
     spec.admin = arguments.admin;
+    spec.roles = servers::roles(&arguments.role)?;
     for group in &arguments.group {
         let parsed = group.parse();
         spec.groups.insert(
@@ -210,7 +211,10 @@ pub(super) fn node(cli: &Cli, directories: &Directories, command: &NodeCommand) 
 }
 
 pub(super) fn network(cli: &Cli, directories: &Directories, command: &NetworkCommand) -> Result<(), Failure> {
-    let NetworkCommand::Show(arguments) = command;
+    let arguments = match command {
+        NetworkCommand::Show(arguments) => arguments,
+        NetworkCommand::Server(command) => return servers::run(cli, directories, command),
+    };
     let Reply::Network(info) = ask(cli, directories, Operation::NetworkShow)? else { return other() };
     if arguments.json {
         return print_line(
@@ -263,7 +267,7 @@ pub(super) fn whois(cli: &Cli, directories: &Directories, arguments: &WhoisArgs)
     }
 }
 
-fn done(reply: Reply) -> Result<(), Failure> {
+pub(super) fn done(reply: Reply) -> Result<(), Failure> {
     match reply {
         Reply::Done => print_line("done"),
         _ => other(),

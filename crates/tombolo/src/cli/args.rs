@@ -390,6 +390,9 @@ pub struct TokenArgs {
     /// The group may be one of administrators.
     #[arg(long)]
     pub admin: bool,
+    /// What the machine does for others: `lighthouse`, `relay`, `gateway`, separated by commas.
+    #[arg(long, value_name = "ROLE", value_delimiter = ',')]
+    pub role: Vec<String>,
     /// The machine comes and goes: it is forgotten when it was not seen for so long.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, num_args = 0..=1, default_missing_value = "1h")]
     pub ephemeral: Option<Duration>,
@@ -446,6 +449,27 @@ pub enum NodeCommand {
 pub enum NetworkCommand {
     /// What holds in the network.
     Show(ListArgs),
+    /// Lighthouses and relays beside the first server.
+    #[command(subcommand)]
+    Server(NetworkServerCommand),
+}
+
+/// `network server …`
+#[derive(Debug, Subcommand)]
+pub enum NetworkServerCommand {
+    /// Have all members use a node as lighthouse and relay, by the roles that its token gave it.
+    Add {
+        /// Its name, or its id.
+        node: String,
+        /// Where it is found; may be given several times.
+        #[arg(long, value_name = "HOST[:PORT]", required = true)]
+        endpoint: Vec<String>,
+    },
+    /// Have no member use it any more.
+    Remove {
+        /// Its name, or its id.
+        node: String,
+    },
 }
 
 /// Arguments of `whois`.

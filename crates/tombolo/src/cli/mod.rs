@@ -16,6 +16,7 @@ pub(crate) mod logging;
 mod restore;
 mod root_key;
 mod rotate;
+mod servers;
 mod status;
 mod trust;
 mod up;
