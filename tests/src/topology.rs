@@ -12,10 +12,17 @@
 //! sees what that machine puts on the wire, and a neighbour on the same bridge is a real layer 2
 //! neighbour. Every subnet is a /24, with the IPv6 subnet `2001:db8:N::/64` beside it, N being its
 //! third byte.
+//!
+//! [`Internet::behind_nat`] puts a machine behind one that has the region's only public address:
+//!
+//! ```text
+//!   machine ── eth0 ──── inside ┐  NAT  ┌ eth0 ── router
+//!   192.168.N.10   192.168.N.1  └───────┘ 10 of the subnet
+//! ```
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::{Result, namespace::Namespace};
+use crate::{Result, command::run, namespace::Namespace};
 
 /// The router and its bridges.
 #[derive(Debug)]
@@ -36,6 +43,15 @@ pub struct Machine {
     /// The router's end of its link.
     pub port: String,
     subnet: [u8; 4],
+}
+
+/// How a NAT gives ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nat {
+    /// The machine's own port, whoever it sends to: who is written to may answer, and is found there.
+    Cone,
+    /// Another one for each destination, by chance: what one destination sees is of no use to another.
+    Symmetric,
 }
 
 impl Internet {
@@ -81,6 +97,53 @@ impl Internet {
         };
         machine.set_address(last)?;
         Ok(machine)
+    }
+}
+
+/// A machine behind a NAT: [`Machine::address`] is its private address, and it has no IPv6.
+#[derive(Debug)]
+pub struct Natted {
+    /// The machine.
+    pub machine: Machine,
+    /// The NAT, which has the public address.
+    pub nat: Machine,
+}
+
+impl Internet {
+    /// A new region whose one machine is behind a NAT. The NAT's own label is the machine's with `-n` behind it: labels
+    /// are at most 8 bytes. Nothing enters that was not answered for, and nothing of it is remembered.
+    ///
+    /// # Errors
+    /// As [`Internet::region`], or when nftables refuses.
+    pub fn behind_nat(&mut self, label: &str, subnet: [u8; 4], nat: Nat) -> Result<Natted> {
+        let outside = self.region(&format!("{label}-n"), subnet)?;
+        let space = &outside.namespace;
+        space.sysctl("net.ipv4.ip_forward", "1")?;
+        let inside = [192, 168, subnet[2], 0];
+        let namespace = Namespace::create(label)?;
+        namespace.join("eth0", space, "inside")?;
+        space.ip(&format!("addr add {}/24 dev inside", host(inside, 1)))?;
+        let address = host(inside, 10);
+        namespace.ip(&format!("addr add {address}/24 dev eth0"))?;
+        namespace.ip(&format!("route add default via {}", host(inside, 1)))?;
+        let ports = if nat == Nat::Symmetric { "random,fully-random" } else { "" };
+        for rule in [
+            "add table ip nat".to_owned(),
+            "add chain ip nat out { type nat hook postrouting priority 100 ; }".to_owned(),
+            format!("add rule ip nat out oifname eth0 masquerade {ports}"),
+            "add chain ip nat own { type filter hook input priority 0 ; policy drop ; }".to_owned(),
+            "add rule ip nat own ct state established,related accept".to_owned(),
+        ] {
+            run(space.command("nft").args(rule.split_whitespace()))?;
+        }
+        let machine = Machine {
+            namespace,
+            address,
+            address6: Ipv6Addr::UNSPECIFIED,
+            port: "inside".to_owned(),
+            subnet: inside,
+        };
+        Ok(Natted { machine, nat: outside })
     }
 }
 

@@ -5,7 +5,11 @@
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -110,6 +114,161 @@ fn check_noise(mut stream: TcpStream, length: usize) -> Result {
         left -= count;
     }
     Ok(())
+}
+
+/// A transfer over one TCP connection that goes on until it is told to end, every byte checked on arrival.
+#[derive(Debug)]
+pub struct Stream {
+    stop: Arc<AtomicBool>,
+    received: Arc<AtomicU64>,
+    sender: Option<JoinHandle<Result<u64>>>,
+    receiver: Option<JoinHandle<Result>>,
+}
+
+impl Stream {
+    /// From `client` to `address` in `server`, 2 MB a second at most, so that there is always something on the way.
+    ///
+    /// # Errors
+    /// When the connection is not made.
+    pub fn start(client: &Namespace, server: &Namespace, address: IpAddr) -> Result<Self> {
+        let listener = server.enter(|| TcpListener::bind((address, 0)).context("binding the server"))?;
+        let here = connect(client, listener.local_addr()?, STUCK)?;
+        let (there, _) = listener.accept()?;
+        let (stop, received) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let ended = Arc::clone(&stop);
+        let sender = thread::spawn(move || send_until(here, &ended));
+        let count = Arc::clone(&received);
+        let receiver = thread::spawn(move || check_until_end(there, &count));
+        Ok(Self { stop, received, sender: Some(sender), receiver: Some(receiver) })
+    }
+
+    /// Waits until `more` bytes have arrived from now on. Says how long that took.
+    ///
+    /// # Errors
+    /// When they do not arrive within `limit`, or a byte was wrong.
+    pub fn advance(&self, more: u64, limit: Duration) -> Result<Duration> {
+        let (start, before) = (crate::wait::now(), self.received.load(Ordering::Relaxed));
+        wait_for(&format!("{more} more bytes of the transfer"), limit, || {
+            let ended = self.receiver.as_ref().is_none_or(JoinHandle::is_finished);
+            ensure!(!ended, "the receiver gave up");
+            Ok((self.received.load(Ordering::Relaxed) >= before + more).then_some(()))
+        })?;
+        Ok(crate::wait::now() - start)
+    }
+
+    /// Ends it. Says how many bytes were sent: all of them have arrived, in order and as they were sent.
+    ///
+    /// # Errors
+    /// When one is wrong or missing.
+    pub fn finish(mut self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        let join = |what: &str| anyhow!("the {what} panicked");
+        let (Some(sender), Some(receiver)) = (self.sender.take(), self.receiver.take()) else {
+            return Err(anyhow!("finished already"));
+        };
+        let sent = sender.join().map_err(|_| join("sender"))??;
+        receiver.join().map_err(|_| join("receiver"))??;
+        let received = self.received.load(Ordering::Relaxed);
+        ensure!(sent == received, "{sent} bytes were sent, and {received} arrived");
+        Ok(sent)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The chunk that a [`Stream`] sends fifty times a second.
+const CHUNK: usize = 40_000;
+
+fn send_until(mut stream: TcpStream, stop: &AtomicBool) -> Result<u64> {
+    let (mut noise, mut buffer, mut sent) = (Noise::new(1), vec![0; CHUNK], 0);
+    while !stop.load(Ordering::Relaxed) {
+        noise.fill(&mut buffer);
+        stream.write_all(&buffer).with_context(|| format!("sending, {sent} bytes sent"))?;
+        sent += CHUNK as u64;
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(sent)
+}
+
+fn check_until_end(mut stream: TcpStream, received: &AtomicU64) -> Result {
+    stream.set_read_timeout(Some(STUCK))?;
+    let (mut noise, mut expected, mut found) = (Noise::new(1), vec![0; CHUNK], vec![0; CHUNK]);
+    loop {
+        let mut filled = 0;
+        while filled < CHUNK {
+            match stream.read(&mut found[filled..]).context("receiving")? {
+                0 if filled == 0 => return Ok(()),
+                0 => return Err(anyhow!("the last chunk has {filled} bytes")),
+                count => filled += count,
+            }
+        }
+        noise.fill(&mut expected);
+        let before = received.fetch_add(CHUNK as u64, Ordering::Relaxed);
+        ensure!(found == expected, "wrong bytes after {before}");
+    }
+}
+
+/// How long beats are watched in [`silence_after`].
+const WATCHED: Duration = Duration::from_secs(5);
+
+/// The longest silence between datagrams that arrive at `address` in `to`, of one each 10 ms from `from`, from the beginning
+/// of `event` until five seconds after its end.
+///
+/// # Errors
+/// When `event` fails, or nothing arrives before it, or again within `limit`.
+pub fn silence_after(
+    from: &Namespace,
+    to: &Namespace,
+    address: IpAddr,
+    limit: Duration,
+    event: impl FnOnce() -> Result,
+) -> Result<Duration> {
+    let target = to.enter(|| UdpSocket::bind((address, 0)).with_context(|| format!("binding {address}")))?;
+    target.set_read_timeout(Some(Duration::from_millis(10)))?;
+    let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let source = from.enter(|| Ok(UdpSocket::bind((any, 0))?))?;
+    let destination = target.local_addr()?;
+    let stop = AtomicBool::new(false);
+    let (beats, longest, start) = (AtomicU64::new(0), AtomicU64::new(0), crate::wait::now());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // It may be refused while there is no way.
+                let _ = source.send_to(b"beat", destination);
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        scope.spawn(|| {
+            let mut last = crate::wait::now();
+            while !stop.load(Ordering::Relaxed) {
+                if target.recv_from(&mut [0; 16]).is_ok() {
+                    let silence = crate::wait::now() - last;
+                    last += silence;
+                    longest.fetch_max(silence.as_nanos() as u64, Ordering::Relaxed);
+                    beats.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let more = |what: &str| {
+            let enough = beats.load(Ordering::Relaxed) + 50;
+            wait_for(what, limit, || Ok((beats.load(Ordering::Relaxed) >= enough).then_some(())))
+        };
+        let outcome: Result<Duration> = (|| {
+            more("beats before the event")?;
+            longest.store(0, Ordering::Relaxed);
+            event()?;
+            let end = crate::wait::now() + WATCHED;
+            wait_for("the end of the watch", limit, || Ok((crate::wait::now() >= end).then_some(())))?;
+            more("beats after the event")?;
+            Ok(Duration::from_nanos(longest.load(Ordering::Relaxed)))
+        })();
+        stop.store(true, Ordering::Relaxed);
+        outcome.with_context(|| format!("{:?} after the first beat", crate::wait::now() - start))
+    })
 }
 
 /// Sends datagrams of each of `lengths` from `client` to `address` in `server`, one after the other,

@@ -207,8 +207,10 @@ pub struct PeerReport {
     pub resolve_error: Option<String>,
     /// `idle`, `connecting` or `established`.
     pub state: String,
-    /// `direct`: no other path exists in static mode.
+    /// `direct`, or `relayed`, which there is between members only.
     pub path: String,
+    /// The relay of a relayed path: its name, or its key where the name is not known.
+    pub relay: Option<String>,
     /// The last handshake; seconds of Unix time.
     pub last_handshake: Option<u64>,
     /// Seconds since the last handshake.

@@ -36,7 +36,7 @@ const MOVED_TRIES: u8 = 5;
 /// How often other ways are looked for while a peer is reached through a relay.
 const EXPLORE_HOT: Duration = Duration::from_secs(3);
 /// While nothing answers at all.
-const EXPLORE_FAILING: Duration = Duration::from_millis(500);
+const EXPLORE_FAILING: Duration = Duration::from_millis(200);
 /// After so long without any way the session itself may be lost.
 const HANDSHAKE_AFTER: Duration = Duration::from_millis(1500);
 
@@ -286,7 +286,11 @@ impl Node {
         // Whoever is gone and not asked for is looked for now and then, and no more.
         let given_up = peer.failing.is_some_and(|since| now.saturating_duration_since(since) > FAILING_HOT);
         let waiting = peer.paths.values().any(|state| state.misses > 0) && !given_up;
-        let next = if hot || waiting { PROBE_HOT } else { PROBE_IDLE };
+        let next = match peer.failing {
+            Some(_) if hot => EXPLORE_FAILING,
+            _ if hot || waiting => PROBE_HOT,
+            _ => PROBE_IDLE,
+        };
         let jitter = Duration::from_millis(call.below(next.as_millis() as u64 / 8));
         peer.next_probe = Some(now + next + jitter);
     }
@@ -299,7 +303,8 @@ impl Node {
                 paths.push(Path::Direct(candidate.address));
             }
         }
-        if peer.failing.is_some() || peer.current.is_none() {
+        // One relay is held against the others, which are at hand should it fail.
+        if peer.failing.is_some() || peer.current.is_none_or(Path::is_relayed) {
             paths.extend(self.relay_paths(key, peer));
         }
         paths.retain(|path| peer.current != Some(*path));

@@ -168,7 +168,7 @@ fn table(peers: &[PeerReport]) -> String {
             name(peer).to_owned(),
             peer.address.clone().unwrap_or_else(dash),
             peer.state.clone(),
-            peer.path.clone(),
+            peer.relay.as_ref().map_or_else(|| peer.path.clone(), |relay| format!("by {relay}")),
             peer.endpoint.clone().or_else(|| peer.configured_endpoint.clone()).unwrap_or_else(dash),
             peer.mtu_bytes.to_string(),
             peer.last_handshake_age_seconds.map_or_else(dash, |age| format!("{} ago", duration(age))),

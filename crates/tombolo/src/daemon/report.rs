@@ -46,12 +46,16 @@ pub(super) fn build(context: Context<'_>, status: &EngineStatus, interface: &mut
     if !up {
         warnings.push(format!("the interface {} is not up", interface.plan.interface));
     }
+    let name_of = |key: &PublicKey| {
+        let known = config.peers.iter().find(|known| known.public_key == *key);
+        known.map_or_else(|| key.to_string(), |known| known.name.clone())
+    };
     let peers: Vec<PeerReport> = status
         .peers
         .iter()
         .map(|peer| {
             let configured = config.peers.iter().find(|known| known.public_key == peer.public_key);
-            peer_report(peer, configured, context.resolve_errors.get(&peer.public_key), now)
+            peer_report(peer, configured, context.resolve_errors.get(&peer.public_key), name_of, now)
         })
         .collect();
     for peer in &peers {
@@ -150,6 +154,7 @@ fn peer_report(
     peer: &PeerStatus,
     configured: Option<&PeerConfig>,
     resolve_error: Option<&String>,
+    name_of: impl Fn(&PublicKey) -> String,
     now: Duration,
 ) -> PeerReport {
     let handshake = peer.last_handshake.map(|time| time.0);
@@ -173,6 +178,10 @@ fn peer_report(
             _ => "direct",
         }
         .to_owned(),
+        relay: match peer.path {
+            Some(Path::Relayed { relay, .. }) => Some(name_of(&relay)),
+            _ => None,
+        },
         last_handshake: handshake.map(|time| time.as_secs()),
         last_handshake_age_seconds: handshake.map(|time| now.saturating_sub(time).as_secs_f64()),
         last_received_age_seconds: peer.last_received_age.map(|age| age.as_secs_f64()),

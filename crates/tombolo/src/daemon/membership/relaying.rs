@@ -35,10 +35,23 @@ impl Relaying {
 }
 
 impl Member {
-    /// Somebody wants to send to a node through us. `true`: it may.
+    /// Somebody wants to send to a node through us. `true`: it may, and gets its answers.
     fn grant(&mut self, source: PublicKey, destination: [u8; 16]) -> bool {
+        let times = self.node.times(now());
+        let verifier = self.node.verifier();
+        let destination = NodeId::from_bytes(destination);
+        let there = verifier.member(&destination).map(|member| member.key);
+        let here = verifier.authorised(&source, times).map(|(member, _)| member.node);
+        let granted = self.grant_one_way(source, destination);
+        if let (true, Some(there), Some(here)) = (granted, there, here) {
+            self.grant_one_way(there, here);
+        }
+        granted
+    }
+
+    fn grant_one_way(&mut self, source: PublicKey, node: NodeId) -> bool {
         let Some(relaying) = &mut self.relaying else { return false };
-        let (node, verifier) = (NodeId::from_bytes(destination), self.node.verifier());
+        let verifier = self.node.verifier();
         let key = verifier.member(&node).map(|member| member.key);
         let Some(path) = self.node.path_to(&source) else { return false };
         let to = (&node, key.and_then(|key| self.node.path_to(&key)));

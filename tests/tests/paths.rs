@@ -1,0 +1,200 @@
+//! Ways between members: direct, through NATs, by a relay, by the next relay, and back, while connections go on.
+//!
+//! ```text
+//!   server 192.0.2.10 ───────┐          ┌─── second 192.0.2.20
+//!   alpha 198.51.100.10 ───── router ───── 203.0.113.10 beta
+//!        or 192.168.100.10 behind 198.51.100.10,  192.168.113.10 behind 203.0.113.10
+//! ```
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use tombolo_tests::{
+    Result, Scene,
+    command::run,
+    host::Host,
+    machine_wide,
+    namespace::Namespace,
+    node::executable,
+    topology::{Internet, Nat, Natted},
+    transfer::{self, Stream},
+    wait::{wait_for, wait_until},
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const SERVER: [u8; 4] = [192, 0, 2, 0];
+const ALPHA: [u8; 4] = [198, 51, 100, 0];
+const BETA: [u8; 4] = [203, 0, 113, 0];
+/// Bytes of a transfer that are enough to say that it goes on.
+const MORE: u64 = 1 << 20;
+
+/// A network of a server and two machines that have joined. The NATs live as long as the machines.
+struct Network {
+    internet: Internet,
+    server: Host,
+    alpha: Host,
+    beta: Host,
+    _nats: Vec<tombolo_tests::topology::Machine>,
+}
+
+impl Network {
+    fn new(scene: &Scene, nat: Option<Nat>) -> Result<Self> {
+        let mut internet = Internet::new()?;
+        let server = Host::new(scene, &mut internet, "server", SERVER)?;
+        let mut nats = Vec::new();
+        let mut host = |internet: &mut Internet, name: &str, subnet| match nat {
+            None => Host::new(scene, internet, name, subnet),
+            Some(kind) => {
+                let Natted { machine, nat } = internet.behind_nat(name, subnet, kind)?;
+                nats.push(nat);
+                Host::on(scene, machine, name, &executable("tombolo")?)
+            }
+        };
+        let alpha = host(&mut internet, "alpha", ALPHA)?;
+        let beta = host(&mut internet, "beta", BETA)?;
+        alpha.join("alpha", &server.init(&["--name", "server"])?)?;
+        beta.join("beta", &server.token(&[])?)?;
+        Ok(Self { internet, server, alpha, beta, _nats: nats })
+    }
+
+    /// The two reach each other, and by which way.
+    fn meet(&self) -> Result<Option<String>> {
+        transfer::reach(self.alpha.namespace(), self.beta.namespace(), self.beta.address()?, LIMIT)?;
+        self.beta.wait_for_peer("alpha")?;
+        Ok(self.alpha.path("beta"))
+    }
+
+    /// Nothing passes between the two machines directly any more.
+    fn block(&self) -> Result {
+        nft(&self.internet.router, "add table inet block")?;
+        nft(&self.internet.router, "add chain inet block forward { type filter hook forward priority 0 ; }")?;
+        for word in ["saddr", "daddr"] {
+            let other = if word == "saddr" { "daddr" } else { "saddr" };
+            let (one, two) = (self.alpha.machine.address, self.beta.machine.address);
+            nft(
+                &self.internet.router,
+                &format!("add rule inet block forward ip {word} {one} ip {other} {two} drop"),
+            )?;
+            let (one, two) = (self.alpha.machine.address6, self.beta.machine.address6);
+            nft(
+                &self.internet.router,
+                &format!("add rule inet block forward ip6 {word} {one} ip6 {other} {two} drop"),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> Result {
+        nft(&self.internet.router, "delete table inet block")
+    }
+
+    fn wait_for_path(&self, path: &str) -> Result {
+        wait_until(&format!("the path is {path}"), LIMIT, || self.alpha.path("beta").as_deref() == Some(path))
+    }
+}
+
+fn nft(namespace: &Namespace, text: &str) -> Result {
+    run(namespace.command("nft").args(text.split_whitespace())).map(drop)
+}
+
+#[test]
+fn two_machines_behind_symmetric_nats_talk_through_the_relay_control_rule_14() {
+    machine_wide("two_machines_behind_symmetric_nats_talk_through_the_relay_control_rule_14", |scene| {
+        let network = Network::new(scene, Some(Nat::Symmetric))?;
+        let path = network.meet()?;
+        ensure!(path.as_deref() == Some("relayed"), "the path is {path:?}");
+        let (alpha, beta) = (&network.alpha, &network.beta);
+        transfer::tcp(alpha.namespace(), beta.namespace(), beta.address()?, 4 << 20)?;
+        transfer::tcp(beta.namespace(), alpha.namespace(), alpha.address()?, 4 << 20)?;
+        // Both reach the server directly all the while.
+        ensure!(alpha.path("server").as_deref() == Some("direct"), "{:?}", alpha.path("server"));
+        Ok(())
+    });
+}
+
+#[test]
+fn two_machines_behind_cone_nats_meet_directly_control_rule_13() {
+    machine_wide("two_machines_behind_cone_nats_meet_directly_control_rule_13", |scene| {
+        let network = Network::new(scene, Some(Nat::Cone))?;
+        network.meet()?;
+        // Both punch at once: whoever is introduced calls too.
+        network.wait_for_path("direct")?;
+        let (alpha, beta) = (&network.alpha, &network.beta);
+        transfer::tcp(alpha.namespace(), beta.namespace(), beta.address()?, 4 << 20)?;
+        // And go on so with the server away.
+        network.server.run(&["down"])?;
+        transfer::tcp(beta.namespace(), alpha.namespace(), alpha.address()?, 4 << 20)
+    });
+}
+
+#[test]
+fn a_transfer_loses_nothing_from_direct_to_relay_and_back_control_rule_14() {
+    machine_wide("a_transfer_loses_nothing_from_direct_to_relay_and_back_control_rule_14", |scene| {
+        let network = Network::new(scene, None)?;
+        network.meet()?;
+        network.wait_for_path("direct")?;
+        let (alpha, beta) = (&network.alpha, &network.beta);
+        let stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
+        stream.advance(MORE, LIMIT)?;
+        network.block()?;
+        network.wait_for_path("relayed")?;
+        let relayed = stream.advance(MORE, LIMIT)?;
+        network.open()?;
+        network.wait_for_path("direct")?;
+        let direct = stream.advance(MORE, LIMIT)?;
+        let bytes = stream.finish()?;
+        scene.say(&format!(
+            "{bytes} bytes; a megabyte took {relayed:?} on the relay, {direct:?} directly again"
+        ));
+        Ok(())
+    });
+}
+
+#[test]
+fn when_the_relay_in_use_dies_the_next_one_serves_within_two_seconds_control_rule_14() {
+    machine_wide(
+        "when_the_relay_in_use_dies_the_next_one_serves_within_two_seconds_control_rule_14",
+        |scene| {
+            let mut network = Network::new(scene, None)?;
+            let machine = network.internet.neighbour("second", SERVER, 20)?;
+            let second = Host::on(scene, machine, "second", &executable("tombolo")?)?;
+            second.join("second", &network.server.token(&["--role", "lighthouse,relay"])?)?;
+            let endpoint = second.machine.address.to_string();
+            network.server.run(&["network", "server", "add", "second", "--endpoint", &endpoint])?;
+            network.block()?;
+            let (alpha, beta) = (&network.alpha, &network.beta);
+            for host in [alpha, beta] {
+                wait_until("both servers are known", LIMIT, || {
+                    host.json(&["status", "--json"]).is_ok_and(|status| {
+                        let servers = status["membership"]["servers"].as_array().cloned().unwrap_or_default();
+                        servers.len() == 2 && servers.iter().all(|server| server["connected"] == true)
+                    })
+                })?;
+            }
+            network.meet()?;
+            network.wait_for_path("relayed")?;
+            // Traffic in a stream, so that the silence shows.
+            let (from, to, address) = (alpha.namespace(), beta.namespace(), beta.address()?);
+            let stream = Stream::start(from, to, address)?;
+            stream.advance(MORE, LIMIT)?;
+            let used = relay_of(alpha)?;
+            let (dead, next) =
+                if used == "server" { (&network.server, "second") } else { (&second, "server") };
+            let silence = transfer::silence_after(from, to, address, LIMIT, || dead.kill())?;
+            scene.say(&format!("the relay {used} died: silence of {silence:?}"));
+            ensure!(silence < Duration::from_secs(2), "silence of {silence:?}");
+            wait_for("the other relay is used", LIMIT, || Ok((relay_of(alpha)? == next).then_some(())))?;
+            stream.advance(MORE, LIMIT)?;
+            stream.finish()?;
+            Ok(())
+        },
+    );
+}
+
+/// The relay through which a member is reached.
+fn relay_of(host: &Host) -> Result<String> {
+    let status = host.json(&["status", "--json"])?;
+    let peers = status["peers"].as_array().context("peers")?;
+    let beta = peers.iter().find(|peer| peer["name"] == "beta").context("beta")?;
+    Ok(beta["relay"].as_str().unwrap_or_default().to_owned())
+}
