@@ -261,6 +261,8 @@ pub struct NodeOptions {
     pub renewal: Duration,
     /// A peer without traffic for so long is let go.
     pub idle: Duration,
+    /// Between looks at what ends by itself: memberships, documents, idle peers.
+    pub upkeep: Duration,
     /// Routes of the network that this node takes.
     pub accept_routes: Vec<IpNet>,
     /// Whether this machine is an authority: its frames are handed out.
@@ -274,6 +276,7 @@ impl Default for NodeOptions {
             keepalive: Duration::from_secs(25),
             renewal: Duration::from_secs(86_400),
             idle: Duration::from_secs(600),
+            upkeep: Duration::from_secs(30),
             accept_routes: Vec::new(),
             authority: false,
         }

@@ -21,7 +21,6 @@ const SERVERS: usize = 3;
 /// A keepalive that has no answer by then is sent once more; then a handshake begins.
 const ANSWER: Duration = Duration::from_secs(3);
 const MISSES: u8 = 2;
-const UPKEEP: Duration = Duration::from_secs(30);
 
 impl Node {
     /// Keeps tunnels with servers as the newest document has them.
@@ -230,7 +229,7 @@ impl Node {
 
     /// What is due now and then.
     pub(super) fn tick_upkeep(&mut self, call: &mut Call<'_>) {
-        self.deadlines.set(Task::Upkeep, call.now.boot + UPKEEP);
+        self.deadlines.set(Task::Upkeep, call.now.boot + self.options.upkeep);
         self.reverify(call);
         self.verifier.prune(call.times);
         self.tend_servers(call);

@@ -25,6 +25,8 @@ pub(crate) struct Authority {
     pub(crate) members: HashMap<PublicKey, Membership>,
     pub(crate) tickets: HashMap<[u8; 32], PublicKey>,
     next: u32,
+    /// For how long a network document is fresh.
+    pub(crate) fresh_for: Duration,
 }
 
 /// The three documents, signed.
@@ -78,7 +80,17 @@ impl Authority {
             refuse_when_stale: false,
         };
         let (members, tickets) = (HashMap::new(), HashMap::new());
-        Self { root, issuer, token_key, trust, network, members, tickets, next: 1 }
+        Self {
+            root,
+            issuer,
+            token_key,
+            trust,
+            network,
+            members,
+            tickets,
+            next: 1,
+            fresh_for: Duration::from_secs(7200),
+        }
     }
 
     pub(crate) fn token(&self, server: PublicKey, endpoint: &str) -> Token {
@@ -96,7 +108,7 @@ impl Authority {
         let now = seconds(now);
         self.network.version = Version::next(Some(self.network.version), 1, now).unwrap();
         self.network.issued = now;
-        self.network.expires = UnixTime(now.0 + Duration::from_secs(7200));
+        self.network.expires = UnixTime(now.0 + self.fresh_for);
         let network = self.network.sign(&self.issuer, &self.trust).unwrap();
         let verified = NetworkDocument::verify(&network, &self.trust).unwrap();
         let head = Head::of(&self.trust, &verified).sign(&self.issuer, &self.trust).unwrap();

@@ -1,0 +1,213 @@
+//! Ten thousand nodes for a virtual week, and what a server and a node cost. On its own, so that the memory of the process
+//! is that of the test. The seed is printed; `TOMBOLO_SIMULATION_SEED` sets it, `TOMBOLO_SIMULATION_NODES` the number of nodes.
+
+#![allow(clippy::unwrap_used, reason = "what a simulation takes for granted is a failed test")]
+#![allow(dead_code, reason = "the simulation's parts are more than this uses")]
+
+#[path = "../simulation/attempts.rs"]
+mod attempts;
+#[path = "../simulation/authority.rs"]
+mod authority;
+#[path = "../simulation/data_path.rs"]
+mod data_path;
+#[path = "../simulation/outputs.rs"]
+mod outputs;
+#[path = "../simulation/underlay.rs"]
+mod underlay;
+#[path = "../simulation/world.rs"]
+mod world;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tombolo_control::Path;
+use tombolo_control::document::Roles;
+use tombolo_control::frame::{Frame, Keepalive, Order, Show, Versions};
+use tombolo_control::node::{Event, NodeOptions};
+use tombolo_noise::PrivateKey;
+use tombolo_noise::clock::UnixTime;
+
+use attempts::{assert_reach_all, random_pairs};
+use authority::DAY;
+use underlay::Nat;
+use world::{SECOND, World};
+
+const SERVERS: usize = 3;
+
+fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Bytes of this process in memory.
+fn memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+/// Nanoseconds of this thread on a processor.
+fn processor_time() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+}
+
+fn joined(world: &mut World, nodes: usize) {
+    for number in 0..nodes {
+        let machine = world.add_machine(Nat::None);
+        world.join(machine);
+        if number % 50 == 49 {
+            world.run_for(1);
+        }
+    }
+    world.run_for(20);
+    let absent = world.machines[SERVERS..].iter().filter(|machine| machine.joined_at.is_none()).count();
+    assert_eq!(absent, 0, "all have joined");
+}
+
+/// What a machine did in five minutes in which it talked to the first `peers` others, once a second: calls of its node, and
+/// frames that it sent.
+fn cost(world: &mut World, machine: usize, peers: usize) -> u64 {
+    let others = (SERVERS..world.machines.len()).filter(|other| *other != machine);
+    let others: Vec<usize> = others.take(peers).collect();
+    let pairs: Vec<_> = others.iter().map(|other| (machine, *other)).collect();
+    assert_reach_all(world, &pairs, 5);
+    let before = world.machines[machine].calls + world.machines[machine].frames;
+    for _ in 0..300 {
+        for other in &others {
+            let address = world.address(*other).unwrap();
+            world.ping(machine, address);
+        }
+        world.run_for(1);
+    }
+    world.machines[machine].calls + world.machines[machine].frames - before
+}
+
+#[test]
+fn a_nodes_cost_grows_with_its_active_peers_and_not_with_the_network() {
+    let costs = [25, 250].map(|nodes| {
+        let mut world = World::new(variable("TOMBOLO_SIMULATION_SEED", 31), SERVERS);
+        joined(&mut world, nodes);
+        let last = world.machines.len() - 1;
+        [0, 5, 10].map(|peers| cost(&mut world, last - peers, peers))
+    });
+    println!("calls and frames in 300 s with 0, 5 and 10 active peers: {costs:?} in networks of 25 and 250");
+    let [small, large] = costs;
+    for (small, large) in small.into_iter().zip(large) {
+        // Jitter, and nothing else.
+        assert!(large * 4 < small * 5, "{large} is not {small}");
+    }
+    let [none, five, ten] = large;
+    assert!(ten - none < (five - none) * 5 / 2, "as the number of peers, and no faster: {large:?}");
+}
+
+/// A server that `nodes` members have shown themselves to: bytes of memory.
+fn server_memory(nodes: usize) -> u64 {
+    let mut world = World::new(1, 1);
+    let before = memory();
+    let times = UnixTime(Duration::from_secs(20_700 * DAY));
+    for number in 0..nodes {
+        let mut bytes = [9; 32];
+        bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        let peer = PrivateKey::from_bytes(bytes).public();
+        let [_, _, high, low] = u32::try_from(number).unwrap().to_be_bytes();
+        let path = Path::Direct(SocketAddr::from((Ipv4Addr::new(198, 51, high, low), 8662)));
+        world.event(0, Event::Established { peer, path, initiator: false, handshake_hash: [0; 32] });
+        let membership = world.authority.issue(peer, Roles::NONE, times);
+        let order = Order { epoch: 1, sequence: 1 };
+        let trust = &world.authority.trust;
+        let versions = Versions { order, trust_epoch: trust.epoch, trust_hash: trust.hash(), head: None };
+        let keepalive = Keepalive {
+            order: Order { epoch: 1, sequence: 2 },
+            candidates: Vec::new(),
+            accepts_unsolicited: false,
+            relays: Vec::new(),
+        };
+        for frame in [Frame::Show(Show { membership, versions }), Frame::Keepalive(keepalive)] {
+            world.event(0, Event::Message { from: peer, path, message: &frame.to_bytes().unwrap() });
+        }
+    }
+    assert_eq!(world.machines[0].node.as_ref().unwrap().lighthouse().unwrap().len(), nodes);
+    memory().saturating_sub(before)
+}
+
+#[test]
+#[ignore = "long: ten thousand nodes"]
+fn ten_thousand_nodes_join_and_look_each_other_up() {
+    let nodes = variable("TOMBOLO_SIMULATION_NODES", 10_000) as usize;
+    let server = server_memory(nodes);
+    println!("a server with {nodes} members: {:.1} MB, the model's own tables included", server as f64 / 1e6);
+    assert!(server < 100_000_000);
+
+    let mut world = World::new(variable("TOMBOLO_SIMULATION_SEED", 32), SERVERS);
+    let (start, processor) = (world.now, processor_time());
+    joined(&mut world, nodes);
+    let seconds = (world.now - start) / SECOND;
+    let spent = processor_time() - processor;
+    println!(
+        "joined in {seconds} virtual seconds: {} us of processor time for each node, {} datagrams",
+        spent / 1000 / nodes as u64,
+        world.underlay.sent
+    );
+
+    // Steady, with the usual keepalives.
+    let frames = |world: &World| world.machines[..SERVERS].iter().map(|server| server.frames).sum::<u64>();
+    let (sent, answered, processor) = (world.underlay.sent, frames(&world), processor_time());
+    world.run_for(60);
+    println!(
+        "steady: {} datagrams a second in all, {} frames a second of {SERVERS} servers; {} us of processor time a second for each \
+         node, servers and simulation included",
+        (world.underlay.sent - sent) / 60,
+        (frames(&world) - answered) / 60,
+        (processor_time() - processor) / 1000 / 60 / nodes as u64
+    );
+    let all: Vec<usize> = (SERVERS..world.machines.len()).collect();
+    let pairs = random_pairs(&mut world, &all, 1000.min(nodes));
+    let slowest = assert_reach_all(&mut world, &pairs, 5);
+    println!("{} pairs look each other up: slowest {} ms", pairs.len(), slowest / 1_000_000);
+}
+
+#[test]
+#[ignore = "long: ten thousand nodes for a virtual week"]
+fn ten_thousand_nodes_renew_for_a_week() {
+    let nodes = variable("TOMBOLO_SIMULATION_NODES", 10_000) as usize;
+    let mut world = World::new(variable("TOMBOLO_SIMULATION_SEED", 33), SERVERS);
+    joined(&mut world, nodes);
+    let all: Vec<usize> = (SERVERS..world.machines.len()).collect();
+    // A week, with keepalives and looks at what ends every six hours only, and documents twice a day: what is shown is that
+    // everything is renewed. All machines restart for it.
+    world.authority.fresh_for = Duration::from_secs(DAY);
+    world.options.keepalive = Duration::from_secs(DAY / 4);
+    world.options.upkeep = Duration::from_secs(DAY / 4);
+    restart(&mut world);
+    let (sent, processor) = (world.underlay.sent, processor_time());
+    for _ in 0..14 {
+        world.sign();
+        world.run_for(DAY / 2);
+    }
+    println!(
+        "a week: {} datagrams and {} ms of processor time for each node",
+        (world.underlay.sent - sent) / nodes as u64,
+        (processor_time() - processor) / 1_000_000 / nodes as u64
+    );
+    let newest = world.authority.network.version;
+    for machine in SERVERS..world.machines.len() {
+        let node = world.machines[machine].node.as_ref().unwrap();
+        let serial = node.membership().unwrap().serial;
+        assert!(serial >= 7, "machine {machine} was renewed {serial} times");
+        assert_eq!(node.verifier().network().map(|network| network.version), Some(newest));
+    }
+    world.options = NodeOptions::default();
+    restart(&mut world);
+    let pairs = random_pairs(&mut world, &all, 1000.min(nodes));
+    let slowest = assert_reach_all(&mut world, &pairs, 5);
+    println!("and again: slowest {} ms", slowest / 1_000_000);
+}
+
+fn restart(world: &mut World) {
+    for machine in 0..world.machines.len() {
+        world.kill(machine);
+    }
+    for machine in 0..world.machines.len() {
+        world.start(machine);
+    }
+    world.run_for(60);
+}
