@@ -8,15 +8,15 @@ use std::thread::available_parallelism;
 
 use tombolo_noise::clock::Instant;
 
-/// Time between two looks, in nanoseconds. One costs a few microseconds.
-const INTERVAL: u64 = 1_000_000;
+/// Time between two looks, in nanoseconds. One costs about two microseconds.
+const INTERVAL: u64 = 2_000_000;
 
 /// A look that finds all processors busy weighs so much more than one that finds a free one: help is given where
 /// three of four looks do.
 const WEIGHT_OF_BUSY: i32 = 3;
-/// The score from which on help is given, and the highest one.
+/// The score from which on help is given, and the highest one: two looks that find all processors busy end it.
 const ENOUGH: i32 = 8;
-const HIGHEST: i32 = 24;
+const HIGHEST: i32 = 12;
 
 /// What the kernel says about who runs.
 pub(super) struct Processors {
