@@ -142,6 +142,7 @@ fn members_that_cannot_reach_each_other_go_through_the_relay_and_back_control_ru
             for (hook, word) in [("input", "saddr"), ("output", "daddr")] {
                 nft(format!("add chain inet block {hook} {{ type filter hook {hook} priority 0 ; }}"))?;
                 nft(format!("add rule inet block {hook} ip {word} {} drop", beta.machine.address))?;
+                nft(format!("add rule inet block {hook} ip6 {word} {} drop", beta.machine.address6))?;
             }
             // Direct ways are tried before the relay's.
             let (other, limit) = (beta.address()?, Duration::from_secs(60));

@@ -31,6 +31,8 @@ mod event;
 mod life;
 mod look_ups;
 mod names;
+#[cfg(test)]
+mod names_tests;
 mod paths;
 mod peer;
 mod rotation;
