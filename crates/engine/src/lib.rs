@@ -3,8 +3,8 @@
 //! [`Engine::start`] takes TUN queues, something that binds UDP sockets, and a random number
 //! generator, and runs blocking threads: for each queue one *out* (TUN to UDP) and one *in* (UDP to TUN),
 //! or a *data* thread that is both, and one *control* (handshakes, timers, configuration). Workers hold immutable snapshots and shared
-//! [`tombolo_noise::Link`]s; the control thread alone owns the protocol state. The engine knows
-//! nothing of files, names, netlink or tokio.
+//! [`tombolo_noise::Link`]s; the control thread alone owns the protocol state. Data threads that have nothing to do help busy ones
+//! ([`Assist`]). The engine knows nothing of names, netlink or tokio, and of files only where the kernel tells how busy the processors are.
 #![forbid(unsafe_code)]
 
 mod arena;
