@@ -12,6 +12,7 @@ pub mod aead;
 pub mod contender;
 pub mod document;
 pub mod forwarder;
+pub mod joining;
 pub mod line;
 pub mod load;
 pub mod micro;

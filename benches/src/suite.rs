@@ -43,6 +43,8 @@ pub enum Part {
     Underlays,
     /// One busy flow through one engine, with and without idle workers that help.
     Workers,
+    /// A network by membership: joins, look-ups, memory, the first byte, the relay.
+    Joining,
     /// The cost of each step of the data path.
     Steps,
 }

@@ -134,4 +134,27 @@ pub(crate) const TABLES: &[Table] = &[
         ],
         ratios: false,
     },
+    Table {
+        title: "A server on one processor, with 10,000 registered nodes",
+        columns: &[
+            Column("joins/s", "joins_per_second", 0),
+            Column("server CPU µs each", "join_cpu_us", 0),
+            Column("look-ups/s", "look_ups_per_second", 0),
+            Column("resident MB", "registered_mb", 1),
+            Column("with 2,000 more, connected, MB", "joined_mb", 1),
+            Column("membership bytes", "membership_bytes", 0),
+        ],
+        ratios: false,
+    },
+    Table {
+        title: "A network by membership: from `tombolo join` on, and TCP ×1 through the relay",
+        columns: &[
+            Column("joined s", "join_seconds", 2),
+            Column("first byte of another node s", "first_byte_seconds", 2),
+            Column("direct Gbit/s", "direct_gbps", 2),
+            Column("relayed Gbit/s", "relayed_gbps", 2),
+            Column("relayed / direct", "relayed_to_direct", 2),
+        ],
+        ratios: false,
+    },
 ];

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::contender::{BORINGTUN, DAEMON, FORWARDER, GOTATUN, OURS, PLAIN};
 use crate::results::Results;
+use crate::scenario::joining::{NETWORK, SERVER};
 use crate::stage::AEAD;
 use crate::statistics::median;
 
@@ -101,6 +102,15 @@ const fn at_most(
     Wanted { figure, bound: Bound::AtMost(bound), unit, decimals, values }
 }
 
+const fn at_least(
+    figure: &'static str,
+    bound: f64,
+    unit: &'static str,
+    values: fn(&Results) -> Vec<f64>,
+) -> Wanted {
+    Wanted { figure, bound: Bound::AtLeast(bound), unit, decimals: 0, values }
+}
+
 const fn at_least_gigabyte(figure: &'static str, values: fn(&Results) -> Vec<f64>) -> Wanted {
     Wanted { figure, bound: Bound::AtLeast(1.0), unit: "GB", decimals: 2, values }
 }
@@ -164,6 +174,16 @@ const WANTED: &[Wanted] = &[
             Some(r.in_round(round, DAEMON, "u9000_gbps")? / r.in_round(round, DAEMON, "u1500_gbps")?)
         })
     }),
+    at_least("joins a second, one processor", 500.0, "", |r| r.values(SERVER, "joins_per_second")),
+    at_least("look-ups a second, one processor", 20_000.0, "", |r| r.values(SERVER, "look_ups_per_second")),
+    at_most("memory of a server with 10,000 registered nodes", 100.0, "MB", 1, |r| {
+        r.values(SERVER, "registered_mb")
+    }),
+    at_most("a membership", 600.0, "bytes", 0, |r| r.values(SERVER, "membership_bytes")),
+    at_most("from `tombolo join` to the first byte of another node", 1.0, "s", 2, |r| {
+        r.values(NETWORK, "first_byte_seconds")
+    }),
+    times("relayed TCP ×1, to direct", 0.4, |r| r.values(NETWORK, "relayed_to_direct")),
 ];
 
 #[cfg(test)]

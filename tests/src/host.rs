@@ -60,6 +60,11 @@ impl Host {
         &self.machine.namespace
     }
 
+    /// The executable.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// A `tombolo` command on this machine.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.namespace().command(&self.binary);

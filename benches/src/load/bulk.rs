@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use tombolo_tests::namespace::Namespace;
 use tombolo_tests::wait::now;
 
 use crate::Result;
@@ -27,12 +28,18 @@ impl Streams {
     /// # Errors
     /// When one is not made.
     pub fn connect(wire: &Wire, destination: Ipv4Addr, count: usize) -> Result<Self> {
-        let listener = wire.west.namespace.enter(|| Ok(TcpListener::bind((destination, 0))?))?;
+        Self::between(&wire.east.namespace, &wire.west.namespace, destination, count)
+    }
+
+    /// As [`Streams::connect`], between any two namespaces.
+    ///
+    /// # Errors
+    /// When one is not made.
+    pub fn between(from: &Namespace, to: &Namespace, destination: Ipv4Addr, count: usize) -> Result<Self> {
+        let listener = to.enter(|| Ok(TcpListener::bind((destination, 0))?))?;
         let address = listener.local_addr()?;
         let pair = |_| -> Result<(TcpStream, TcpStream)> {
-            let sender = wire
-                .east
-                .namespace
+            let sender = from
                 .enter(|| TcpStream::connect_timeout(&address, LIMIT).context("connecting a bulk stream"))?;
             Ok((sender, listener.accept()?.0))
         };

@@ -3,6 +3,7 @@
 mod flood;
 mod handshakes;
 mod impaired;
+pub mod joining;
 mod peers;
 mod underlays;
 mod workers;
@@ -19,13 +20,14 @@ use crate::suite::{Part, Suite};
 type Scenario = fn(&mut Suite<'_>) -> Result;
 
 /// All of them, in the order in which they are measured.
-pub const ALL: [(Part, Scenario); 6] = [
+pub const ALL: [(Part, Scenario); 7] = [
     (Part::Peers, peers::measure),
     (Part::Flood, flood::measure),
     (Part::Handshakes, handshakes::measure),
     (Part::Impaired, impaired::measure),
     (Part::Underlays, underlays::measure),
     (Part::Workers, workers::measure),
+    (Part::Joining, joining::measure),
 ];
 
 /// The peers of the tables.

@@ -48,6 +48,8 @@ const USE_INTERVAL: Duration = Duration::from_secs(1);
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// Requests to an authority elsewhere that wait at most.
 const ADMIN_WAITING: usize = 64;
+/// Peers of a server at once: all nodes of a large network.
+const SERVER_PEERS: usize = 20_000;
 
 /// The membership of this machine in one network.
 pub(super) struct Member {
@@ -114,6 +116,7 @@ impl Member {
         let options = NodeOptions {
             accept_routes: membership.accept_routes.clone(),
             authority: server.is_some(),
+            peers: if server.is_some() { SERVER_PEERS } else { NodeOptions::default().peers },
             ..NodeOptions::default()
         };
         let time = now();
