@@ -5,20 +5,33 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tombolo_benches::joining::{Answer, SOURCES, Swarm, register};
 use tombolo_control::frame::JoinRefusal;
 use tombolo_tests::host::Host;
 use tombolo_tests::topology::Internet;
-use tombolo_tests::{machine_wide, wait::wait_until};
+use tombolo_tests::{Result, machine_wide, wait::wait_until};
 
 const TOKENS: usize = 200;
 /// Tokens that a second machine tries too.
 const CONTESTED: usize = 40;
 const LIMIT: Duration = Duration::from_secs(50);
+
+fn process(server: &Host) -> Result<Pid> {
+    let number = server.json(&["status", "--json"])?["pid"].as_i64().context("the daemon's process")?;
+    Pid::from_raw(i32::try_from(number)?).context("the number of a process")
+}
+
+/// As `kill -9` does, at once: nothing is asked of the server before.
+fn kill_and_start(server: &Host, daemon: Pid) -> Result<Pid> {
+    kill_process(daemon, Signal::KILL)?;
+    wait_until("the server is gone", LIMIT, || test_kill_process(daemon).is_err())?;
+    server.run(&["up"])?;
+    process(server)
+}
 
 #[test]
 fn a_server_killed_in_the_middle_of_200_joins_keeps_its_word_and_gives_nothing_twice_control_rule_21() {
@@ -41,28 +54,24 @@ fn a_server_killed_in_the_middle_of_200_joins_keeps_its_word_and_gives_nothing_t
         let contested: Vec<_> = tokens.iter().take(CONTESTED).cloned().collect();
         let machines = tokens.into_iter().chain(contested).map(|token| (token, None));
         let mut swarm = Swarm::new(7, machines);
-        let answered = AtomicUsize::new(0);
-        let swarm = std::thread::scope(|scope| -> tombolo_tests::Result<Swarm> {
-            let joining = scope.spawn(|| {
-                alpha.namespace().enter(|| {
-                    swarm.join(TOKENS + CONTESTED, LIMIT, |_, _| {
-                        answered.fetch_add(1, Ordering::SeqCst);
-                    })?;
-                    Ok(swarm)
-                })
-            });
-            // Twice, each time in the middle of it.
-            for part in [TOKENS / 4, TOKENS / 2] {
-                wait_until("a part has joined", LIMIT, || {
-                    answered.load(Ordering::SeqCst) >= part || joining.is_finished()
-                })?;
-                ensure!(!joining.is_finished(), "the server is killed before all have joined");
-                server.kill()?;
-                server.run(&["up"])?;
-            }
-            joining.join().map_err(|_| anyhow::anyhow!("the joiners panicked"))?
+        let mut daemon = process(&server)?;
+        let mut answered = 0;
+        let mut failure = None;
+        alpha.namespace().enter(|| {
+            swarm.join(TOKENS + CONTESTED, LIMIT, |_, _| {
+                answered += 1;
+                // Twice, each time with many under way: what they were answered meanwhile they have not read yet.
+                if answered == TOKENS / 10 || answered == TOKENS / 2 {
+                    match kill_and_start(&server, daemon) {
+                        Ok(next) => daemon = next,
+                        Err(error) => failure = Some(error),
+                    }
+                }
+            })
         })?;
-        let mut swarm = swarm;
+        if let Some(error) = failure {
+            return Err(error);
+        }
         // Of two machines with one token one was let in, and the other heard why not.
         let answers: Vec<Answer> = swarm.answers().flatten().cloned().collect();
         ensure!(answers.len() == TOKENS + CONTESTED);

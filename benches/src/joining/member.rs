@@ -101,7 +101,7 @@ impl Member {
         let remote = self.token.endpoints()[0].address().context("a token with a literal address")?;
         let mut device = Device::new();
         device.set_private_key(Some(PrivateKey::from_bytes(self.key)), now, random);
-        let peer = device.add_peer(*self.token.server_key())?;
+        let peer = device.add_unverified_peer(*self.token.server_key())?;
         device.set_endpoint(peer, Some(Endpoint::new(remote)), now, random);
         device.initiate(peer, now, random);
         let table = device.index_table();
