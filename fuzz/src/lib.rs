@@ -7,11 +7,13 @@
 mod control;
 mod handshake;
 mod packets;
+mod register;
 mod text;
 
 pub use control::{control_document, control_frame, control_seeds, token};
 pub use handshake::{handshake, sample_messages};
 pub use packets::{coalescer, ip_packet, super_packet, wire_message};
+pub use register::register;
 pub use text::{config, import, uapi};
 
 /// A target: its name, which is also the name of its folder of seeds, and what it does.
@@ -30,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("control_frame", control_frame),
     ("control_document", control_document),
     ("token", token),
+    ("register", register),
 ];
 
 /// Runs `target` on each file named on the command line: what a target built without the fuzzer does, to look at a
