@@ -18,7 +18,7 @@ use tombolo_tests::{Result, machine_wide, wait::wait_until};
 const TOKENS: usize = 200;
 /// Tokens that a second machine tries too.
 const CONTESTED: usize = 40;
-const LIMIT: Duration = Duration::from_secs(50);
+const LIMIT: Duration = Duration::from_secs(90);
 
 fn process(server: &Host) -> Result<Pid> {
     let number = server.json(&["status", "--json"])?["pid"].as_i64().context("the daemon's process")?;
