@@ -139,6 +139,8 @@ pub enum Event {
         node: NodeId,
         /// The membership, signed.
         membership: Vec<u8>,
+        /// Whether the node did not ask for it, and is to be told.
+        unasked: bool,
     },
     /// A token that was spent is tried by another key: it was stolen, or given to two machines (control rule 15).
     TokenReused {
@@ -359,6 +361,7 @@ impl Authority {
             Frame::AskTicket => self.give_ticket(session, now, rng),
             Frame::Rotate(ticket) => self.run(Job::Rotate { session, ticket: *ticket }, now, rng),
             Frame::Leave => self.run(Job::Leave { session }, now, rng),
+            Frame::AskPresented => self.present(&session),
             Frame::AdminRequest(request) => {
                 let job = Job::Admin { caller: Caller::Session(session), request: request.clone() };
                 self.run(job, now, rng);

@@ -139,6 +139,11 @@ pub enum Frame {
     Leave,
     /// It has ended, at this time of the authority's.
     Left(UnixTime),
+    /// Asks the authority which stock WireGuard peers one presents; each comes as [`Frame::Present`] (control rule 20).
+    AskPresented,
+    /// The membership of a stock WireGuard peer, signed: from the authority to the node that presents it, and from that one
+    /// to whom the peer talks with.
+    Present(Vec<u8>),
     /// Asks the authority for something that only administrators may (control rule 22).
     AdminRequest(AdminRequest),
     /// What came of it.

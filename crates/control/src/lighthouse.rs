@@ -220,7 +220,7 @@ impl Lighthouse {
         self.counters.look_ups += 1;
         let target = find(verifier, &look_up.target).filter(|target| {
             let allowed = verifier.network().is_some_and(|network| network.policy.allows(asker, target));
-            allowed && verifier.authorised(&target.key, times).is_some()
+            allowed && verifier.holds(target, times)
         });
         let found = target.map(|target| Found {
             membership: target.encoded().to_vec(),
@@ -236,6 +236,7 @@ impl Lighthouse {
         if let Some(target) = target
             && !matches!(look_up.target, Target::Name(_))
             && target.node != asker.node
+            && target.presenter.is_none()
         {
             self.introduce(asker, asker_path, target, now);
         }

@@ -35,6 +35,7 @@ mod names;
 mod names_tests;
 mod paths;
 mod peer;
+mod presenting;
 mod rotation;
 mod servers;
 mod sessions;
@@ -68,6 +69,7 @@ use life::Life;
 use look_ups::LookUps;
 use names::NameBook;
 use peer::Peer;
+use presenting::Presenting;
 
 /// What may be due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +124,7 @@ pub struct Node {
     names: NameBook,
     pulling: Option<Pulling>,
     life: Life,
+    presenting: Presenting,
     lighthouse: Option<Lighthouse>,
     local: Vec<SocketAddr>,
     local_routes: Vec<IpNet>,
@@ -154,6 +157,7 @@ impl Node {
             names: NameBook::default(),
             pulling: None,
             life: Life::default(),
+            presenting: Presenting::default(),
             lighthouse: None,
             local: Vec::new(),
             local_routes: Vec::new(),
@@ -229,6 +233,7 @@ impl Node {
             Event::Moved { peer, address } => self.handle_moved(peer, address, call),
             Event::Resolved { endpoint, addresses } => self.handle_resolved(&endpoint, &addresses, call),
             Event::Local { addresses, forbidden } => self.handle_local(addresses, forbidden, call),
+            Event::Forwarded { source, destination } => self.handle_forwarded(&source, destination),
             Event::Timestamp { peer, timestamp } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.timestamp = Some(timestamp);

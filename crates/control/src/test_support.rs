@@ -149,6 +149,7 @@ pub(crate) fn membership(number: u8) -> Membership {
         not_after: day(TODAY + 14),
         grace: DAY * 30,
         network_version: network().version,
+        presenter: None,
     }
 }
 

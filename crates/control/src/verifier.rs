@@ -98,6 +98,9 @@ pub enum Refusal {
     /// It is another key's than the handshake's.
     #[error("it is of another key than the session's")]
     AnotherKey,
+    /// It is that of a stock WireGuard peer, for whom another node speaks (control rule 20).
+    #[error("it is of a stock WireGuard peer, who shows nothing by itself")]
+    Presented,
     /// Node id, key or serial are revoked.
     #[error("it is revoked")]
     Revoked,
@@ -137,7 +140,9 @@ impl Refusal {
             | Self::NeedsNetwork(_)
             // The peer may have the newer trust document.
             | Self::Document(DocumentError::UnknownIssuer(_)) => ShowRefusal::Later,
-            Self::Document(_) | Self::AnotherKey | Self::OutsideOverlay(_) => ShowRefusal::Invalid,
+            Self::Document(_) | Self::AnotherKey | Self::Presented | Self::OutsideOverlay(_) => {
+                ShowRefusal::Invalid
+            }
             Self::Revoked | Self::Superseded(_) => ShowRefusal::Revoked,
             Self::NotYet(_) => ShowRefusal::NotYet,
             Self::Expired => ShowRefusal::Expired,
@@ -439,6 +444,9 @@ impl Verifier {
         if remote.is_some_and(|remote| *remote != membership.key) {
             return Err(Refusal::AnotherKey);
         }
+        if remote.is_some() && membership.presenter.is_some() {
+            return Err(Refusal::Presented);
+        }
         let network = self.network_for(&membership)?;
         let held = self.members.get(&membership.node);
         let known = saved || held.is_some_and(|held| held.key == membership.key);
@@ -473,10 +481,20 @@ impl Verifier {
     }
 
     /// The membership that authorises a session with this remote static key, and how it stands: what a later
-    /// handshake inherits (control rule 9). None once it has expired for good.
+    /// handshake inherits (control rule 9). None once it has expired for good, and none for who is presented by another.
     pub fn authorised(&self, remote: &PublicKey, times: Times) -> Option<(&Verified<Membership>, Validity)> {
-        let membership = self.members.by_key(remote)?;
+        let membership = self.members.by_key(remote).filter(|membership| membership.presenter.is_none())?;
         validity(membership, true, times).ok().map(|validity| (membership, validity))
+    }
+
+    /// Whether a membership that is held has not expired for good.
+    pub fn holds(&self, membership: &Membership, times: Times) -> bool {
+        validity(membership, true, times).is_ok()
+    }
+
+    /// The stock WireGuard peers that a node presents (control rule 20), among those that are known here.
+    pub fn presented_by(&self, presenter: &NodeId) -> impl Iterator<Item = &Verified<Membership>> {
+        self.members.presented_by(presenter)
     }
 
     /// The membership of a node.

@@ -10,8 +10,8 @@ use tombolo_control::document::{
     TrustDocument, Verified, Version,
 };
 use tombolo_control::frame::admin::{
-    AdminAnswer, AdminRequest, NetworkChange, NetworkInfo, NodeDetail, NodeInfo, NodeSelector, NodeSpec,
-    Operation, Page, Reply, RevokeTarget, TokenGrant, TokenInfo, TokenSpec,
+    AdminAnswer, AdminRequest, NetworkChange, NetworkInfo, NodeChange, NodeDetail, NodeInfo, NodeSelector,
+    NodeSpec, Operation, Page, Reply, RevokeTarget, TokenGrant, TokenInfo, TokenSpec,
 };
 use tombolo_control::frame::{
     AdminRefusal, Block, Found, Frame, Introduce, JoinAnswer, JoinRefusal, JoinRequest, Keepalive,
@@ -118,6 +118,22 @@ fn membership() -> Membership {
         not_after: seconds(1_789_689_600),
         grace: Duration::from_secs(2_592_000),
         network_version: network().version,
+        presenter: None,
+    }
+}
+
+/// A stock WireGuard peer's.
+fn presented() -> Membership {
+    Membership {
+        node: NodeId::from_bytes([0x0a; 16]),
+        key: static_key(0x0a),
+        name: parse("phone"),
+        addresses: [parse("10.86.0.10"), parse("fd86::a")].into(),
+        groups: [parse("staff")].into(),
+        routes: [].into(),
+        roles: Roles::NONE,
+        presenter: Some(NodeId::from_bytes([9; 16])),
+        ..membership()
     }
 }
 
@@ -223,6 +239,8 @@ fn renewals() -> Vec<(&'static str, Frame)> {
         ("rotate", Frame::Rotate([0x71; 32])),
         ("leave", Frame::Leave),
         ("left", Frame::Left(time)),
+        ("ask-presented", Frame::AskPresented),
+        ("present", Frame::Present(vec![4, 5, 6])),
     ]
 }
 
@@ -263,7 +281,7 @@ fn administration() -> Vec<(&'static str, Frame)> {
         key: static_key(9),
         name: parse("phone"),
         groups: [parse("staff")].into(),
-        presented_by: NodeSelector::Node(node),
+        presented_by: Some(NodeSelector::Node(node)),
     };
     let detail = NodeDetail {
         info: info.clone(),
@@ -274,6 +292,7 @@ fn administration() -> Vec<(&'static str, Frame)> {
         joined: time,
         token: Some(token.key_id()),
         presented_by: Some(node),
+        endpoints: vec![parse("vpn.example.net:8662")],
     };
     let network_info = NetworkInfo {
         network: trust().network,
@@ -289,6 +308,7 @@ fn administration() -> Vec<(&'static str, Frame)> {
         grace: day,
         refuse_when_stale: true,
         recovering_until: Some(time),
+        groups: [parse("databases"), parse("staff")].into(),
     };
     let grant = TokenGrant {
         network: trust().network,
@@ -296,6 +316,15 @@ fn administration() -> Vec<(&'static str, Frame)> {
         root: seed(1).verifying_key().fingerprint(),
         endpoints: vec![parse("vpn.example.net:8662")],
         expires: time,
+    };
+    let change = NodeChange {
+        add_groups: [parse("databases")].into(),
+        remove_groups: [parse("staff")].into(),
+        add_roles: Roles::GATEWAY,
+        remove_roles: Roles::RELAY,
+        add_routes: [parse("192.168.7.0/24")].into(),
+        remove_routes: [parse("192.168.8.0/24")].into(),
+        admin: true,
     };
     let request = |operation| Frame::AdminRequest(AdminRequest { id, operation });
     let set = |change| Frame::AdminRequest(AdminRequest { id, operation: Operation::NetworkSet(change) });
@@ -315,6 +344,7 @@ fn administration() -> Vec<(&'static str, Frame)> {
         ("node-revoke-key", request(Operation::NodeRevoke(RevokeTarget::Key(static_key(9))))),
         ("node-revoke-serial", request(Operation::NodeRevoke(RevokeTarget::Serial(node, 3)))),
         ("node-rename", request(Operation::NodeRename(by_name, parse("db-2")))),
+        ("node-set", request(Operation::NodeSet(NodeSelector::Node(node), change))),
         ("network-show", request(Operation::NetworkShow)),
         ("network-set-group", set(NetworkChange::AddGroup(parse("staff")))),
         ("network-set-no-group", set(NetworkChange::RemoveGroup(parse("staff")))),
@@ -342,8 +372,12 @@ fn hex(bytes: &[u8]) -> String {
 
 fn ours() -> BTreeMap<String, String> {
     let (trust, network, head) = verified();
-    let membership = membership().sign(&seed(3), &trust).expect("signed");
-    Membership::verify(&membership, &trust).expect("verified");
+    let sign = |membership: Membership| {
+        let bytes = membership.sign(&seed(3), &trust).expect("signed");
+        assert_eq!(*Membership::verify(&bytes, &trust).expect("verified"), membership);
+        bytes
+    };
+    let (membership, presented) = (sign(membership()), sign(presented()));
     let proof = token().prove(&[0x68; 32], &static_key(9));
     let mut vectors: BTreeMap<String, String> = [
         ("network-id", hex(trust.network.as_bytes())),
@@ -355,6 +389,7 @@ fn ours() -> BTreeMap<String, String> {
         ("network-document-hash", network.hash().to_string()),
         ("head", hex(&head)),
         ("membership", hex(&membership)),
+        ("membership-presented", hex(&presented)),
         ("token", token().to_text().to_string()),
         ("join-proof", proof.signature().to_string()),
     ]

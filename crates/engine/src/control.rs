@@ -202,6 +202,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         worked |= self.poll_sought(now);
         worked |= self.deliver_held_late(now);
         worked |= self.poll_relays();
+        worked |= self.poll_gateway();
         worked |= self.probes.expire(now.boot);
         self.shared.probes.set_outstanding(self.probes.len());
         worked |= self.drain_outputs(now);
@@ -267,6 +268,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 self.shared.drops.add(DropReason::NoTunnel, dropped as u64);
             }
             Command::SetRelay(permissions) => self.set_relay(permissions),
+            Command::SetGateway(own) => self.shared.gateway.set_own(own),
             Command::RefuseTunnel(destination) => self.refuse_tunnel(destination, now),
             Command::SetLinkUp(up) => {
                 self.link_up = up;

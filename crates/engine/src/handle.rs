@@ -99,6 +99,7 @@ pub(crate) enum Command {
     },
     SetOverlay(Vec<IpNet>),
     SetRelay(Option<RelayPermissions>),
+    SetGateway(Vec<IpNet>),
     RefuseTunnel(IpAddr),
     SetLinkUp(bool),
     SetMtu(u16),
@@ -202,6 +203,16 @@ impl EngineHandle {
         self.send(Command::SetOverlay(networks))
     }
 
+    /// Brings packets from one peer's tunnel into another's, where one of the two is a peer that this machine is the gateway of
+    /// ([`PeerChange::forward`](crate::PeerChange::forward)). `own` is what is for this machine or lies behind it, and goes to the TUN; without any
+    /// nothing is brought on, as at first.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn set_gateway(&self, own: Vec<IpNet>) -> Result<(), Stopped> {
+        self.send(Command::SetGateway(own))
+    }
+
     /// Nobody has the address, or may be talked to: what waits for it is dropped and its sender told, and so is what comes for it in the next
     /// second.
     ///
@@ -251,7 +262,7 @@ impl EngineHandle {
         self.member(MemberCommand::Reject(public_key))
     }
 
-    /// The members with which IP packets were exchanged since this was asked last.
+    /// The peers with which IP packets were exchanged since this was asked last.
     ///
     /// # Errors
     /// The engine has stopped.

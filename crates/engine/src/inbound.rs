@@ -16,6 +16,7 @@ use tombolo_udp::Received;
 
 use crate::arena::{Arena, Messages, Opened};
 use crate::assist::OpeningLine;
+use crate::gateway::{Turned, Turner};
 use crate::options::Sockets;
 use crate::path_mtu;
 use crate::relay::{Forwarder, Taken};
@@ -161,6 +162,7 @@ struct Delivery<'a> {
     taken: Vec<Taken>,
     inner: Messages,
     forwarder: Forwarder,
+    turner: Turner,
     tun_gone: bool,
 }
 
@@ -177,6 +179,7 @@ impl<'a> Delivery<'a> {
             taken: Vec::new(),
             inner: Messages::default(),
             forwarder: Forwarder::default(),
+            turner: Turner::default(),
             tun_gone: false,
         }
     }
@@ -204,6 +207,9 @@ impl<'a> Delivery<'a> {
         }
         if !self.taken.is_empty() {
             self.deliver_taken(bytes, snapshot, *now);
+        }
+        if !self.turner.turned.is_empty() {
+            self.turner.flush(bytes, snapshot, sockets, self.queue, self.shared, *now);
         }
         self.forwarder.flush(sockets, self.shared);
         self.write(bytes);
@@ -360,6 +366,12 @@ impl<'a> Delivery<'a> {
             return Err(DropReason::SourceNotAllowed);
         }
         if self.shared.probes.take(&packet, packet.as_bytes(), now) {
+            return Ok(());
+        }
+        if self.shared.gateway.is_active()
+            && let Some(way) = self.shared.gateway.way(snapshot, peer, packet.destination())
+        {
+            self.turner.turned.push(Turned { range: start..start + packet.total_len(), from: peer, way });
             return Ok(());
         }
         if packet.is_tcp_syn() && self.shared.clamp_mss {

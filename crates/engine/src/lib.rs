@@ -16,6 +16,7 @@ mod control;
 mod engine;
 mod fair_queue;
 mod frames;
+mod gateway;
 mod handle;
 mod held;
 mod inbound;

@@ -205,6 +205,14 @@ pub enum EngineEvent {
     /// Packets go to or come from a member, after a while without any. Whether they go on is for
     /// [`EngineHandle::take_used`](crate::EngineHandle::take_used) to say.
     MemberUsed(PublicKey),
+    /// A packet of a peer that this machine is the gateway of was brought on to another peer: once, and again now and then while it
+    /// goes on ([`PeerChange::forward`](crate::PeerChange::forward)).
+    Forwarded {
+        /// Whose packet.
+        source: PublicKey,
+        /// Into whose tunnel.
+        destination: PublicKey,
+    },
     /// A provisional peer's time was up; it is gone with its session.
     PeerGone(PublicKey),
     /// A peer that is no static one was heard from another address (control rule 10).

@@ -18,6 +18,7 @@ use tombolo_route::RouteTable;
 use crate::assist::AssistCounters;
 use crate::fair_queue::FlowHasher;
 use crate::frames::{FrameGate, FrameQueue};
+use crate::gateway::Gateway;
 use crate::held::{Held, HeldBudget};
 use crate::offload::TunOffloads;
 use crate::options::Sockets;
@@ -69,6 +70,8 @@ pub(crate) struct Peer {
     /// It may bring datagrams of others, and take ours for them (control rule 14).
     pub(crate) relay: AtomicBool,
     pub(crate) usage: Usage,
+    /// It has a tunnel with us alone: what it sends to others is brought on, and what others send to it.
+    pub(crate) forward: AtomicBool,
 }
 
 impl Peer {
@@ -82,6 +85,7 @@ impl Peer {
             rate_limit: RateLimit::default(),
             held: Held::default(),
             relay: AtomicBool::new(false),
+            forward: AtomicBool::new(false),
             usage: Usage::default(),
         }
     }
@@ -183,6 +187,7 @@ pub(crate) struct Shared {
     pub(crate) seeking: Seeking,
     pub(crate) held_budget: HeldBudget,
     pub(crate) relays: Relays,
+    pub(crate) gateway: Gateway,
     /// Peers of which something was held while they were promoted. Bounded as what is held.
     pub(crate) held_late: SegQueue<PeerId>,
     pub(crate) tun_gone: AtomicBool,
@@ -229,6 +234,7 @@ impl Shared {
             seeking: Seeking::new(),
             held_budget: HeldBudget::default(),
             relays: Relays::default(),
+            gateway: Gateway::new(),
             held_late: SegQueue::new(),
             tun_gone: AtomicBool::new(false),
             tun_offloads,

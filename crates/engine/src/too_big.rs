@@ -15,14 +15,29 @@ use crate::bucket::Bucket;
 const ANSWERS_PER_SECOND: u32 = 100;
 const ANSWERS_AT_ONCE: u32 = 50;
 
+/// How many senders one worker tells.
+pub(crate) struct Answers(Bucket);
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self(Bucket::new(ANSWERS_PER_SECOND, ANSWERS_AT_ONCE))
+    }
+}
+
+impl Answers {
+    pub(crate) fn allow(&mut self, now: Instant) -> bool {
+        self.0.allow(now)
+    }
+}
+
 /// One worker's answers to packets that are too big.
 pub(crate) struct TooBig {
-    answers: Bucket,
+    answers: Answers,
 }
 
 impl TooBig {
     pub(crate) fn new() -> Self {
-        Self { answers: Bucket::new(ANSWERS_PER_SECOND, ANSWERS_AT_ONCE) }
+        Self { answers: Answers::default() }
     }
 
     /// Makes the packets that come out fit into `limit` bytes. Where that cannot be, they go as they are if somebody may fragment
@@ -64,7 +79,8 @@ impl TooBig {
     }
 }
 
-fn may_be_fragmented(packet: &SuperPacket<'_>) -> bool {
+/// Whether somebody on the way may.
+pub(crate) fn may_be_fragmented(packet: &SuperPacket<'_>) -> bool {
     match packet.ip().version() {
         IpVersion::V4 => !packet.ip().dont_fragment(),
         IpVersion::V6 => packet.segment_len(0) <= IPV6_MINIMUM_MTU,

@@ -56,6 +56,9 @@ pub struct PeerChange {
     /// Whether the peer is a relay for us: it may bring datagrams of other peers, and is sent ours for them (control rule 14). A
     /// new peer is not.
     pub relay: Option<bool>,
+    /// Whether the peer has a tunnel with this machine alone, which is its gateway: its packets for others are brought on into their tunnels,
+    /// and theirs for it ([`EngineHandle::set_gateway`](crate::EngineHandle::set_gateway)). A new peer has not.
+    pub forward: Option<bool>,
     /// Starts a handshake at once if there is an endpoint.
     pub initiate: bool,
 }
@@ -77,6 +80,7 @@ impl PeerChange {
             last_sent_timestamp: None,
             tombolo: None,
             relay: None,
+            forward: None,
             rate_limit: None,
             initiate: false,
         }

@@ -3,9 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
 use tombolo_control::DocumentHash;
 use tombolo_control::authority::Snapshot;
 use tombolo_control::authority::audit::AuditHead;
@@ -35,17 +33,10 @@ pub struct Inspection {
 /// # Errors
 /// The first thing that a server could not start on.
 pub fn inspect(directory: &Path) -> Result<Inspection, StoreError> {
-    let path = directory.join(FILE);
-    if !path.exists() {
-        return Err(StoreError::Missing(directory.to_owned()));
-    }
-    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .map_err(|error| StoreError::Sqlite { path: path.clone(), error })?;
-    let _ = connection.busy_timeout(Duration::from_secs(5));
-    let register = Register::look(connection, path.clone())?;
-    register.check_version()?;
+    let register = Register::read(directory)?;
     let audit = register.check()?;
-    let hashes = register.audit_hashes()?;
+    let mut hashes = Vec::new();
+    register.follow_audit(|_, head| hashes.push(head.hash))?;
     let snapshot = register.snapshot()?;
     let mut open = Vec::new();
     let mut size = 0;

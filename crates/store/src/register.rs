@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tombolo_control::DocumentHash;
@@ -74,6 +75,25 @@ impl Register {
         Self::connect(path, lock)
     }
 
+    /// Opens the register of a directory to look at it, beside whoever writes it.
+    ///
+    /// # Errors
+    /// When there is none, it cannot be read, or it is of a later version.
+    pub fn read(directory: &Path) -> Result<Self, StoreError> {
+        let path = directory.join(FILE);
+        if !path.exists() {
+            return Err(StoreError::Missing(directory.to_owned()));
+        }
+        let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .map_err(|error| StoreError::Sqlite { path: path.clone(), error })?;
+        let _ = connection.busy_timeout(Duration::from_secs(5));
+        let register = Self { connection, path, failure: None, _lock: None };
+        register.check_version()?;
+        // All that is looked at is of one moment.
+        register.connection.execute_batch("BEGIN").map_err(|error| register.sqlite(error))?;
+        Ok(register)
+    }
+
     fn connect(path: PathBuf, lock: File) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags);
@@ -83,13 +103,8 @@ impl Register {
         Ok(register)
     }
 
-    /// To look at it only, by a connection that reads: somebody else may have it open.
-    pub(crate) fn look(connection: Connection, path: PathBuf) -> Result<Self, StoreError> {
-        Ok(Self { connection, path, failure: None, _lock: None })
-    }
-
     /// Gives the version of the file.
-    pub(crate) fn check_version(&self) -> Result<i64, StoreError> {
+    fn check_version(&self) -> Result<i64, StoreError> {
         let application: i64 = self.pragma("application_id")?;
         let version: i64 = self.pragma("user_version")?;
         let known = MIGRATIONS.len() as i64;
@@ -174,18 +189,37 @@ impl Register {
         if verdict != "ok" {
             return Err(StoreError::Damaged(verdict));
         }
-        let head = self.snapshot()?.audit;
+        self.snapshot()?;
         let mut found = None;
+        self.follow_audit(|_, head| found = Some(head))?;
+        Ok(found)
+    }
+
+    /// The audit log's newest entry, as the register says.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn audit_head(&self) -> Result<Option<AuditHead>, StoreError> {
+        audit_head(&self.connection).map_err(|error| self.sqlite(error))
+    }
+
+    /// Follows the audit log's chain from its first entry, and shows each entry with its hash.
+    ///
+    /// # Errors
+    /// Names the first entry that does not follow the one before, or says what else is wrong.
+    pub fn follow_audit(&self, mut each: impl FnMut(&Entry, AuditHead)) -> Result<(), StoreError> {
+        let mut head = None;
         self.entries(1, usize::MAX, |bytes| {
-            found = Some(audit::follow(found, bytes)?.1);
+            let (entry, next) = audit::follow(head, bytes)?;
+            head = Some(next);
+            each(&entry, next);
             Ok(())
         })?;
-        if found != head {
-            return Err(StoreError::Damaged(
-                "the audit log's last entry has another hash than it should".to_owned(),
-            ));
+        if head != self.audit_head()? {
+            let damage = "the audit log's last entry has another hash than it should".to_owned();
+            return Err(StoreError::Damaged(damage));
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Entries of the audit log, from a number on.
@@ -209,19 +243,6 @@ impl Register {
             Ok(())
         })?;
         Ok(entries)
-    }
-
-    /// The hash of each entry of the audit log, in order.
-    pub(crate) fn audit_hashes(&self) -> Result<Vec<DocumentHash>, StoreError> {
-        let mut hashes = Vec::new();
-        let mut found = None;
-        self.entries(1, usize::MAX, |bytes| {
-            let next = audit::follow(found, bytes)?.1;
-            hashes.push(next.hash);
-            found = Some(next);
-            Ok(())
-        })?;
-        Ok(hashes)
     }
 
     fn entries(

@@ -24,4 +24,5 @@ pub mod resolver;
 pub mod state;
 pub mod threads;
 pub mod uapi;
+mod user;
 pub mod wireguard;

@@ -10,7 +10,7 @@ use tombolo_noise::PublicKey;
 use tombolo_noise::clock::UnixTime;
 
 use crate::cbor::{self, CborError, FieldError, Fields, Item, MapBuilder, Problem};
-use crate::{DocumentHash, KeyId, NodeId};
+use crate::{DocumentHash, KeyId, NodeId, NodeName};
 
 /// Longest text in an entry, in bytes.
 const TEXT_MAX: usize = 256;
@@ -18,7 +18,7 @@ const TEXT_MAX: usize = 256;
 /// An entry is smaller.
 const ENTRY_MAX: usize = 1024;
 
-/// Who changed something. Nodes are named by their ids, never by bare names (control rule 4).
+/// Who changed something. Nodes are named by their ids, never by names alone (control rule 4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Actor {
@@ -32,6 +32,8 @@ pub enum Actor {
     Token(KeyId),
     /// The holder of the root key.
     Root,
+    /// A member of an admin group, from afar: by its id, and the name that it had then.
+    Administrator(NodeId, NodeName),
 }
 
 macro_rules! kinds {
@@ -103,6 +105,8 @@ kinds! {
     Adopted = 19, "node adopted";
     /// A node showed a newer network document after a restore.
     Witnessed = 20, "network document taken from a node";
+    /// What a node may was changed.
+    NodeSet = 21, "node changed";
 }
 
 /// One change, before it has its place in the chain.
@@ -232,6 +236,7 @@ impl Item for Actor {
             Self::Node(node) => vec![2_u64.to_value(), node.to_value()],
             Self::Token(token) => vec![3_u64.to_value(), token.to_value()],
             Self::Root => vec![4_u64.to_value()],
+            Self::Administrator(node, name) => vec![5_u64.to_value(), node.to_value(), name.to_value()],
         })
     }
 
@@ -244,6 +249,7 @@ impl Item for Actor {
             2 => NodeId::from_value(next()?).map(Self::Node),
             3 => KeyId::from_value(next()?).map(Self::Token),
             4 => Ok(Self::Root),
+            5 => Ok(Self::Administrator(NodeId::from_value(next()?)?, NodeName::from_value(next()?)?)),
             _ => Err(Problem::UnknownField),
         }
     }

@@ -169,6 +169,7 @@ pub(super) fn issue(
         not_after,
         grace: settings.grace,
         network_version: version,
+        presenter: node.presented_by,
     };
     node.membership = membership.sign(issuer, trust)?;
     node.serial = membership.serial;

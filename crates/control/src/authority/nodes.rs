@@ -174,7 +174,11 @@ impl Authority {
         (change.node, change.key, change.token) = (Some(id), Some(session.key), Some(token_id));
         change.text = Some(node.name.to_string());
         plan.audit.push(change);
-        plan.effects.push(Effect::Event(Event::Issued { node: id, membership: node.membership.clone() }));
+        plan.effects.push(Effect::Event(Event::Issued {
+            node: id,
+            membership: node.membership.clone(),
+            unasked: false,
+        }));
         Ok(Joined::Plan(Box::new(plan), node.membership))
     }
 
@@ -262,7 +266,11 @@ impl Authority {
         change.node = Some(id);
         plan.audit.push(change);
         plan.put(&self.mirror, Key::Node(id), Record::Node(Box::new(node)));
-        plan.effects.push(Effect::Event(Event::Issued { node: id, membership: membership.clone() }));
+        plan.effects.push(Effect::Event(Event::Issued {
+            node: id,
+            membership: membership.clone(),
+            unasked: false,
+        }));
         Ok((Box::new(plan), membership))
     }
 
@@ -405,8 +413,20 @@ impl Authority {
         let mut change = Change::new(time, Actor::Node(id), ChangeKind::Rotate);
         (change.node, change.key) = (Some(id), Some(session.key));
         plan.audit.push(change);
-        plan.effects.push(Effect::Event(Event::Issued { node: id, membership: membership.clone() }));
+        plan.effects.push(Effect::Event(Event::Issued {
+            node: id,
+            membership: membership.clone(),
+            unasked: false,
+        }));
         Ok((Box::new(plan), membership))
+    }
+
+    /// Answers a node that asks which stock WireGuard peers it presents.
+    pub(super) fn present(&mut self, session: &Session) {
+        let Ok(asker) = self.member(session).map(|asker| asker.node) else { return };
+        let presented = self.mirror.nodes().filter(|node| node.presented_by == Some(asker));
+        let frames = presented.map(|node| (session.id, Frame::Present(node.membership.clone())));
+        self.frames.extend(frames.collect::<Vec<_>>());
     }
 
     pub(super) fn decide_leave(&mut self, session: &Session, now: Now) -> Decision {

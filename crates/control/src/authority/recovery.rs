@@ -117,7 +117,7 @@ fn adopted(shown: &Verified<Membership>, known: Option<&NodeRecord>) -> NodeReco
         joined: known.map_or(shown.not_before, |known| known.joined),
         token: known.and_then(|known| known.token),
         ephemeral: known.and_then(|known| known.ephemeral),
-        presented_by: known.and_then(|known| known.presented_by),
+        presented_by: shown.presenter,
     }
 }
 

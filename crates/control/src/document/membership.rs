@@ -42,6 +42,9 @@ pub struct Membership {
     pub grace: Duration,
     /// The network document at the time of issue. A verifier holds at least this before it accepts.
     pub network_version: Version,
+    /// Of a stock WireGuard peer: the node that it is reached through, which alone has a tunnel with its key (control rule
+    /// 20).
+    pub presenter: Option<NodeId>,
 }
 
 /// How a membership stands to a time.
@@ -116,7 +119,7 @@ impl Membership {
 impl Content for Membership {
     const CONTENT_TYPE: &'static str = "application/vnd.tombolo.membership+cbor";
     const MAX: usize = super::MEMBERSHIP_MAX;
-    const KNOWN: u64 = 14;
+    const KNOWN: u64 = 15;
 
     fn network(&self) -> &NetworkId {
         &self.network
@@ -137,6 +140,7 @@ impl Content for Membership {
             .put(11, &self.not_after)
             .put(12, &self.grace)
             .put(13, &self.network_version)
+            .put_some(14, self.presenter.as_ref())
             .build()
     }
 
@@ -155,6 +159,7 @@ impl Content for Membership {
             not_after: fields.required(11, "not_after")?,
             grace: fields.required(12, "grace")?,
             network_version: fields.required(13, "network_version")?,
+            presenter: fields.optional(14, "presenter")?,
         };
         membership.check()?;
         Ok(membership)
@@ -178,6 +183,9 @@ impl Membership {
         }
         if self.not_before >= self.not_after {
             return Err(FieldError::new("not_after", Problem::Contradiction));
+        }
+        if self.presenter == Some(self.node) {
+            return Err(FieldError::new("presenter", Problem::Contradiction));
         }
         if self.grace > Self::GRACE_MAX {
             return Err(FieldError::new("grace", Problem::Range));

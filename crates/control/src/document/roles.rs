@@ -30,6 +30,12 @@ impl Roles {
         self.0 & other.0 == other.0
     }
 
+    /// All but those in `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// The bits.
     pub const fn bits(self) -> u32 {
         self.0

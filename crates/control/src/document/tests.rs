@@ -391,6 +391,7 @@ fn any_membership() -> impl Strategy<Value = Membership> {
             not_after: day(TODAY + days),
             grace: DAY * grace,
             network_version: Version { epoch: 1, counter },
+            presenter: None,
             ..membership(number)
         })
 }

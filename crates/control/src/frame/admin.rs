@@ -68,6 +68,8 @@ pub enum Operation {
     NodeRevoke(RevokeTarget),
     /// Gives a node another name.
     NodeRename(NodeSelector, NodeName),
+    /// Changes what a node may: groups, roles, routes.
+    NodeSet(NodeSelector, NodeChange),
     /// What holds in the network.
     NetworkShow,
     /// Changes one thing that holds in the network.
@@ -143,8 +145,27 @@ pub struct NodeSpec {
     pub name: NodeName,
     /// Its groups.
     pub groups: BTreeSet<GroupName>,
-    /// The gateway or lighthouse that presents it, and renews its membership.
-    pub presented_by: NodeSelector,
+    /// The gateway or lighthouse that presents it, and renews its membership; where none is said, the first server that may.
+    pub presented_by: Option<NodeSelector>,
+}
+
+/// What is to be different about a node. What is put in and taken out at once is put in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeChange {
+    /// Groups to put it into.
+    pub add_groups: BTreeSet<GroupName>,
+    /// Groups to take it out of.
+    pub remove_groups: BTreeSet<GroupName>,
+    /// Roles to give.
+    pub add_roles: Roles,
+    /// Roles to take.
+    pub remove_roles: Roles,
+    /// Routes to give.
+    pub add_routes: BTreeSet<IpNet>,
+    /// Routes to take.
+    pub remove_routes: BTreeSet<IpNet>,
+    /// An admin group may be among the groups to put it into.
+    pub admin: bool,
 }
 
 /// One change of what holds in the network.
@@ -294,6 +315,8 @@ pub struct NodeDetail {
     pub token: Option<KeyId>,
     /// Who presents it: for stock WireGuard peers.
     pub presented_by: Option<NodeId>,
+    /// Where it is found, if it is a server.
+    pub endpoints: Vec<HostEndpoint>,
 }
 
 /// What holds in the network, in short; the whole is in the network document.
@@ -325,4 +348,6 @@ pub struct NetworkInfo {
     pub refuse_when_stale: bool,
     /// Until when nothing is issued, while documents of nodes are gathered after a restore.
     pub recovering_until: Option<UnixTime>,
+    /// Groups that nodes may be in: as many as have room.
+    pub groups: BTreeSet<GroupName>,
 }

@@ -43,7 +43,7 @@ const RELAYS_MAX: usize = 4;
 pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
     let known = matches!(kind, kind::JOIN_REQUEST..=kind::PATH_ANSWER)
         || matches!(kind, names::kind::ASK_NAMES..=names::kind::MEMBER)
-        || matches!(kind, renewal::kind::RENEW..=renewal::kind::LEFT)
+        || matches!(kind, renewal::kind::RENEW..=renewal::kind::PRESENT)
         || matches!(kind, admin::kind::TOKEN_NEW..=admin::kind::REFUSED);
     if !known {
         return Err(FrameError::Type(kind));
@@ -114,7 +114,7 @@ pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
             Frame::PathAnswer { id: fields.required(1, "id")?, size: fields.required(2, "size")? }
         }
         names::kind::ASK_NAMES..=names::kind::MEMBER => return names::read(kind, fields),
-        renewal::kind::RENEW..=renewal::kind::LEFT => return renewal::read(kind, fields),
+        renewal::kind::RENEW..=renewal::kind::PRESENT => return renewal::read(kind, fields),
         other => return admin::read(other, fields),
     };
     Ok(frame)
@@ -202,6 +202,8 @@ pub(super) fn write(frame: &Frame) -> (u8, Value) {
         Frame::Rotate(ticket) => (renewal::kind::ROTATE, map.put(1, ticket)),
         Frame::Leave => (renewal::kind::LEAVE, map),
         Frame::Left(time) => (renewal::kind::LEFT, map.put(1, time)),
+        Frame::AskPresented => (renewal::kind::ASK_PRESENTED, map),
+        Frame::Present(membership) => (renewal::kind::PRESENT, map.put(1, membership)),
         Frame::AdminRequest(request) => admin::write_request(map, request),
         Frame::AdminAnswer(answer) => admin::write_answer(map, answer),
         Frame::PathProbe { id } => (kind::PATH_PROBE, map.put(1, id)),

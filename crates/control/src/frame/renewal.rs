@@ -37,6 +37,8 @@ pub(super) mod kind {
     pub(crate) const ROTATE: u8 = 34;
     pub(crate) const LEAVE: u8 = 35;
     pub(crate) const LEFT: u8 = 36;
+    pub(crate) const ASK_PRESENTED: u8 = 37;
+    pub(crate) const PRESENT: u8 = 38;
 }
 
 /// Reads the body of one of these types.
@@ -59,6 +61,8 @@ pub(super) fn read(kind: u8, fields: &mut Fields) -> Result<Frame, FrameError> {
         kind::ROTATE => Frame::Rotate(fields.required(1, "ticket")?),
         kind::LEAVE => Frame::Leave,
         kind::LEFT => Frame::Left(fields.required(1, "time")?),
+        kind::ASK_PRESENTED => Frame::AskPresented,
+        kind::PRESENT => Frame::Present(fields.required(1, "membership")?),
         other => return Err(FrameError::Type(other)),
     })
 }

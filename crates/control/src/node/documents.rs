@@ -244,8 +244,9 @@ impl Node {
         self.outbox.push_back(Output::Save(Save::Documents(documents)));
         let own = self.key;
         for key in dropped.iter().filter(|key| **key != own) {
-            self.cut(*key);
+            self.let_go(*key);
         }
+        self.review_presented(call);
         self.reverify(call);
         self.tend_names(call);
         if self.head.is_some() {

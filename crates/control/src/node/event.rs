@@ -80,6 +80,14 @@ pub enum Event<'a> {
         /// Prefixes of other tunnels' interfaces.
         forbidden: Vec<IpNet>,
     },
+    /// A packet of a stock WireGuard peer that this node presents was brought on to a member; to be said again now and then
+    /// while it goes on.
+    Forwarded {
+        /// The stock WireGuard peer's key.
+        source: PublicKey,
+        /// The member's key.
+        destination: PublicKey,
+    },
     /// The greatest TAI64N of a peer grew.
     Timestamp {
         /// The peer's key.
@@ -140,6 +148,21 @@ pub enum EngineChange {
     /// The key is nobody's any more: its tunnel is cut at once.
     Remove {
         /// The key.
+        key: PublicKey,
+    },
+    /// The key is that of a stock WireGuard peer that this node presents (control rule 20): a peer as any configured one,
+    /// whose packets to members, and those of members to it, are brought on. Said again when its addresses change.
+    Attach {
+        /// Its key.
+        key: PublicKey,
+        /// Its name.
+        name: NodeName,
+        /// Its overlay addresses.
+        networks: BTreeSet<IpNet>,
+    },
+    /// A stock WireGuard peer is no member any more.
+    Detach {
+        /// Its key.
         key: PublicKey,
     },
     /// Send one initiation by each of these paths: copies of one message.

@@ -70,10 +70,19 @@ impl Node {
             _ => self.life.pending = Some(saved.membership.clone()),
         }
         self.tend_servers(call);
-        for peer in &saved.peers {
-            let Ok(accepted) = self.verifier.accept_saved(&peer.membership, call.times) else { continue };
-            let Some(endpoint) = peer.endpoint else { continue };
-            let key = accepted.membership.key;
+        // All are known before the first is a peer: what somebody presents goes with it.
+        let accepted: Vec<_> = saved
+            .peers
+            .iter()
+            .filter_map(|peer| {
+                let accepted = self.verifier.accept_saved(&peer.membership, call.times).ok()?;
+                Some((peer, accepted.membership))
+            })
+            .collect();
+        for (peer, member) in accepted {
+            self.take_presented(&member, call);
+            let Some(endpoint) = peer.endpoint.filter(|_| member.presenter.is_none()) else { continue };
+            let key = member.key;
             if key == self.key || (!self.peers.contains_key(&key) && !self.make_room()) {
                 continue;
             }
@@ -146,10 +155,11 @@ impl Node {
 
     fn become_member(&mut self, accepted: Accepted, call: &mut Call<'_>) {
         let member = accepted.membership;
+        let member_life = member.lifetime();
         self.outbox.push_back(Output::Save(Save::Membership(member.encoded().to_vec())));
         self.own = Some(member);
         self.life.warned = false;
-        let every = self.options.renewal;
+        let every = self.options.renewal.min(member_life / 3);
         let jitter = Duration::from_secs(call.below((every.as_secs() / 6).max(1)));
         self.life.next_renewal = Some(call.now.boot + every.saturating_sub(jitter));
         if self.life.joining.take().is_some() {
@@ -216,17 +226,26 @@ impl Node {
         self.peers.iter().find(|(_, peer)| authority(peer)).map(|(key, _)| *key)
     }
 
+    /// `false`: there is none to be had.
     pub(super) fn ask_authority(&mut self, frame: Frame) -> bool {
+        if self.options.authority && self.own.as_ref().is_some_and(|own| own.roles.contains(Roles::AUTHORITY))
+        {
+            // The one of this machine hears us without a tunnel. What it issues comes by `admit`.
+            self.outbox.push_back(Output::Authority { from: self.key, handshake_hash: [0; 32], frame });
+            return true;
+        }
         let Some(authority) = self.authority() else { return false };
         self.push(authority, None, frame);
         true
     }
 
     pub(super) fn handle_renew_answer(&mut self, from: PublicKey, answer: RenewAnswer, call: &mut Call<'_>) {
-        if answer.node.is_some() || !self.peers.get(&from).is_some_and(|peer| peer.has_role(Roles::AUTHORITY))
-        {
+        if !self.peers.get(&from).is_some_and(|peer| peer.has_role(Roles::AUTHORITY)) {
             self.dropped += 1;
             return;
+        }
+        if let Some(node) = answer.node {
+            return self.handle_presented_renewal(node, answer.outcome, call);
         }
         match answer.outcome {
             Ok(membership) => {
@@ -274,7 +293,13 @@ impl Node {
             self.cut(replaced);
         }
         let key = accepted.membership.key;
-        if key == self.key {
+        if let Some(presenter) = accepted.membership.presenter {
+            let presenter = self.verifier.member(&presenter).map(|presenter| presenter.key);
+            if let Some(presenter) = presenter.filter(|key| *key != self.key) {
+                self.push(presenter, None, Frame::Present(membership.to_vec()));
+            }
+            self.take_presented(&accepted.membership, &mut call);
+        } else if key == self.key {
             self.become_member(accepted, &mut call);
         } else {
             self.verified(key, &mut call);

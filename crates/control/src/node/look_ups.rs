@@ -76,9 +76,20 @@ impl Node {
 
     /// Packets for `address` wait, if one is given, and are dropped where nobody is found.
     pub(super) fn want(&mut self, target: Target, address: Option<IpAddr>, call: &mut Call<'_>) {
-        let known = self.member_of(&target).map(|member| member.key);
-        let known = known.filter(|key| self.verifier.authorised(key, call.times).is_some());
+        let known = self.member_of(&target).filter(|member| self.verifier.holds(member, call.times));
+        let presenter = known.and_then(|member| member.presenter);
+        let known = known.map(|member| member.key);
         if known == Some(self.key) {
+            return;
+        }
+        if let Some(presenter) = presenter {
+            // Whoever presents it is the way to it (control rule 20); where that is we, it has to call. Nobody presents a
+            // presenter.
+            if self.verifier.member(&presenter).is_some_and(|presenter| presenter.presenter.is_some()) {
+                self.drop_waiting(address);
+            } else if self.own.as_ref().is_none_or(|own| own.node != presenter) {
+                self.want(Target::Node(presenter), address, call);
+            }
             return;
         }
         if let Some(key) = known {
@@ -136,7 +147,7 @@ impl Node {
         self.deadlines.clear(&Task::LookUp(id));
         let Some(running) = self.look_ups.running.remove(&id) else { return };
         let known = self.member_of(&running.target);
-        if known.is_some_and(|member| self.verifier.authorised(&member.key, call.times).is_some()) {
+        if known.is_some_and(|member| self.verifier.holds(member, call.times)) {
             return;
         }
         let now = call.now.boot;
@@ -201,7 +212,12 @@ impl Node {
             return;
         }
         self.deadlines.clear(&Task::LookUp(answer.id));
-        self.look_ups.running.remove(&answer.id);
+        let running = self.look_ups.running.remove(&answer.id);
+        if member.presenter.is_some() {
+            self.take_presented(&member, call);
+            self.want(target, running.and_then(|running| running.address), call);
+            return;
+        }
         self.connect(member.key, &found.candidates, &found.relays, call);
     }
 
@@ -229,7 +245,8 @@ impl Node {
             self.cut(replaced);
         }
         let member = accepted.membership;
-        if member.key != introduce.key || member.node != introduce.node || member.key == self.key {
+        let other = member.key != introduce.key || member.node != introduce.node;
+        if other || member.key == self.key || member.presenter.is_some() {
             self.dropped += 1;
             return;
         }

@@ -150,12 +150,17 @@ impl Node {
     /// Somebody was verified: whoever keeps a list has it from now on.
     pub(super) fn note_member(&mut self, key: &PublicKey, call: &Call<'_>) {
         let Some((member, _)) = self.verifier.authorised(key, call.times) else { return };
+        let member = member.clone();
+        self.list_member(&member, call);
+        if self.names.wanted && member.roles.contains(crate::document::Roles::LIGHTHOUSE) {
+            self.deadlines.set(Task::Names, call.now.boot);
+        }
+    }
+
+    pub(super) fn list_member(&mut self, member: &Verified<Membership>, call: &Call<'_>) {
         if let Some(lighthouse) = &mut self.lighthouse {
             lighthouse.note_member(member, call.now.boot);
             self.names.changed |= self.names.wanted;
-        }
-        if self.names.wanted && member.roles.contains(crate::document::Roles::LIGHTHOUSE) {
-            self.deadlines.set(Task::Names, call.now.boot);
         }
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Peer {
     pub(super) installed: bool,
     /// Of a lighthouse: packets were exchanged, so that it is called after a restart.
     pub(super) saved: bool,
+    /// It presents stock WireGuard peers that are known here.
+    pub(super) presents: bool,
     pub(super) last_versions: Option<Instant>,
     pub(super) last_pull: Option<Instant>,
     pub(super) timestamp: Option<Tai64n>,
@@ -119,6 +121,7 @@ impl Peer {
             used: now,
             installed: false,
             saved: false,
+            presents: false,
             last_versions: None,
             last_pull: None,
             timestamp: None,

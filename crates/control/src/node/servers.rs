@@ -231,7 +231,10 @@ impl Node {
     pub(super) fn tick_upkeep(&mut self, call: &mut Call<'_>) {
         self.deadlines.set(Task::Upkeep, call.now.boot + self.options.upkeep);
         self.reverify(call);
-        self.verifier.prune(call.times);
+        if !self.verifier.prune(call.times).is_empty() {
+            self.review_presented(call);
+        }
+        self.tend_presented(call);
         self.tend_servers(call);
         self.tend_membership(call);
         self.tend_names(call);
@@ -281,12 +284,20 @@ impl Node {
                 networks.insert(route.prefix);
             }
         }
+        let own = networks.len();
+        let presented = self.verifier.presented_by(&member.node);
+        let valid = presented.filter(|presented| self.verifier.holds(presented, call.times));
+        networks.extend(
+            valid.flat_map(|presented| &presented.addresses).map(|address| ipnet::IpNet::from(*address)),
+        );
+        let presents = networks.len() > own;
         let until = member.released_at(Duration::ZERO);
         self.engine(EngineChange::Install { key: *key, networks, until });
-        if let Some(peer) = self.peers.get_mut(key)
-            && !std::mem::replace(&mut peer.installed, true)
-        {
-            self.save_peer(key);
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.presents = presents;
+            if !std::mem::replace(&mut peer.installed, true) {
+                self.save_peer(key);
+            }
         }
     }
 

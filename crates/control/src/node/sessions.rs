@@ -8,7 +8,7 @@ use super::event::{EngineChange, NodeAlarm, Output};
 use super::peer::{Peer, Session, Showing};
 use super::{Call, Node, Task};
 use crate::document::{Membership, Roles, Verified};
-use crate::frame::{Frame, Show, ShowRefusal, ShowRefused};
+use crate::frame::{Frame, RenewAnswer, Show, ShowRefusal, ShowRefused};
 use crate::path::Path;
 use crate::verifier::{Accepted, Refusal};
 
@@ -176,6 +176,7 @@ impl Node {
             Frame::LookUpAnswer(answer) if lighthouse => self.handle_look_up_answer(from, answer, call),
             Frame::Introduce(introduce) if lighthouse => self.handle_introduce(from, &introduce, call),
             Frame::Ticket(ticket) => self.handle_ticket(from, &ticket, call),
+            Frame::Present(membership) => self.handle_present(from, &membership, call),
             Frame::Left(_) => self.handle_left(from),
             _ => self.dropped += 1,
         }
@@ -188,11 +189,12 @@ impl Node {
             self.verified(from, call);
         } else {
             match self.verifier.accept_shown(&show.membership, &from, call.times) {
-                Ok(Accepted { replaced, .. }) => {
+                Ok(Accepted { replaced, membership, .. }) => {
                     if let Some(replaced) = replaced {
                         self.cut(replaced);
                     }
                     self.verified(from, call);
+                    self.tell_newer(from, &membership, show, call);
                 }
                 Err(refusal) => {
                     self.refuse(from, show, &refusal, call);
@@ -211,7 +213,30 @@ impl Node {
         self.handle_versions(from, &show.versions, call);
     }
 
+    /// Who has an older membership than the authority of this machine has issued gets the newer one: it was away when it was
+    /// changed.
+    fn tell_newer(&mut self, from: PublicKey, held: &Verified<Membership>, show: &Show, call: &Call<'_>) {
+        if self.options.authority && **held.encoded() != *show.membership {
+            let newer = held.encoded().to_vec();
+            self.tell_membership(from, newer, call.now);
+        }
+    }
+
+    pub(super) fn tell_membership(
+        &mut self,
+        to: PublicKey,
+        membership: Vec<u8>,
+        now: tombolo_noise::clock::Now,
+    ) {
+        let answer = RenewAnswer { time: now.wall, node: None, outcome: Ok(membership) };
+        self.push(to, None, Frame::RenewAnswer(answer));
+    }
+
     fn refuse(&mut self, from: PublicKey, show: &Show, refusal: &Refusal, call: &mut Call<'_>) {
+        if let Some((held, _)) = self.verifier.authorised(&from, call.times) {
+            let held = held.clone();
+            self.tell_newer(from, &held, show, call);
+        }
         let reason = refusal.told();
         let frame = Frame::ShowRefused(ShowRefused { reason, time: call.now.wall });
         self.push(from, None, frame);
@@ -231,6 +256,7 @@ impl Node {
         }
         peer.next_probe.get_or_insert(call.now.boot + Duration::from_millis(200));
         self.install_peer(&key, call);
+        self.present_to(key);
         self.schedule(key);
         self.note_member(&key, call);
         self.leave_if_wanted();
@@ -273,6 +299,7 @@ fn is_for_authority(frame: &Frame) -> bool {
             | Frame::AskTicket
             | Frame::Rotate(_)
             | Frame::Leave
+            | Frame::AskPresented
             | Frame::AdminRequest(_)
     )
 }

@@ -1,6 +1,6 @@
 //! Who is who: one membership of each node, and one owner of each address, name and key (control rule 4).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use tombolo_noise::PublicKey;
@@ -32,6 +32,8 @@ pub(super) struct Conflict {
 #[derive(Debug, Default)]
 pub(super) struct Members {
     by_node: HashMap<NodeId, Verified<Membership>>,
+    /// Stock WireGuard peers by who presents them.
+    presented: HashMap<NodeId, BTreeSet<NodeId>>,
     claims: HashMap<Owned, Claim>,
 }
 
@@ -44,6 +46,10 @@ fn claimed(membership: &Membership) -> impl Iterator<Item = Owned> {
 impl Members {
     pub(super) fn get(&self, node: &NodeId) -> Option<&Verified<Membership>> {
         self.by_node.get(node)
+    }
+
+    pub(super) fn presented_by(&self, presenter: &NodeId) -> impl Iterator<Item = &Verified<Membership>> {
+        self.presented.get(presenter).into_iter().flatten().filter_map(|node| self.by_node.get(node))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Verified<Membership>> {
@@ -92,7 +98,13 @@ impl Members {
             self.claims.insert(owned, Claim { node, serial, key, signer: membership.signer(), until });
         }
         let key = membership.key;
+        if let Some(presenter) = membership.presenter {
+            self.presented.entry(presenter).or_default().insert(membership.node);
+        }
         let replaced = self.by_node.insert(membership.node, membership)?;
+        if let Some(former) = replaced.presenter {
+            self.forget_presented(&former, &replaced.node);
+        }
         (replaced.key != key).then_some(replaced.key)
     }
 
@@ -100,14 +112,30 @@ impl Members {
     /// it is released.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&Verified<Membership>) -> bool) -> Vec<PublicKey> {
         let mut dropped = Vec::new();
+        let mut presented = Vec::new();
         self.by_node.retain(|_, membership| {
             let kept = keep(membership);
             if !kept {
                 dropped.push(membership.key);
+                presented.extend(membership.presenter.map(|presenter| (presenter, membership.node)));
             }
             kept
         });
+        presented.iter().for_each(|(presenter, node)| self.forget_presented(presenter, node));
         dropped
+    }
+
+    /// Unless the node's newest membership still has it so.
+    fn forget_presented(&mut self, presenter: &NodeId, node: &NodeId) {
+        if self.by_node.get(node).is_some_and(|held| held.presenter == Some(*presenter)) {
+            return;
+        }
+        if let Some(nodes) = self.presented.get_mut(presenter) {
+            nodes.remove(node);
+            if nodes.is_empty() {
+                self.presented.remove(presenter);
+            }
+        }
     }
 
     /// Releases what was claimed by memberships of issuers that are dead: with all that they signed, so that a

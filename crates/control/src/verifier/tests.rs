@@ -169,6 +169,7 @@ fn a_dropped_issuer_is_dead_with_all_that_it_signed_control_rule_1() {
     let ten = Membership {
         addresses: membership(9).addresses,
         network_version: document.version,
+        presenter: None,
         ..membership(10)
     };
     let bytes = ten.sign(&heir, &replaced).unwrap();

@@ -139,6 +139,7 @@ impl Authority {
                 not_after: now,
                 grace: Duration::from_secs(30 * DAY),
                 network_version: version,
+                presenter: None,
             }
         });
         membership.serial += 1;

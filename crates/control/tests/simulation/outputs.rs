@@ -130,6 +130,8 @@ impl World {
             EngineChange::Drop { address } => {
                 self.machines[number].waiting.retain(|(waiting, _)| *waiting != address);
             }
+            // Nobody here is a stock WireGuard peer.
+            EngineChange::Attach { .. } | EngineChange::Detach { .. } => {}
         }
     }
 

@@ -129,6 +129,9 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         {
             self.forget_relay(id);
         }
+        if let (Some(forward), Some(record)) = (change.forward, self.peers.get(&id)) {
+            record.peer.forward.store(forward, Ordering::Relaxed);
+        }
         self.go_on_with_path(id, now);
         if change.initiate {
             self.device.initiate(id, now, &mut self.random);

@@ -47,8 +47,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     /// The members that were used since this was asked last.
     pub(super) fn take_used(&self) -> Vec<PublicKey> {
         let used = self.peers.values().filter(|record| record.peer.usage.take());
-        let members = used.filter(|record| record.peer.link.standing() != Standing::Static);
-        members.map(|record| *record.peer.link.public_key()).collect()
+        used.map(|record| *record.peer.link.public_key()).collect()
     }
 
     /// The first packet for a while may be the one by which a dead path shows.

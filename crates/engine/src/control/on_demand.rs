@@ -2,6 +2,7 @@
 
 use std::io::IoSlice;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rand_core::CryptoRng;
 use tombolo_noise::clock::Now;
@@ -10,8 +11,10 @@ use tombolo_packet::{DropReason, PeerId, VnetHeader};
 use tombolo_route::RouteTable;
 
 use super::Control;
+use crate::gateway::Way;
 use crate::options::{EngineEvent, SocketBinder};
 use crate::seeking::answer;
+use crate::shared::{Peer, Snapshot};
 
 impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     /// Packets that wait for peers which have their addresses now go there. Before workers see the routes, so that none of
@@ -73,10 +76,25 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             let source = IpPacket::parse(packet).ok().map(|packet| packet.source());
             if source.and_then(|source| snapshot.routes.lookup(source)) != Some(id) {
                 drops.count(DropReason::SourceNotAllowed);
+            } else if let Some(to) = self.gateway_way(id, packet, &snapshot) {
+                to.staging.push(packet, &self.shared.staging_budget, drops);
+                if let Some(event) = to.link.want_handshake() {
+                    self.shared.raise(event);
+                }
             } else if queue.write(VnetHeader::default(), &[IoSlice::new(packet)]).is_err() {
                 drops.count(DropReason::TunWriteFailed);
             }
         });
+    }
+
+    /// The peer that a packet is brought on to.
+    fn gateway_way(&self, from: PeerId, packet: &[u8], snapshot: &Snapshot) -> Option<Arc<Peer>> {
+        let gateway = Some(&self.shared.gateway).filter(|gateway| gateway.is_active())?;
+        let destination = IpPacket::parse(packet).ok()?.destination();
+        match gateway.way(snapshot, from, destination)? {
+            Way::Peer(to) => snapshot.peer(to).cloned(),
+            Way::Unknown => None,
+        }
     }
 
     /// Packets that were held while their peer was being promoted. `false`: there were none.

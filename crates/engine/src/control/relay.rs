@@ -89,6 +89,19 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         !wanted.is_empty()
     }
 
+    /// Pairs that talk through this gateway. `false`: none has begun to.
+    pub(super) fn poll_gateway(&self) -> bool {
+        let mut worked = false;
+        while let Some((source, destination)) = self.shared.gateway.next_news() {
+            worked = true;
+            let key = |id| self.device.link(id).map(|link| *link.public_key());
+            if let (Some(source), Some(destination)) = (key(source), key(destination)) {
+                (self.events)(EngineEvent::Forwarded { source, destination });
+            }
+        }
+        worked
+    }
+
     /// Sends a message by way of a relay.
     ///
     /// # Errors

@@ -1,9 +1,16 @@
 //! What can be typed. Help, man page and completions are made from this one definition.
 
+mod administration;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use administration::{
+    AuditArgs, ListArgs, NetworkCommand, NetworkServerCommand, NetworkSetArgs, NodeAddArgs, NodeCommand,
+    NodeSetArgs, TokenArgs, TokenCommand, WhoisArgs, WireGuardArgs,
+};
 
 /// An encrypted overlay network for databases.
 #[derive(Debug, Parser)]
@@ -103,6 +110,14 @@ pub enum Command {
     Net(NetworkCommand),
     /// Say who is behind an overlay address.
     Whois(WhoisArgs),
+    /// Print who changed what, and when; on the server.
+    #[command(
+        long_about = "Print the audit log of the network's register: who changed what, and when. Each entry has the hash of the \
+                      one before it, and the newest hash stands in the signed network document: --verify says whether anything \
+                      was changed, left out or put in. Runs on the server, also while it is stopped.",
+        after_long_help = "Examples:\n  tombolo audit --last 20\n  tombolo audit --verify"
+    )]
+    Audit(AuditArgs),
     /// Stop a network.
     #[command(
         long_about = "Stop a network. A persistent interface keeps its address, so that bound sockets stay, and the \
@@ -353,133 +368,6 @@ pub struct LeaveArgs {
     /// Also where the server cannot be told.
     #[arg(long)]
     pub force: bool,
-}
-
-/// `token …`
-#[derive(Debug, Subcommand)]
-pub enum TokenCommand {
-    /// Make a token, and print it.
-    #[command(
-        after_long_help = "Examples:\n  tombolo token new\n  tombolo token new --name db-3 --expires 24h"
-    )]
-    New(TokenArgs),
-    /// List tokens.
-    List(ListArgs),
-    /// Make a token worthless.
-    Revoke {
-        /// Its short form, as `token list` shows it.
-        token: String,
-    },
-}
-
-/// Arguments of `token new` and `node replace`.
-#[derive(Debug, Args)]
-pub struct TokenArgs {
-    /// For how long it is good; an hour where nothing is said.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub expires: Option<Duration>,
-    /// How many machines may join with it; one where nothing is said.
-    #[arg(long, value_name = "N")]
-    pub uses: Option<u32>,
-    /// The name that the machine gets.
-    #[arg(long, value_name = "NODE")]
-    pub name: Option<String>,
-    /// A group that the machine gets; may be given several times.
-    #[arg(long, value_name = "GROUP")]
-    pub group: Vec<String>,
-    /// The group may be one of administrators.
-    #[arg(long)]
-    pub admin: bool,
-    /// What the machine does for others: `lighthouse`, `relay`, `gateway`, separated by commas.
-    #[arg(long, value_name = "ROLE", value_delimiter = ',')]
-    pub role: Vec<String>,
-    /// The machine comes and goes: it is forgotten when it was not seen for so long.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, num_args = 0..=1, default_missing_value = "1h")]
-    pub ephemeral: Option<Duration>,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Arguments of lists.
-#[derive(Debug, Args)]
-pub struct ListArgs {
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `node …`
-#[derive(Debug, Subcommand)]
-pub enum NodeCommand {
-    /// List nodes.
-    List(ListArgs),
-    /// All about one node.
-    Show {
-        /// Its name, or its id.
-        node: String,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Make a token with which another machine, or another key, takes the place of a node.
-    Replace {
-        /// Its name, or its id.
-        node: String,
-        /// How long the token is good, and so on.
-        #[command(flatten)]
-        token: TokenArgs,
-    },
-    /// Put a node out: its tunnels are cut.
-    Revoke {
-        /// Its name, or its id.
-        node: String,
-    },
-    /// Give a node another name.
-    Rename {
-        /// Its name, or its id.
-        node: String,
-        /// The new name.
-        name: String,
-    },
-}
-
-/// `network …`
-#[derive(Debug, Subcommand)]
-pub enum NetworkCommand {
-    /// What holds in the network.
-    Show(ListArgs),
-    /// Lighthouses and relays beside the first server.
-    #[command(subcommand)]
-    Server(NetworkServerCommand),
-}
-
-/// `network server …`
-#[derive(Debug, Subcommand)]
-pub enum NetworkServerCommand {
-    /// Have all members use a node as lighthouse and relay, by the roles that its token gave it.
-    Add {
-        /// Its name, or its id.
-        node: String,
-        /// Where it is found; may be given several times.
-        #[arg(long, value_name = "HOST[:PORT]", required = true)]
-        endpoint: Vec<String>,
-    },
-    /// Have no member use it any more.
-    Remove {
-        /// Its name, or its id.
-        node: String,
-    },
-}
-
-/// Arguments of `whois`.
-#[derive(Debug, Args)]
-pub struct WhoisArgs {
-    /// The overlay address.
-    pub address: std::net::IpAddr,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Arguments of `up`.

@@ -35,6 +35,7 @@ use super::{Failure, print_line, up};
 use crate::membership::create::{self, NewState, Overlap};
 use crate::paths::Directories;
 use crate::random;
+use crate::user;
 
 /// How long the first issuer key is good: the root key signs another before.
 const ISSUER_LIFETIME: Duration = Duration::from_secs(5 * 366 * 86_400);
@@ -282,7 +283,7 @@ fn create(
     let issued = UnixTime(Duration::from_secs(time.wall.0.as_secs()));
     let trust =
         root.sign(vec![Issuer { key: issuer.verifying_key(), limits }], issued).map_err(failed)?.clone();
-    let who = Actor::Local(format!("uid {}", rustix::process::getuid().as_raw()));
+    let who = Actor::Local(user::shown(rustix::process::getuid().as_raw()));
     let genesis = Genesis {
         issuer: SigningKey::from_seed(*issuer.seed()),
         trust: trust.clone(),
@@ -385,8 +386,7 @@ fn first_token(
         Authority::new(SigningKey::from_seed(*issuer.seed()), snapshot, now()).map_err(failed)?;
     let key = SigningKey::generate(random);
     let operation = Operation::TokenNew(TokenSpec::new(key.verifying_key()));
-    let caller =
-        Caller::Local { id: SessionId(1), who: format!("uid {}", rustix::process::getuid().as_raw()) };
+    let caller = Caller::Local { id: SessionId(1), who: user::shown(rustix::process::getuid().as_raw()) };
     authority.handle_request(caller, AdminRequest { id: 1, operation }, now(), random);
     while let Some(transaction) = authority.poll_store() {
         let outcome = commit(register, &transaction)?;

@@ -3,6 +3,7 @@
 mod admin;
 pub mod args;
 mod attempt;
+mod audit;
 mod backup;
 mod check;
 mod doctor;
@@ -77,6 +78,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Token(command) => admin::token(&cli, &directories, command),
         Command::Node(command) => admin::node(&cli, &directories, command),
         Command::Net(command) => admin::network(&cli, &directories, command),
+        Command::Audit(arguments) => audit::run(&cli, &directories, arguments),
         Command::Whois(arguments) => admin::whois(&cli, &directories, arguments),
         Command::Down(arguments) => up::down(&cli, &directories, arguments),
         Command::Guard => up::guard(&cli, &directories),

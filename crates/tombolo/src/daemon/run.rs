@@ -18,6 +18,7 @@ use crate::config::NetworkConfig;
 use crate::control::{Answer, Call, Request};
 use crate::resolver;
 use crate::state::{SavedPeer, SavedPeers};
+use crate::user;
 
 /// Several changes usually come together; what others delete is back well within a second.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -508,7 +509,7 @@ impl Daemon {
                 };
                 match membership::admin_request(&frame) {
                     Ok(request) => {
-                        member.handle_admin(request, format!("uid {}", call.caller.user), call.reply);
+                        member.handle_admin(request, user::shown(call.caller.user), call.reply);
                         return false;
                     }
                     Err(message) => Answer::Error { message },
@@ -563,6 +564,7 @@ impl Daemon {
         let known =
             self.config.peers.iter().any(|peer| peer.name == name || peer.public_key.to_string() == name);
         let Some(member) = &mut self.member else { return false };
+        let known = known || member.presented(name).is_some_and(|(key, _)| member.has_session(&key));
         let Ok(name) = name.parse() else { return false };
         if known || u128::from(timeout_milliseconds) <= LOOK_UP_PAUSE.as_millis() {
             return false;
@@ -593,20 +595,24 @@ impl Daemon {
 
     /// Asks a peer for an answer through the tunnel, on a thread of its own.
     fn probe(&self, name: &str, timeout: Duration) -> Result<tokio::task::JoinHandle<Answer>, String> {
-        let peer = self
-            .config
-            .peers
-            .iter()
-            .find(|peer| peer.name == name || peer.public_key.to_string() == name)
-            .ok_or_else(|| format!("there is no peer called `{name}`"))?;
-        let destination = NetworkConfig::peer_address(peer)
-            .ok_or_else(|| format!("peer `{name}` has no single address in `allowed_ips`"))?;
+        let peer =
+            self.config.peers.iter().find(|peer| peer.name == name || peer.public_key.to_string() == name);
+        let (key, destination) = match peer {
+            Some(peer) => {
+                let address = NetworkConfig::peer_address(peer)
+                    .ok_or_else(|| format!("peer `{name}` has no single address in `allowed_ips`"))?;
+                (peer.public_key, address)
+            }
+            None => {
+                let presented = self.member.as_ref().and_then(|member| member.presented(name));
+                presented.ok_or_else(|| format!("there is no peer called `{name}`"))?
+            }
+        };
         let source = self
             .config
             .own_address_for(destination)
             .ok_or_else(|| format!("this machine has no address of the family of {destination}"))?;
         let handle = self.slot.handle().map_err(|error| error.to_string())?;
-        let key = peer.public_key;
         Ok(tokio::task::spawn_blocking(move || match handle.probe(key, source, destination, timeout) {
             Ok(time) => Answer::Probe {
                 round_trip_seconds: time.as_secs_f64(),

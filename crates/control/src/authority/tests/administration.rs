@@ -3,7 +3,7 @@
 use super::*;
 use crate::document::Revocation;
 use crate::frame::AdminRefusal;
-use crate::frame::admin::{NetworkChange, NodeSelector, NodeSpec, RevokeTarget};
+use crate::frame::admin::{NetworkChange, NodeChange, NodeSelector, NodeSpec, RevokeTarget};
 
 fn named(name: &str) -> NodeSelector {
     NodeSelector::Name(name.parse().unwrap())
@@ -56,7 +56,13 @@ fn only_an_admin_group_administers_from_afar_control_rule_22() {
     // What is done from afar is in the log, by the node's id.
     let operation = Operation::NodeRevoke(RevokeTarget::Node(named("db-1")));
     world.ask(&desk, &Frame::AdminRequest(AdminRequest { id: 7, operation }));
-    assert_eq!(world.store.changes().last().unwrap().actor, Actor::Node(admin.node));
+    let who = Actor::Administrator(admin.node, "desk".parse().unwrap());
+    assert_eq!(world.store.changes().last().unwrap().actor, who);
+    // Whoever is taken out of the group is refused at once, whatever its membership says.
+    let change = NodeChange { remove_groups: set(&["staff"]), ..NodeChange::default() };
+    assert_eq!(world.local(Operation::NodeSet(named("desk"), change)), Reply::Done);
+    let Frame::AdminAnswer(answer) = world.ask(&desk, &list(8)) else { panic!() };
+    assert!(matches!(answer.reply, Reply::Refused { reason: AdminRefusal::NotAllowed, .. }));
 }
 
 #[test]
@@ -116,7 +122,7 @@ fn a_stock_peer_is_added_and_renewed_by_its_presenter_control_rule_20() {
         key: phone,
         name: "phone".parse().unwrap(),
         groups: set(&[]),
-        presented_by: named(by),
+        presented_by: Some(named(by)),
     };
     assert_eq!(world.refusal(Operation::NodeAdd(spec("db-1"))).0, AdminRefusal::Invalid);
     let Reply::Node(added) = world.local(Operation::NodeAdd(spec("hub"))) else { panic!() };
@@ -126,6 +132,55 @@ fn a_stock_peer_is_added_and_renewed_by_its_presenter_control_rule_20() {
     let hub = session(900, server_key(), true);
     assert_eq!(world.renewal(&hub, &renew).map(|m| (m.key, m.serial)), Ok((phone, 2)));
     assert_eq!(world.renewal(&other, &renew), Err(RenewRefusal::NotPresented));
+    // Its membership says by whom it is reached, and who presents it may ask for it.
+    let shown = world.ask(&hub, &Frame::AskPresented);
+    let Frame::Present(bytes) = shown else { panic!("{shown:?}") };
+    let shown = Membership::verify(&bytes, world.authority.trust()).unwrap();
+    assert_eq!((shown.key, shown.presenter), (phone, Some(NodeId::from_bytes([0xc8; 16]))));
+    // Nobody is named: the first server that may.
+    let spec = NodeSpec {
+        key: world.fresh_key(),
+        name: "tablet".parse().unwrap(),
+        presented_by: None,
+        groups: set(&[]),
+    };
+    let Reply::Node(tablet) = world.local(Operation::NodeAdd(spec)) else { panic!() };
+    assert_eq!(tablet.presented_by, Some(NodeId::from_bytes([0xc8; 16])));
+}
+
+#[test]
+fn what_a_node_may_is_changed_and_what_it_loses_is_void_at_once() {
+    let mut world = World::new(29);
+    let (session, first) = world.member("db-1");
+    world.set(NetworkChange::AddGroup("databases".parse().unwrap()));
+    let set_node = |change| Operation::NodeSet(named("db-1"), change);
+    let add =
+        NodeChange { add_groups: set(&["databases"]), add_roles: Roles::GATEWAY, ..NodeChange::default() };
+    let (reason, detail) =
+        world.refusal(set_node(NodeChange { add_groups: set(&["database"]), ..NodeChange::default() }));
+    assert_eq!(reason, AdminRefusal::NotFound);
+    assert!(detail.contains("did you mean databases?"), "{detail}");
+    assert_eq!(world.local(set_node(add)), Reply::Done);
+    let second = world.renew(&session).unwrap();
+    assert_eq!((&second.groups, second.roles), (&set(&["databases"]), Roles::GATEWAY));
+    assert!(!world.revokes(&first), "with less it does no harm");
+    let remove = NodeChange {
+        remove_groups: set(&["databases"]),
+        remove_roles: Roles::GATEWAY,
+        ..NodeChange::default()
+    };
+    assert_eq!(world.local(set_node(remove.clone())), Reply::Done);
+    assert!(world.revokes(&second) && world.revokes(&first));
+    let third = world.renew(&session).unwrap();
+    assert!(third.groups.is_empty() && third.roles == Roles::NONE && !world.revokes(&third));
+    assert_eq!(world.refusal(set_node(remove)).0, AdminRefusal::NotFound, "it is in the group no more");
+    // A server keeps the roles that it serves with.
+    let hub = NodeChange { remove_roles: Roles::RELAY, ..NodeChange::default() };
+    let (reason, detail) = world.refusal(Operation::NodeSet(named("hub"), hub));
+    assert!(reason == AdminRefusal::Invalid && detail.contains("network server"), "{detail}");
+    // Whoever is mistyped is guessed.
+    let (_, detail) = world.refusal(Operation::NodeShow(named("db-2")));
+    assert!(detail.contains("did you mean db-1?"), "{detail}");
 }
 
 #[test]
@@ -148,7 +203,7 @@ fn nodes_keys_and_serials_are_revoked_control_rule_17() {
     assert_eq!(reason, AdminRefusal::NotFound);
     assert!(detail.contains("db-1") && detail.contains("node list"), "{detail}");
     let (_, detail) = world.refusal(Operation::NodeRevoke(RevokeTarget::Node(named("hub"))));
-    assert!(detail.contains("--remove-server"), "{detail}");
+    assert!(detail.contains("network server remove hub"), "{detail}");
 }
 
 #[test]

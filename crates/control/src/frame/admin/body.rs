@@ -4,10 +4,11 @@ use ciborium::Value;
 use ipnet::IpNet;
 
 use super::{
-    AdminAnswer, AdminRequest, DETAIL_MAX, NetworkChange, NetworkInfo, NodeDetail, NodeInfo, NodeSelector,
-    NodeSpec, Operation, PAGE_MAX, Page, Reply, RevokeTarget, TokenGrant, TokenInfo, TokenSpec,
+    AdminAnswer, AdminRequest, DETAIL_MAX, NetworkChange, NetworkInfo, NodeChange, NodeDetail, NodeInfo,
+    NodeSelector, NodeSpec, Operation, PAGE_MAX, Page, Reply, RevokeTarget, TokenGrant, TokenInfo, TokenSpec,
 };
 use crate::cbor::{FieldError, Fields, Item, MapBuilder, Problem};
+use crate::document::Roles;
 use crate::frame::{Frame, FrameError};
 
 pub(crate) mod kind {
@@ -22,6 +23,7 @@ pub(crate) mod kind {
     pub(crate) const NODE_RENAME: u8 = 48;
     pub(crate) const NETWORK_SHOW: u8 = 49;
     pub(crate) const NETWORK_SET: u8 = 50;
+    pub(crate) const NODE_SET: u8 = 51;
     pub(crate) const DONE: u8 = 53;
     pub(crate) const GRANTED: u8 = 54;
     pub(crate) const TOKENS: u8 = 55;
@@ -33,11 +35,13 @@ pub(crate) mod kind {
 
 const GROUPS_MAX: usize = 16;
 const ROUTES_MAX: usize = 16;
+const ENDPOINTS_MAX: usize = 8;
+const LISTED_GROUPS_MAX: usize = 16;
 
 /// Reads the body of one of these types.
 pub(crate) fn read(kind: u8, fields: &mut Fields) -> Result<Frame, FrameError> {
     let id = fields.required(1, "id")?;
-    if kind <= kind::NETWORK_SET {
+    if kind <= kind::NODE_SET {
         return Ok(Frame::AdminRequest(AdminRequest { id, operation: read_operation(kind, fields)? }));
     }
     let reply = match kind {
@@ -46,7 +50,7 @@ pub(crate) fn read(kind: u8, fields: &mut Fields) -> Result<Frame, FrameError> {
             network: fields.required(2, "network")?,
             server_key: fields.required(3, "server_key")?,
             root: fields.required(4, "root")?,
-            endpoints: fields.list(5, "endpoints", 8)?,
+            endpoints: fields.list(5, "endpoints", ENDPOINTS_MAX)?,
             expires: fields.required(6, "expires")?,
         }),
         kind::TOKENS => Reply::Tokens(read_page(fields)?),
@@ -73,11 +77,12 @@ fn read_operation(kind: u8, fields: &mut Fields) -> Result<Operation, FrameError
             key: fields.required(2, "key")?,
             name: fields.required(3, "name")?,
             groups: fields.set(4, "groups", GROUPS_MAX)?,
-            presented_by: fields.required(5, "presented_by")?,
+            presented_by: fields.optional(5, "presented_by")?,
         }),
         kind::NODE_REPLACE => Operation::NodeReplace(fields.required(12, "node")?, read_token_spec(fields)?),
         kind::NODE_REVOKE => Operation::NodeRevoke(fields.required(2, "target")?),
         kind::NODE_RENAME => Operation::NodeRename(fields.required(2, "node")?, fields.required(3, "name")?),
+        kind::NODE_SET => Operation::NodeSet(fields.required(2, "node")?, read_node_change(fields)?),
         kind::NETWORK_SHOW => Operation::NetworkShow,
         kind::NETWORK_SET => Operation::NetworkSet(fields.required(2, "change")?),
         other => return Err(FrameError::Type(other)),
@@ -103,11 +108,12 @@ fn write_operation(map: MapBuilder, operation: &Operation) -> (u8, MapBuilder) {
         Operation::NodeShow(node) => (kind::NODE_SHOW, map.put(2, node)),
         Operation::NodeAdd(spec) => {
             let map = map.put(2, &spec.key).put(3, &spec.name).put_set(4, &spec.groups);
-            (kind::NODE_ADD, map.put(5, &spec.presented_by))
+            (kind::NODE_ADD, map.put_some(5, spec.presented_by.as_ref()))
         }
         Operation::NodeReplace(node, spec) => (kind::NODE_REPLACE, write_token_spec(map, spec).put(12, node)),
         Operation::NodeRevoke(target) => (kind::NODE_REVOKE, map.put(2, target)),
         Operation::NodeRename(node, name) => (kind::NODE_RENAME, map.put(2, node).put(3, name)),
+        Operation::NodeSet(node, change) => (kind::NODE_SET, write_node_change(map.put(2, node), change)),
         Operation::NetworkShow => (kind::NETWORK_SHOW, map),
         Operation::NetworkSet(change) => (kind::NETWORK_SET, map.put(2, change)),
     }
@@ -150,7 +156,7 @@ fn read_token_spec(fields: &mut Fields) -> Result<TokenSpec, FieldError> {
 }
 
 fn write_token_spec(map: MapBuilder, spec: &TokenSpec) -> MapBuilder {
-    let roles = (spec.roles != crate::document::Roles::NONE).then_some(&spec.roles);
+    let roles = (spec.roles != Roles::NONE).then_some(&spec.roles);
     map.put(2, &spec.key)
         .put_some(3, spec.lifetime.as_ref())
         .put_some(4, spec.uses.as_ref())
@@ -172,6 +178,7 @@ fn read_detail(fields: &mut Fields) -> Result<NodeDetail, FieldError> {
         joined: fields.required(7, "joined")?,
         token: fields.optional(8, "token")?,
         presented_by: fields.optional(9, "presented_by")?,
+        endpoints: fields.list(10, "endpoints", ENDPOINTS_MAX)?,
     })
 }
 
@@ -184,6 +191,31 @@ fn write_detail(map: MapBuilder, detail: &NodeDetail) -> MapBuilder {
         .put(7, &detail.joined)
         .put_some(8, detail.token.as_ref())
         .put_some(9, detail.presented_by.as_ref())
+        .put_list(10, &detail.endpoints)
+}
+
+/// Fields 3 to 9.
+fn read_node_change(fields: &mut Fields) -> Result<NodeChange, FieldError> {
+    Ok(NodeChange {
+        add_groups: fields.set(3, "add_groups", GROUPS_MAX)?,
+        remove_groups: fields.set(4, "remove_groups", GROUPS_MAX)?,
+        add_roles: fields.optional(5, "add_roles")?.unwrap_or_default(),
+        remove_roles: fields.optional(6, "remove_roles")?.unwrap_or_default(),
+        add_routes: fields.set(7, "add_routes", ROUTES_MAX)?,
+        remove_routes: fields.set(8, "remove_routes", ROUTES_MAX)?,
+        admin: fields.optional(9, "admin")?.unwrap_or_default(),
+    })
+}
+
+fn write_node_change(map: MapBuilder, change: &NodeChange) -> MapBuilder {
+    let some = |roles| (roles != Roles::NONE).then_some(roles);
+    map.put_set(3, &change.add_groups)
+        .put_set(4, &change.remove_groups)
+        .put_some(5, some(change.add_roles).as_ref())
+        .put_some(6, some(change.remove_roles).as_ref())
+        .put_set(7, &change.add_routes)
+        .put_set(8, &change.remove_routes)
+        .put_some(9, change.admin.then_some(&true))
 }
 
 fn read_network(fields: &mut Fields) -> Result<NetworkInfo, FieldError> {
@@ -201,6 +233,7 @@ fn read_network(fields: &mut Fields) -> Result<NetworkInfo, FieldError> {
         grace: fields.required(12, "grace")?,
         refuse_when_stale: fields.required(13, "refuse_when_stale")?,
         recovering_until: fields.optional(14, "recovering_until")?,
+        groups: fields.set(15, "groups", LISTED_GROUPS_MAX)?,
     })
 }
 
@@ -218,6 +251,7 @@ fn write_network(map: MapBuilder, info: &NetworkInfo) -> MapBuilder {
         .put(12, &info.grace)
         .put(13, &info.refuse_when_stale)
         .put_some(14, info.recovering_until.as_ref())
+        .put_set(15, &info.groups)
 }
 
 /// A text of at most [`DETAIL_MAX`] bytes.

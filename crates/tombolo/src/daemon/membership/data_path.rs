@@ -67,6 +67,8 @@ impl Daemon {
                 member.paths.remove(&key);
                 self.save_wanted = true;
             }
+            EngineChange::Attach { key, name, networks } => self.attach(member, key, &name, networks),
+            EngineChange::Detach { key } => self.detach(member, key),
             EngineChange::Handshake { key, paths } => {
                 let known = self.saved.get(&key);
                 self.apply_member(PeerChange {
@@ -106,7 +108,7 @@ impl Daemon {
         }
     }
 
-    fn apply_member(&mut self, change: PeerChange) {
+    pub(super) fn apply_member(&mut self, change: PeerChange) {
         self.apply(Transaction { peers: vec![change], ..Transaction::default() });
     }
 
@@ -139,15 +141,16 @@ impl Daemon {
             relay: Some(is_relay(member, &key)),
             ..PeerChange::new(key)
         });
-        let Some(name) = member.node.verifier().members().find(|held| held.key == key).map(|held| &held.name)
-        else {
-            return;
-        };
+        let Some(held) = member.node.verifier().members().find(|held| held.key == key) else { return };
+        // Its own addresses first, as it is known by the first of all.
+        let (own, behind): (Vec<IpNet>, Vec<IpNet>) = networks
+            .into_iter()
+            .partition(|network| held.addresses.iter().any(|address| IpNet::from(*address) == *network));
         let peer = PeerConfig {
-            name: name.to_string(),
+            name: held.name.to_string(),
             public_key: key,
             preshared_key: None,
-            allowed_ips: networks.into_iter().collect(),
+            allowed_ips: [own, behind].concat(),
             endpoint: None,
             persistent_keepalive: 0,
             tombolo: true,
@@ -175,6 +178,9 @@ impl Daemon {
         let Some(member) = &mut self.member else { return };
         member.next_look = now().boot + if used.is_empty() { IDLE_INTERVAL } else { USE_INTERVAL };
         for peer in used {
+            if let Some(server) = member.server.as_mut().filter(|_| member.attached.contains(&peer)) {
+                server.note_seen(&peer);
+            }
             member.handle_event(NodeEvent::Traffic { peer });
         }
     }

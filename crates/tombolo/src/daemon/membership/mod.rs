@@ -3,6 +3,8 @@
 //! Events of the engine, results of the store, answers of the resolver and requests of the control socket go in; what comes
 //! out is done at once and in order: frames, changes of the engine, writes, transactions. Nothing here waits.
 
+mod asking;
+mod attached;
 mod candidates;
 mod data_path;
 mod join;
@@ -10,7 +12,7 @@ mod relaying;
 mod rotation;
 mod server;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -38,6 +40,7 @@ use crate::paths::Directories;
 use crate::report::{MembershipReport, ServerReport};
 use crate::{machine, random, resolver};
 
+use asking::Asking;
 use join::Joining;
 use relaying::Relaying;
 use server::Server;
@@ -46,10 +49,9 @@ use server::Server;
 const USE_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while there were none; the engine tells of the first of a silent member, mostly.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
-/// Requests to an authority elsewhere that wait at most.
-const ADMIN_WAITING: usize = 64;
 /// Peers of a server at once: all nodes of a large network.
 const SERVER_PEERS: usize = 20_000;
+
 
 /// The membership of this machine in one network.
 pub(super) struct Member {
@@ -75,9 +77,8 @@ pub(super) struct Member {
     remotes: Vec<SocketAddr>,
     /// Where this machine is told to be.
     local: Vec<SocketAddr>,
-    /// Who waits for an authority that is elsewhere.
-    asked: HashMap<u64, (PublicKey, oneshot::Sender<Answer>)>,
-    next_request: u64,
+    /// Requests to an authority that is elsewhere.
+    asking: Asking,
     /// Who waits for the end of the membership.
     leaving: Option<oneshot::Sender<Answer>>,
     /// Who waits for another key.
@@ -86,6 +87,8 @@ pub(super) struct Member {
     alarms: HashMap<&'static str, String>,
     /// When it is looked at next with whom packets are exchanged.
     next_look: Instant,
+    /// Stock WireGuard peers that this machine presents.
+    attached: HashSet<PublicKey>,
 }
 
 impl Member {
@@ -150,16 +153,22 @@ impl Member {
             port: config.interface.listen_port,
             remotes: Vec::new(),
             local: Vec::new(),
-            asked: HashMap::new(),
-            next_request: 1,
+            asking: Asking::default(),
             leaving: None,
             rotating: None,
             alarms: HashMap::new(),
             next_look: time.boot,
+            attached: HashSet::new(),
         };
         member.take_roles();
         if let Some(server) = &mut member.server {
             server.settle_roles(&key.public(), served, &mut member.random);
+        }
+        for membership in member.server.iter().flat_map(Server::memberships) {
+            // One that has expired meanwhile is not held against the others.
+            if let Err(error) = member.node.know(membership, time, &mut member.random) {
+                tracing::debug!("a membership of the register is not taken: {error}");
+            }
         }
         member.resume_rotation()?;
         Ok(Some(member))
@@ -188,6 +197,11 @@ impl Member {
         if self.server.is_some() { MembershipOptions::server() } else { MembershipOptions::node() }
     }
 
+    /// Whether there is a session of a verified member with this key.
+    pub(super) fn has_session(&self, key: &PublicKey) -> bool {
+        self.node.path_to(key).is_some()
+    }
+
     pub(super) fn is_joining(&self) -> bool {
         self.joining.is_some()
     }
@@ -196,7 +210,7 @@ impl Member {
     pub(super) fn due_in(&self) -> Option<Duration> {
         let server = self.server.as_ref().and_then(Server::poll_timeout);
         let joining = self.joining.as_ref().map(Joining::deadline);
-        let waiting = self.rotation_deadline();
+        let waiting = [self.rotation_deadline(), self.asking.poll_timeout()].into_iter().flatten().min();
         let next = [self.node.poll_timeout(), server, joining, waiting].into_iter().flatten().min()?;
         Some(next.saturating_duration_since(now().boot))
     }
@@ -318,6 +332,9 @@ impl Member {
             }
             EngineEvent::TunnelWanted(address) => self.handle_wanted(*address),
             EngineEvent::MemberUsed(key) => self.note_use(*key),
+            EngineEvent::Forwarded { source, destination } => {
+                self.handle_event(NodeEvent::Forwarded { source: *source, destination: *destination });
+            }
             EngineEvent::PeerGone(key) => self.forget(key),
             EngineEvent::MemberMoved { public_key, remote, .. } => {
                 self.paths.insert(*public_key, Path::Direct(*remote));
@@ -339,11 +356,7 @@ impl Member {
         let Some(path) = path else { return };
         match Frame::parse(bytes) {
             Ok(Frame::AdminAnswer(answer)) => {
-                if self.asked.get(&answer.id).is_some_and(|(authority, _)| *authority == from)
-                    && let Some((_, reply)) = self.asked.remove(&answer.id)
-                {
-                    let _ = reply.send(Answer::Admin { frame: crate::membership::to_hex(bytes) });
-                }
+                self.asking.handle_answer(from, answer.id, bytes);
                 return;
             }
             Ok(Frame::JoinAnswer(answer)) => {
@@ -407,6 +420,9 @@ impl Member {
         if let Some(server) = &mut self.server {
             server.handle_timeout(&mut self.random);
         }
+        for (authority, frame) in self.asking.handle_timeout(time.boot) {
+            self.node.send(authority, frame);
+        }
         self.check_rotation();
         match &self.joining {
             Some(joining) => joining.check(time),
@@ -425,21 +441,22 @@ impl Member {
             server.handle_request(request, who, reply, &mut self.random);
             return;
         }
+        let status = self.node.status(now());
+        let connected = |key: &PublicKey| status.peers.iter().any(|peer| peer.key == *key && peer.verified);
         let network = self.node.verifier().network();
-        let authority = network.and_then(|network| network.servers_with(Roles::AUTHORITY).next());
-        let Some(key) = authority.map(|server| server.key) else {
-            let _ = reply.send(Answer::Error { message: "no server of the network is known yet".to_owned() });
+        let servers = network.map_or(&[][..], |network| &network.servers).iter();
+        let mut authorities = servers.filter(|server| server.roles.contains(Roles::AUTHORITY));
+        let Some(authority) = authorities.find(|server| connected(&server.key)).map(|server| server.key)
+        else {
+            let message = "there is no tunnel with a server of the network at the moment, and only that one has the register: \
+                           look at `tombolo status`, or run the command on the server"
+                .to_owned();
+            let _ = reply.send(Answer::Error { message });
             return;
         };
-        self.asked.retain(|_, (_, reply)| !reply.is_closed());
-        if self.asked.len() >= ADMIN_WAITING {
-            let _ = reply.send(Answer::Error { message: "too many requests wait for the server".to_owned() });
-            return;
+        if let Some(frame) = self.asking.ask(authority, request.operation, reply, now().boot) {
+            self.node.send(authority, frame);
         }
-        let id = self.next_request;
-        self.next_request += 1;
-        self.asked.insert(id, (key, reply));
-        self.node.send(key, Frame::AdminRequest(AdminRequest { id, operation: request.operation }));
     }
 
     /// Who has an overlay address: from what is known here.

@@ -62,6 +62,11 @@ impl Server {
         drop(self.writer.stop());
     }
 
+    /// The newest membership of each node there is.
+    pub(super) fn memberships(&self) -> impl Iterator<Item = &[u8]> {
+        self.authority.nodes().map(|node| node.membership.as_slice())
+    }
+
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.authority.poll_timeout()
     }
@@ -201,10 +206,16 @@ impl Server {
         for event in events {
             self.handle_event(event, node, random);
         }
+        let mut answered = Vec::new();
         while let Some((id, frame)) = self.authority.poll_frame() {
             worked = true;
+            // There may be more than one for the same.
+            if let Some(Target::Peer(key)) = self.owed.get(&id) {
+                node.send(*key, frame);
+                answered.push(id);
+                continue;
+            }
             match self.owed.remove(&id) {
-                Some(Target::Peer(key)) => node.send(key, frame),
                 Some(Target::Local(reply)) => {
                     let answer = match frame.to_bytes() {
                         Ok(bytes) => Answer::Admin { frame: to_hex(&bytes) },
@@ -213,8 +224,11 @@ impl Server {
                     // The client may have gone.
                     let _ = reply.send(answer);
                 }
-                None => {}
+                _ => {}
             }
+        }
+        for id in answered {
+            self.owed.remove(&id);
         }
         for event in later {
             self.handle_event(event, node, random);
@@ -224,11 +238,13 @@ impl Server {
 
     fn handle_event(&mut self, event: Event, node: &mut Node, random: &mut ChaCha20Rng) {
         match event {
-            Event::Issued { membership, .. } => {
-                if let Err(error) = node.admit(&membership, now(), random) {
+            Event::Issued { node: id, membership, unasked } => match node.admit(&membership, now(), random) {
+                Ok(()) if unasked => node.tell(&id, now()),
+                Ok(()) => {}
+                Err(error) => {
                     tracing::warn!("a membership that was just issued is not taken here: {error}");
                 }
-            }
+            },
             Event::Published(published) => {
                 let trust = self.authority.trust().encoded().to_vec();
                 let Some(head) = published.head else { return };
