@@ -41,6 +41,10 @@ impl Member {
                     .to_owned(),
             );
         }
+        if !self.attached.is_empty() {
+            return Err("stock WireGuard peers know this machine, their gateway, by its key, and learn of no other: it is not changed"
+                .to_owned());
+        }
         if !self.state.is_member() {
             return Err("this machine is no member yet".to_owned());
         }
@@ -68,7 +72,9 @@ impl Member {
 
     /// Changes the key when it is old enough. Machines that joined together do not change together.
     pub(in super::super) fn tend_key(&mut self, every: Option<Duration>) {
-        let Some(every) = every.filter(|_| self.server.is_none()) else { return };
+        // Stock WireGuard peers learn of no other key.
+        let changes = self.server.is_none() && self.attached.is_empty();
+        let Some(every) = every.filter(|_| changes) else { return };
         let confirmed = self.node.times(now()).confirmed.0;
         let Some(own) = self.node.membership() else { return };
         let share = u32::from(own.key.as_bytes()[0]);
