@@ -52,7 +52,6 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// Peers of a server at once: all nodes of a large network.
 const SERVER_PEERS: usize = 20_000;
 
-
 /// The membership of this machine in one network.
 pub(super) struct Member {
     node: Node,
