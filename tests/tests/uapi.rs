@@ -305,3 +305,22 @@ fn the_daemon_ends_when_its_interface_or_its_socket_is_removed() {
         });
     }
 }
+
+#[test]
+fn super_packets_are_limited_to_what_one_send_carries_at_every_mtu() {
+    alone("super-packets", |_, wireguard| {
+        let (namespace, interface) = (&wireguard.namespace, &wireguard.interface);
+        let limit = || -> Result<u32> {
+            let shown = namespace.ip(&format!("-d link show {interface}"))?;
+            let mut words = shown.split_whitespace().skip_while(|word| *word != "gso_max_size").skip(1);
+            Ok(words.next().context("no gso_max_size is shown")?.parse()?)
+        };
+        for mtu in [1420_u32, 1280, 8920] {
+            namespace.ip(&format!("link set {interface} mtu {mtu}"))?;
+            // 65,507 bytes of datagrams, each with the 32 bytes of a sealed message, and no second one for a remainder.
+            let fits = |size: u32| size <= 65_507 / (mtu.next_multiple_of(16) + 32) * mtu && size > 50_000;
+            wait_for("the limit of super-packets", LIMIT, || Ok(fits(limit()?).then_some(())))?;
+        }
+        Ok(())
+    });
+}

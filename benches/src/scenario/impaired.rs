@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::Result;
-use crate::contender::{OURS, PLAIN};
+use crate::contender::{BORINGTUN, GOTATUN, OURS, PLAIN};
 use crate::line::{Impairment, Line};
 use crate::load::bulk::Streams;
 use crate::load::round_trip;
@@ -15,6 +15,10 @@ use crate::suite::Suite;
 /// Connections at once: one alone waits for its timers most of the time, and says little in seconds. They
 /// use CUBIC, as most machines do (RFC 9438).
 const STREAMS: usize = 32;
+
+/// The wire itself, between hosts that do not tell each other which segments came twice (DSACK, RFC 2883). No WireGuard lets copies
+/// through (requirement 16), so this is what TCP makes of a line on which it does not see them.
+const WITHOUT_DSACK: &str = "plain, no DSACK";
 
 /// What is done to the packets, and the names of the figures.
 const IMPAIRMENTS: [(&str, &str, Impairment); 3] = [
@@ -30,16 +34,23 @@ const IMPAIRMENTS: [(&str, &str, Impairment); 3] = [
 pub(super) fn measure(suite: &mut Suite<'_>) -> Result {
     let span = suite.plan.span(Duration::from_secs(5), Duration::from_secs(1));
     let mut lines = Vec::new();
-    for name in [PLAIN, OURS] {
+    for (name, subject) in
+        [(PLAIN, PLAIN), (PLAIN, WITHOUT_DSACK), (OURS, OURS), (BORINGTUN, BORINGTUN), (GOTATUN, GOTATUN)]
+    {
         let Some(contender) = suite.plan.contender(name) else { continue };
         let (wire, line) = Line::lay()?;
-        lines.push((contender.enter(wire)?, line));
+        if subject == WITHOUT_DSACK {
+            for host in [&wire.east, &wire.west] {
+                host.namespace.sysctl("net.ipv4.tcp_dsack", "0")?;
+            }
+        }
+        lines.push((contender.enter(wire)?, subject, line));
     }
-    suite.daemons = lines.iter().flat_map(|(entrant, _)| entrant.running.pids()).collect();
+    suite.daemons = lines.iter().flat_map(|(entrant, ..)| entrant.running.pids()).collect();
     for (title, figure, impairment) in IMPAIRMENTS {
-        for (entrant, line) in &lines {
+        for (entrant, subject, line) in &lines {
             let (wire, to) = (&entrant.wire, entrant.running.destination);
-            suite.sample(title, &entrant.name, || {
+            suite.sample(title, subject, || {
                 line.set(Impairment::default());
                 let streams = Streams::connect(wire, to, STREAMS)?;
                 streams.congest("cubic")?;
@@ -55,7 +66,7 @@ pub(super) fn measure(suite: &mut Suite<'_>) -> Result {
             })?;
         }
     }
-    for (entrant, _) in lines.iter().filter(|(entrant, _)| entrant.name == OURS) {
+    for (entrant, ..) in lines.iter().filter(|(entrant, ..)| entrant.name == OURS) {
         suite.note(
             "memory after impairment",
             OURS,

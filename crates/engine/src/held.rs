@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
 use tombolo_noise::clock::Instant;
 use tombolo_packet::ip::{IpPacket, ecn_decapsulate};
 use tombolo_packet::{DropCounters, DropReason};
@@ -26,12 +25,12 @@ struct HeldPacket {
     received: Instant,
 }
 
-/// What is held of one peer, oldest first.
+/// What is held of one peer, oldest first: at most [`MAX_PACKETS`]. Most peers never have any.
 #[derive(Default)]
-pub(crate) struct Held(Mutex<ArrayVec<HeldPacket, MAX_PACKETS>>);
+pub(crate) struct Held(Mutex<Vec<HeldPacket>>);
 
 impl Held {
-    fn lock(&self) -> MutexGuard<'_, ArrayVec<HeldPacket, MAX_PACKETS>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<HeldPacket>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -54,7 +53,7 @@ impl Held {
             budget.release(if keep { 0 } else { packet.bytes.len() });
             keep
         });
-        if packets.is_full() || budget.0.load(Ordering::Relaxed) + len > MAX_TOTAL_BYTES {
+        if packets.len() >= MAX_PACKETS || budget.0.load(Ordering::Relaxed) + len > MAX_TOTAL_BYTES {
             return Err(DropReason::TooManyHeld);
         }
         let mut bytes: Box<[u8]> = message[..len].into();
@@ -72,7 +71,7 @@ impl Held {
         drops: &DropCounters,
         mut deliver: impl FnMut(&[u8]),
     ) {
-        for packet in self.lock().drain(..) {
+        for packet in std::mem::take(&mut *self.lock()) {
             budget.release(packet.bytes.len());
             if now.saturating_duration_since(packet.received) < MAX_AGE {
                 deliver(&packet.bytes);
@@ -84,7 +83,7 @@ impl Held {
 
     /// Throws all packets away.
     pub(crate) fn clear(&self, budget: &HeldBudget, drops: &DropCounters) {
-        for packet in self.lock().drain(..) {
+        for packet in std::mem::take(&mut *self.lock()) {
             budget.release(packet.bytes.len());
             drops.count(DropReason::NotAuthorised);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
+use arrayvec::ArrayVec;
 use tombolo_noise::clock::Instant;
 use tombolo_packet::ip::IpPacket;
 use tombolo_packet::split::SuperPacket;
@@ -62,6 +63,8 @@ pub(crate) struct Outbound<'a> {
     line: SealingLine,
     waiting: WaitingRoom,
     company: Company,
+    /// The last turn found one packet: so will this one, and it need not wait for the look behind it.
+    one_by_one: bool,
     too_big: TooBig,
     /// When a turn has something to do though nothing can be read.
     wake_at: Option<Instant>,
@@ -82,6 +85,7 @@ impl<'a> Outbound<'a> {
             line,
             waiting: WaitingRoom::new(shared.flow_hasher),
             company: Company::default(),
+            one_by_one: false,
             too_big: TooBig::new(),
             wake_at: None,
             release_at: None,
@@ -121,16 +125,18 @@ impl<'a> Outbound<'a> {
             used_up: false,
             shared_tunnel: self.company.is_there(now),
         };
-        let mut drained = false;
+        let (mut drained, mut reads) = (false, 0);
         for _ in 0..READS_PER_TURN {
             if share.used_up && !share.shared_tunnel {
                 break;
             }
             match self.queue.read(waiting.reading()) {
                 Ok(Some((header, len))) => {
+                    reads += 1;
                     let packet = &mut waiting.reading()[..len];
                     let taken = share.peer_of(packet).and_then(|peer| {
-                        self.company.note(waiting.flow_read(peer, len)?, now);
+                        let (flow, is_tcp) = waiting.flow_read(peer, len)?;
+                        self.company.note(flow, is_tcp && len >= LONG_PACKET, now);
                         share.shared_tunnel = self.company.is_there(now);
                         let late = share.used_up && len >= LONG_PACKET;
                         if late || !waiting.is_empty() || share.gate(peer).is_some() {
@@ -148,6 +154,9 @@ impl<'a> Outbound<'a> {
                     if let Err(reason) = taken {
                         shared.drops.count(reason);
                     }
+                    if self.one_by_one && reads == 1 {
+                        share.sender.flush();
+                    }
                 }
                 Ok(None) => {
                     drained = true;
@@ -163,6 +172,7 @@ impl<'a> Outbound<'a> {
                 }
             }
         }
+        self.one_by_one = reads == 1;
         self.wake_at = None;
         let mut idle = false;
         while !share.used_up {
@@ -208,22 +218,50 @@ impl<'a> Outbound<'a> {
     }
 }
 
-/// Whether more than one flow has sent lately.
+/// Bulk TCP connections that are known at a time. Of more, some count as others.
+const BULK_FLOWS: usize = 8;
+
+/// Whether there is somebody to be fair to: two flows have sent lately, and not only TCP connections in bulk. Those find their
+/// shares by congestion control, as everywhere, and are not worth a queue; whoever sends little, or heeds nothing, is.
 #[derive(Default)]
 struct Company {
-    last: Option<FlowId>,
-    until: Option<Instant>,
+    /// With the time until which each counts.
+    bulk: ArrayVec<(FlowId, Instant), BULK_FLOWS>,
+    last_other: Option<FlowId>,
+    /// Until when bulk counts as present, and anything else, and two others.
+    bulk_until: Option<Instant>,
+    other_until: Option<Instant>,
+    others_until: Option<Instant>,
 }
 
 impl Company {
-    fn note(&mut self, flow: FlowId, now: Instant) {
-        if self.last.replace(flow).is_some_and(|last| last != flow) {
-            self.until = Some(now + COMPANY);
+    fn note(&mut self, flow: FlowId, is_bulk: bool, now: Instant) {
+        let until = now + COMPANY;
+        let known = self.bulk.iter_mut().find(|(known, _)| *known == flow);
+        if is_bulk {
+            self.bulk_until = Some(until);
+            match known {
+                Some(known) => known.1 = until,
+                None => {
+                    if self.bulk.is_full()
+                        && let Some(oldest) = (0..BULK_FLOWS).min_by_key(|&index| self.bulk[index].1)
+                    {
+                        self.bulk.swap_remove(oldest);
+                    }
+                    self.bulk.push((flow, until));
+                }
+            }
+        } else if known.is_none_or(|known| known.1 <= now) {
+            self.other_until = Some(until);
+            if self.last_other.replace(flow).is_some_and(|last| last != flow) {
+                self.others_until = Some(until);
+            }
         }
     }
 
     fn is_there(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until)
+        let lasts = |until: Option<Instant>| until.is_some_and(|until| now < until);
+        lasts(self.others_until) || lasts(self.other_until) && lasts(self.bulk_until)
     }
 }
 
@@ -303,18 +341,51 @@ impl Share<'_> {
 mod tests {
     use super::*;
 
+    fn flow(hash: u64) -> FlowId {
+        FlowId { peer: PeerId(1), hash }
+    }
+
     #[test]
     fn two_flows_are_company_until_one_has_been_alone_for_a_while() {
         let start = Instant::from_nanos(0);
-        let (one, other) = (FlowId { peer: PeerId(1), hash: 1 }, FlowId { peer: PeerId(1), hash: 2 });
         let mut company = Company::default();
-        company.note(one, start);
-        company.note(one, start + COMPANY);
+        company.note(flow(1), false, start);
+        company.note(flow(1), false, start + COMPANY);
         assert!(!company.is_there(start + COMPANY), "one flow is nobody's company");
-        company.note(other, start + COMPANY);
+        company.note(flow(2), false, start + COMPANY);
         assert!(company.is_there(start + COMPANY));
-        company.note(other, start + COMPANY + COMPANY / 2);
+        company.note(flow(2), false, start + COMPANY + COMPANY / 2);
         assert!(company.is_there(start + COMPANY + COMPANY / 2));
         assert!(!company.is_there(start + COMPANY + COMPANY), "the first has been silent");
+    }
+
+    #[test]
+    fn connections_in_bulk_are_no_company_to_each_other_but_to_all_else() {
+        let start = Instant::from_nanos(0);
+        let mut company = Company::default();
+        for hash in 1..=4 {
+            company.note(flow(hash), true, start);
+        }
+        company.note(flow(3), false, start);
+        assert!(!company.is_there(start), "the short end of a burst is of the bulk");
+        company.note(flow(5), false, start + COMPANY / 2);
+        assert!(company.is_there(start + COMPANY / 2));
+        assert!(!company.is_there(start + COMPANY), "the bulk has ended");
+        company.note(flow(1), true, start + COMPANY);
+        assert!(company.is_there(start + COMPANY), "a heartbeat was there a moment ago");
+        company.note(flow(1), true, start + 2 * COMPANY);
+        assert!(!company.is_there(start + 2 * COMPANY));
+    }
+
+    #[test]
+    fn any_number_of_connections_in_bulk_is_taken() {
+        let start = Instant::from_nanos(0);
+        let mut company = Company::default();
+        for hash in 0..1000 {
+            company.note(flow(hash), true, start + Duration::from_nanos(hash));
+            assert!(!company.is_there(start));
+        }
+        company.note(flow(0), false, start);
+        assert!(company.is_there(start), "forgotten, it is as good as a new one");
     }
 }

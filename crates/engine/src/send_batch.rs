@@ -69,6 +69,15 @@ impl SendBatch {
         self.arena.get_mut(self.used..self.used + len)
     }
 
+    /// The next `messages`, of at most `len` bytes each, are of one super-packet: where the last datagram has no room for all
+    /// of them they begin one of their own, so that whoever receives it has a whole super-packet at once.
+    pub(crate) fn keep_together(&mut self, messages: usize, len: usize) {
+        if let Some(last) = self.pending.last_mut() {
+            last.closed |=
+                last.segments + messages > MAX_SEGMENTS || last.range.len() + messages * len > MAX_DATAGRAM;
+        }
+    }
+
     /// Makes the arena at least `len` bytes, for a batch that is empty.
     pub(crate) fn grow(&mut self, len: usize) {
         if self.arena.len() < len {
@@ -179,4 +188,33 @@ fn send_group(
 /// Whether anything may be sent at all (requirement 10).
 pub(crate) fn may_send(shared: &Shared) -> bool {
     shared.ready.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transmits(batch: &mut SendBatch, packets: usize, segments: usize, len: usize) -> Vec<usize> {
+        let to = Endpoint::new("192.0.2.1:1".parse().unwrap());
+        for _ in 0..packets {
+            batch.keep_together(segments, len);
+            for _ in 0..segments {
+                batch.room(len).unwrap();
+                batch.commit(None, to, 0, len);
+            }
+        }
+        batch.pending.iter().map(|pending| pending.segments).collect()
+    }
+
+    #[test]
+    fn a_super_packet_that_fits_one_datagram_is_not_torn_apart() {
+        assert_eq!(transmits(&mut SendBatch::new(), 2, 43, 1452), [43, 43]);
+        assert_eq!(transmits(&mut SendBatch::new(), 6, 10, 1452), [40, 20]);
+        assert_eq!(transmits(&mut SendBatch::new(), 70, 1, 96), [64, 6]);
+        assert_eq!(
+            transmits(&mut SendBatch::new(), 1, 47, 1452),
+            [45, 2],
+            "none that does not fit is refused"
+        );
+    }
 }

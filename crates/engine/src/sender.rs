@@ -193,6 +193,7 @@ impl Sender<'_> {
         let traffic_class = self.shared.outer_traffic_class(packet.traffic_class());
         let mtu = self.mtu(peer);
         let mut bytes = 0;
+        self.batch.keep_together(packet.segments(), sealed_len(packet.segment_len(0), mtu));
         for index in 0..packet.segments() {
             let len = sealed_len(packet.segment_len(index), mtu);
             let message = self.room(via.as_ref(), len).ok_or(DropReason::PacketTooBig)?;

@@ -2,7 +2,7 @@
 
 use tombolo_noise::clock::Instant;
 use tombolo_packet::VnetHeader;
-use tombolo_packet::ip::IpPacket;
+use tombolo_packet::ip::{IpPacket, protocol};
 use tombolo_packet::{DropCounters, DropReason, PeerId};
 use tombolo_tun::MAX_PACKET;
 
@@ -67,9 +67,10 @@ impl WaitingRoom {
         &mut self.reading
     }
 
-    /// The flow to `peer` of the packet that was read last, of `len` bytes.
-    pub(crate) fn flow_read(&self, peer: PeerId, len: usize) -> Result<FlowId, DropReason> {
-        Ok(self.hasher.flow(peer, &IpPacket::parse(&self.reading[..len])?))
+    /// The flow to `peer` of the packet that was read last, of `len` bytes, and whether it is of TCP.
+    pub(crate) fn flow_read(&self, peer: PeerId, len: usize) -> Result<(FlowId, bool), DropReason> {
+        let packet = IpPacket::parse(&self.reading[..len])?;
+        Ok((self.hasher.flow(peer, &packet), packet.protocol() == protocol::TCP))
     }
 
     /// Lets the packet wait that was read last, of `len` bytes and to `peer`.
@@ -80,7 +81,7 @@ impl WaitingRoom {
         len: usize,
         drops: &DropCounters,
     ) -> Result<(), DropReason> {
-        let flow = self.flow_read(peer, len)?;
+        let (flow, _) = self.flow_read(peer, len)?;
         let class = SIZES.iter().position(|&size| len <= size).unwrap_or(LARGEST);
         let mut bytes = match self.spare[class].pop() {
             Some(bytes) => {

@@ -14,8 +14,8 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tombolo_engine::{Engine, EngineEvent, EngineHandle, EngineOptions, PathMtuOptions, queues_for};
-use tombolo_tun::netlink::{LinkState, Netlink, Watch};
-use tombolo_tun::{Device, DeviceOptions, Place, table_for};
+use tombolo_tun::netlink::{LinkChange, LinkState, Netlink, Watch};
+use tombolo_tun::{Device, DeviceOptions, Place, gso_max_size_for, table_for};
 use tracing_subscriber::EnvFilter;
 
 use crate::background::{self, Outcome};
@@ -154,6 +154,7 @@ impl Link {
         if link.mtu != self.mtu {
             self.mtu = link.mtu;
             engine.set_mtu(engine_mtu(link.mtu)).map_err(stopped)?;
+            fit_super_packets(&mut self.netlink, &link);
         }
         if link.up != self.up {
             self.up = link.up;
@@ -170,6 +171,18 @@ impl Link {
             engine.set_link_up(true).map_err(|error| Failure::Runtime(error.to_string()))?;
         }
         Ok(())
+    }
+}
+
+/// Limits super-packets to what one send carries when it is sealed: a larger one needs a second send for its last two packets,
+/// and at the other end a second read and a second write. A kernel that refuses leaves it slower, not wrong.
+fn fit_super_packets(netlink: &mut Netlink, link: &tombolo_tun::netlink::Link) {
+    let size = gso_max_size_for(link.mtu);
+    if link.gso_max_size.is_some_and(|now| now != size) {
+        let change = LinkChange { gso_max_size: Some(size), ..LinkChange::default() };
+        if let Err(error) = netlink.set_link(link.index, &change) {
+            tracing::debug!("super-packets are not limited to {size} bytes: {error}");
+        }
     }
 }
 
@@ -208,6 +221,9 @@ impl Running {
         let watch = Watch::open(&name, table_for(&name)).map_err(|error| system(&error))?;
         let mut netlink = Netlink::open().map_err(|error| system(&error))?;
         let link = netlink.link_by_name(&name).map_err(|error| system(&error))?;
+        if let Some(link) = &link {
+            fit_super_packets(&mut netlink, link);
+        }
         let (up, mtu) = link.map_or((false, DEFAULT_MTU), |link| (link.up, link.mtu));
         let options = EngineOptions {
             mtu: engine_mtu(mtu),
