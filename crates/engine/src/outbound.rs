@@ -63,7 +63,7 @@ pub(crate) struct Outbound<'a> {
     line: SealingLine,
     waiting: WaitingRoom,
     company: Company,
-    /// The last turn found one packet: so will this one, and it need not wait for the look behind it.
+    /// The last turn found one packet: so will this one, which if it is short need not wait for the look behind it.
     one_by_one: bool,
     too_big: TooBig,
     /// When a turn has something to do though nothing can be read.
@@ -154,7 +154,7 @@ impl<'a> Outbound<'a> {
                     if let Err(reason) = taken {
                         shared.drops.count(reason);
                     }
-                    if self.one_by_one && reads == 1 {
+                    if self.one_by_one && reads == 1 && len < LONG_PACKET {
                         share.sender.flush();
                     }
                 }
