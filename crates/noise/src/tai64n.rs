@@ -23,6 +23,8 @@ pub struct Tai64n([u8; Self::LEN]);
 impl Tai64n {
     /// Length in bytes.
     pub const LEN: usize = 12;
+    /// The default: before every timestamp that is ever sent.
+    pub(crate) const NEVER: Self = Self([0; Self::LEN]);
 
     /// The timestamp of a wall-clock time, rounded down to 2^24 ns (requirement 11).
     pub fn from_unix(time: UnixTime) -> Self {

@@ -181,7 +181,8 @@ impl Device {
     /// Raises the greatest timestamp received from the peer to what was kept on disk (requirement 11).
     pub fn set_last_timestamp(&mut self, id: PeerId, timestamp: Tai64n) {
         if let Some(peer) = self.peer_mut(id) {
-            peer.last_received_timestamp = peer.last_received_timestamp.max(timestamp);
+            let past = peer.past_mut();
+            past.last_received_timestamp = past.last_received_timestamp.max(timestamp);
         }
     }
 
@@ -189,7 +190,8 @@ impl Device {
     /// greater, whatever the clock says (requirement 11).
     pub fn set_last_sent_timestamp(&mut self, id: PeerId, timestamp: Tai64n) {
         if let Some(peer) = self.peer_mut(id) {
-            peer.last_sent_timestamp = peer.last_sent_timestamp.max(timestamp);
+            let past = peer.past_mut();
+            past.last_sent_timestamp = past.last_sent_timestamp.max(timestamp);
         }
     }
 

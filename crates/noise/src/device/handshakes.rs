@@ -22,11 +22,13 @@ impl Device {
         }
         // Control rule 8: with a provisional peer we begin nothing.
         let Some(peer) = self.peer_mut(id).filter(|peer| !peer.is_provisional()) else { return };
-        peer.attempts = 0;
-        peer.resent_for_cookie = false;
+        let past = peer.past_mut();
+        past.attempts = 0;
+        past.resent_for_cookie = false;
         // Requirement 5: one initiation in Rekey-Timeout at most, and none shortly after a response of ours, which the peer is
         // about to confirm. The kernel forgets such a wish; here it is put off.
         match peer
+            .past()
             .last_handshake_sent
             .map(|sent| sent + REKEY_TIMEOUT)
             .filter(|&earliest| earliest > now.boot)
@@ -53,10 +55,10 @@ impl Device {
             Standing::Unverified => MAX_UNVERIFIED_ATTEMPTS,
             _ => MAX_HANDSHAKE_ATTEMPTS,
         };
-        if peer.attempts >= max_attempts {
+        if peer.past().attempts >= max_attempts {
             return self.give_up(id, now);
         }
-        peer.resent_for_cookie = false;
+        peer.past_mut().resent_for_cookie = false;
         if peer.pending.is_some() {
             // Requirement 20: perhaps it is our side of the path that does not work.
             peer.link.forget_any_source();
@@ -64,6 +66,7 @@ impl Device {
         }
         let Some(peer) = self.peer_mut(id) else { return };
         match peer
+            .past()
             .last_handshake_sent
             .map(|sent| sent + REKEY_TIMEOUT)
             .filter(|&earliest| earliest > now.boot)
@@ -78,11 +81,12 @@ impl Device {
     /// each attempt (control rule 8).
     pub(super) fn resend_for_cookie(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
         let Some(peer) = self.peer_mut(id) else { return };
-        if peer.is_static() || peer.pending.is_none() || peer.resent_for_cookie {
+        if peer.is_static() || peer.pending.is_none() || peer.past().resent_for_cookie {
             return;
         }
-        peer.resent_for_cookie = true;
-        peer.attempts = peer.attempts.saturating_sub(1);
+        let past = peer.past_mut();
+        past.resent_for_cookie = true;
+        past.attempts = past.attempts.saturating_sub(1);
         self.send_initiation(id, now, rng);
         self.update_timers(id);
     }
@@ -96,7 +100,8 @@ impl Device {
         let identity = self.identity.clone();
         let (wall, reservation) = (self.sending_time(now), self.timestamp_reservation);
         let Some(peer) = self.peer_mut(id) else { return };
-        peer.attempts = peer.attempts.saturating_add(1);
+        let past = peer.past_mut();
+        past.attempts = past.attempts.saturating_add(1);
         peer.timers.set(Timer::Retransmit, Some(deadline));
         let Some(destination) = peer.link.endpoint() else {
             self.outputs.push_back(Output::ResolveEndpoint { peer: id });
@@ -104,18 +109,18 @@ impl Device {
         };
         let (Some(identity), Some(remote)) = (identity, &peer.remote) else { return };
         // Requirement 11: greater than every one before, also when the clock was set back.
-        let timestamp = Tai64n::from_unix(wall).max(peer.last_sent_timestamp.next_after());
+        let timestamp = Tai64n::from_unix(wall).max(peer.past().last_sent_timestamp.next_after());
         let Some((initiator, mut message)) = create_initiation(&identity, remote, timestamp, index, rng)
         else {
             return;
         };
         peer.cookie_jar.write_macs(&mut message, remote, now.boot);
-        peer.last_sent_timestamp = timestamp;
-        let announce = timestamp > peer.reserved_timestamp;
+        peer.past_mut().last_sent_timestamp = timestamp;
+        let announce = timestamp > peer.past().reserved_timestamp;
         if announce {
-            peer.reserved_timestamp = timestamp.later_by(reservation);
+            peer.past_mut().reserved_timestamp = timestamp.later_by(reservation);
         }
-        peer.last_handshake_sent = Some(now.boot);
+        peer.past_mut().last_handshake_sent = Some(now.boot);
         peer.pending = Some(initiator);
         peer.link.note_handshake_sent(now.boot, message.len());
         self.pending.insert(index, id);
@@ -126,8 +131,8 @@ impl Device {
         }
         self.push_datagram(Some(id), destination, &message);
         let Some(peer) = self.peer_mut(id) else { return };
-        peer.initiation = Some(Box::new(message));
-        let ways = peer.ways.clone();
+        peer.past_mut().initiation = Some(Box::new(message));
+        let ways = peer.past().ways.clone();
         self.copy_initiation(
             id,
             &message,
@@ -149,16 +154,16 @@ impl Device {
         let Some(peer) = self.peer_mut(id).filter(|peer| !peer.is_provisional()) else { return };
         let mut new = ArrayVec::<Endpoint, MAX_WAYS>::new();
         for way in ways {
-            let known = peer.ways.iter().chain(&new).any(|known| known.remote == way.remote);
-            if !known && peer.ways.len() + new.len() < MAX_WAYS {
+            let known = peer.past().ways.iter().chain(&new).any(|known| known.remote == way.remote);
+            if !known && peer.past().ways.len() + new.len() < MAX_WAYS {
                 new.push(way);
             }
         }
-        peer.ways.extend(new.iter().copied());
+        peer.past_mut().ways.extend(new.iter().copied());
         if peer.link.endpoint().is_none() {
-            peer.link.set_endpoint(peer.ways.first().copied());
+            peer.link.set_endpoint(peer.past().ways.first().copied());
         }
-        let under_way = peer.pending.is_some().then(|| peer.initiation.clone()).flatten();
+        let under_way = peer.pending.is_some().then(|| peer.past().initiation.clone()).flatten();
         match under_way {
             Some(message) => self.copy_initiation(id, &message[..], new, now),
             None => self.initiate(id, now, rng),
@@ -186,9 +191,10 @@ impl Device {
         self.drop_pending(id);
         let Some(peer) = self.peer_mut(id) else { return };
         let link = Arc::clone(&peer.link);
-        peer.attempts = 0;
-        peer.ways = Vec::new();
-        peer.initiation = None;
+        let past = peer.past_mut();
+        past.attempts = 0;
+        past.ways = Vec::new();
+        past.initiation = None;
         peer.timers.set(Timer::Retransmit, None);
         // A keepalive would only ask for the next handshake (`timers.c`).
         link.activity.unanswered_receive.stop();

@@ -170,20 +170,20 @@ impl Device {
         if let Some(remote) = &peer.remote {
             peer.cookie_jar.write_macs(&mut response, remote, now.boot);
         }
-        peer.last_initiation_consumed = Some(now.boot);
+        peer.past_mut().last_initiation_consumed = Some(now.boot);
         let bytes = message.as_bytes().len();
         if peer.is_static() {
             // As in stock WireGuard a valid initiation moves the timestamp and the endpoint. Our own initiation, if one is under way,
             // stays: each side then answers the other's, and both sessions hold. Whether the peer's implementation keeps its own does not matter.
-            peer.last_received_timestamp = timestamp;
-            peer.timestamp_ahead = ahead;
+            peer.past_mut().last_received_timestamp = timestamp;
+            peer.past_mut().timestamp_ahead = ahead;
             peer.link.note_handshake_received(source, now.boot, bytes);
-            peer.last_handshake_sent = Some(now.boot);
+            peer.past_mut().last_handshake_sent = Some(now.boot);
             peer.link.note_handshake_sent(now.boot, response.len());
             self.outputs.push_back(Output::TimestampAdvanced { peer: id });
         } else {
             // Control rule 10: it may be a replay. Timestamp, endpoint and timers wait for the first transport message.
-            peer.claim = Some(Box::new(Claim { timestamp, ahead, made: now.boot }));
+            peer.past_mut().claim = Some(Box::new(Claim { timestamp, ahead, made: now.boot }));
             peer.link.count_handshake(bytes, response.len());
         }
         self.add_session(id, &secrets, Some(source.remote), now);
@@ -197,12 +197,12 @@ impl Device {
     fn check_timestamp(&self, id: PeerId, timestamp: Tai64n, now: Now) -> Result<Duration, DropReason> {
         let peer = self.peer(id).ok_or(DropReason::UnknownPeer)?;
         let ahead = timestamp.to_unix().0.saturating_sub(self.wall(now).0);
-        if timestamp <= peer.last_received_timestamp {
+        if timestamp <= peer.past().last_received_timestamp {
             return Err(DropReason::StaleTimestamp);
         }
         // An initiation that was answered a moment ago and has not been followed by its first message: the same once more, or
         // one from before, would only put its session out. An honest peer comes with a later one.
-        if peer.claim.as_ref().is_some_and(|claim| {
+        if peer.past().claim.as_ref().is_some_and(|claim| {
             timestamp <= claim.timestamp && now.boot.saturating_duration_since(claim.made) < REKEY_TIMEOUT
         }) {
             return Err(DropReason::StaleTimestamp);
@@ -211,7 +211,7 @@ impl Device {
         if [self.max_timestamp_ahead, member_bound].into_iter().flatten().any(|bound| ahead > bound) {
             return Err(DropReason::TimestampAhead);
         }
-        match peer.last_initiation_consumed {
+        match peer.past().last_initiation_consumed {
             Some(last) if now.boot.saturating_duration_since(last) < MIN_INITIATION_INTERVAL => {
                 Err(DropReason::InitiationFlood)
             }
@@ -241,11 +241,12 @@ impl Device {
         };
         // Where the initiation went; a response from elsewhere says nothing of that path.
         let endpoint = peer.link.endpoint().map(|endpoint| endpoint.remote);
-        if endpoint != Some(source.remote) && peer.ways.iter().any(|way| way.remote == source.remote) {
+        if endpoint != Some(source.remote) && peer.past().ways.iter().any(|way| way.remote == source.remote) {
             peer.link.set_endpoint(Some(source));
         }
-        peer.ways = Vec::new();
-        peer.initiation = None;
+        let past = peer.past_mut();
+        past.ways = Vec::new();
+        past.initiation = None;
         let proven_remote = peer.link.endpoint().map(|endpoint| endpoint.remote);
         let proven_remote = proven_remote.filter(|&remote| remote == source.remote);
         peer.link.note_handshake_received(source, now.boot, message.as_bytes().len());

@@ -159,11 +159,11 @@ impl Device {
             last_handshake: peer.link.last_handshake(),
             persistent_keepalive: peer.persistent_keepalive,
             state,
-            attempts: peer.attempts,
-            last_received_timestamp: known(peer.last_received_timestamp),
-            timestamp_ahead: peer.timestamp_ahead,
-            last_sent_timestamp: known(peer.last_sent_timestamp),
-            reserved_timestamp: known(peer.reserved_timestamp.max(peer.last_sent_timestamp)),
+            attempts: peer.past().attempts,
+            last_received_timestamp: known(peer.past().last_received_timestamp),
+            timestamp_ahead: peer.past().timestamp_ahead,
+            last_sent_timestamp: known(peer.past().last_sent_timestamp),
+            reserved_timestamp: known(peer.past().reserved_timestamp.max(peer.past().last_sent_timestamp)),
             last_received_age: peer
                 .link
                 .last_received()

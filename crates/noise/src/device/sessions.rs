@@ -80,12 +80,13 @@ impl Device {
         let dropped = std::mem::replace(&mut peer.keypairs.previous, current);
         peer.link.set_sending(Some(confirmed));
         peer.link.forget_other_source();
-        peer.told_of_other_source = false;
+        let past = peer.past_mut();
+        past.told_of_other_source = false;
         // Control rule 10: only now is it certain that the initiation was no replay.
-        let claim = peer.claim.take();
+        let claim = past.claim.take();
         if let Some(claim) = &claim {
-            peer.last_received_timestamp = peer.last_received_timestamp.max(claim.timestamp);
-            peer.timestamp_ahead = claim.ahead;
+            past.last_received_timestamp = past.last_received_timestamp.max(claim.timestamp);
+            past.timestamp_ahead = claim.ahead;
         }
         // Of a provisional peer nothing is kept on disk.
         if claim.is_some() && !peer.is_provisional() {
@@ -100,7 +101,7 @@ impl Device {
     pub(super) fn complete_handshake(&mut self, id: PeerId, now: Now) {
         self.drop_pending(id);
         let Some(peer) = self.peer_mut(id) else { return };
-        peer.attempts = 0;
+        peer.past_mut().attempts = 0;
         peer.timers.set(Timer::Retransmit, None);
         peer.link.set_last_handshake(now.wall);
         // Before what is staged is flushed: what is staged later raises the flag anew.
@@ -118,8 +119,10 @@ impl Device {
     pub(super) fn end_sessions(&mut self, id: PeerId) {
         self.drop_pending(id);
         let Some(peer) = self.peer_mut(id) else { return };
-        peer.attempts = 0;
-        peer.last_handshake_sent = None;
+        if let Some(past) = peer.past_if_any() {
+            past.attempts = 0;
+            past.last_handshake_sent = None;
+        }
         peer.timers.set(Timer::Retransmit, None);
         peer.link.activity.stop();
         self.erase_keypairs(id);
@@ -130,7 +133,9 @@ impl Device {
         let Some(peer) = self.peer_mut(id) else { return };
         peer.timers.set(Timer::ZeroKeys, None);
         peer.link.set_sending(None);
-        peer.claim = None;
+        if let Some(past) = peer.past_if_any() {
+            past.claim = None;
+        }
         let slots = std::mem::take(&mut peer.keypairs);
         self.drop_keypairs([slots.previous, slots.current, slots.next]);
     }

@@ -118,7 +118,7 @@ impl Device {
         }
         let Some(other) = other else { return };
         if let Some(peer) = self.peer_mut(id)
-            && !std::mem::replace(&mut peer.told_of_other_source, true)
+            && !std::mem::replace(&mut peer.past_mut().told_of_other_source, true)
         {
             self.outputs.push_back(Output::KeyInTwoPlaces { peer: id, other });
         }
