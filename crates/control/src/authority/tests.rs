@@ -1,6 +1,7 @@
 //! A store in memory, and a network that the tests begin.
 
 mod administration;
+mod guesses;
 mod interleaved;
 mod life;
 mod restored;
