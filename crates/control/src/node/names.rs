@@ -88,7 +88,7 @@ pub(super) struct NameBook {
 
 impl NameBook {
     fn insert(&mut self, tag: Tag, named: NamedNode) {
-        if self.nodes.get(&named.node).is_some_and(|(_, held)| held.serial > named.serial) {
+        if self.nodes.get(&named.node).is_some_and(|(_, held)| held.serial > named.serial || *held == named) {
             return;
         }
         let node = named.node;
@@ -158,6 +158,9 @@ impl Node {
     }
 
     pub(super) fn list_member(&mut self, member: &Verified<Membership>, call: &Call<'_>) {
+        if self.names.nodes.contains_key(&member.node) {
+            self.names.insert(tag_of(member), NamedNode::of(member));
+        }
         if let Some(lighthouse) = &mut self.lighthouse {
             lighthouse.note_member(member, call.now.boot);
             self.names.changed |= self.names.wanted;

@@ -5,7 +5,7 @@ use tombolo_noise::clock::{Instant, Now};
 use crate::document::{Issuer, Membership, Roles};
 use crate::frame::names::{Names, Tag, tag_of};
 use crate::frame::{Frame, Order, Show, Versions};
-use crate::node::{Event, Node, NodeOptions, Output, Saved, SavedDocuments};
+use crate::node::{Event, NamedNode, Node, NodeOptions, Output, Saved, SavedDocuments};
 use crate::path::Path;
 use crate::test_support::*;
 use crate::verifier::Pins;
@@ -146,4 +146,19 @@ fn a_lost_answer_is_asked_for_again_and_a_new_list_read_anew() {
     let tags = vec![tag_of(&membership(1))];
     let frames = world.told(Frame::Names(Names { epoch: 6, first: 0, total: 1, tags }));
     assert!(!asks(&frames) && world.knows("db-1"));
+}
+
+#[test]
+fn who_shows_a_newer_name_is_called_by_it() {
+    let mut world = World::new();
+    let known = world.node.names().find(|named| named.node == node(200)).unwrap();
+    let old = NamedNode { name: "old".parse().unwrap(), serial: 0, ..known };
+    let now = world.now();
+    world.node.follow_names(vec![old], now);
+    assert!(world.knows("old"));
+    let order = Order { epoch: 1, sequence: 2 };
+    let versions = Versions { order, trust_epoch: 1, trust_hash: verified_trust().hash(), head: None };
+    world.told(Frame::Show(Show { membership: signed(&Membership { serial: 2, ..lighthouse() }), versions }));
+    let names: Vec<String> = world.node.names().map(|named| named.name.to_string()).collect();
+    assert!(names.contains(&"db-200".to_owned()) && !names.contains(&"old".to_owned()), "{names:?}");
 }
