@@ -33,6 +33,11 @@ fn three_hosts(scene: &Scene) -> Result<(Internet, [Host; 3])> {
     let server = Host::new(scene, &mut internet, "server", [192, 0, 2, 0])?;
     let alpha = Host::new(scene, &mut internet, "alpha", [198, 51, 100, 0])?;
     let beta = Host::new(scene, &mut internet, "beta", [203, 0, 113, 0])?;
+    // No name server elsewhere: who asks for a name that is not there hears so at once.
+    for host in [&server, &alpha, &beta] {
+        let file = host.namespace().hosts_file().with_file_name("resolv.conf");
+        fs::write(file, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")?;
+    }
     Ok((internet, [server, alpha, beta]))
 }
 
