@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use tombolo_noise::clock::Instant;
 use tombolo_packet::ip::{IpPacket, ecn_decapsulate};
 use tombolo_packet::{DropCounters, DropReason};
@@ -25,13 +26,19 @@ struct HeldPacket {
     received: Instant,
 }
 
-/// What is held of one peer, oldest first: at most [`MAX_PACKETS`]. Most peers never have any.
+type Packets = ArrayVec<HeldPacket, MAX_PACKETS>;
+
+/// What is held of one peer, oldest first. Most peers never have any: boxed, so that they are small.
 #[derive(Default)]
-pub(crate) struct Held(Mutex<Vec<HeldPacket>>);
+pub(crate) struct Held(Mutex<Option<Box<Packets>>>);
 
 impl Held {
-    fn lock(&self) -> MutexGuard<'_, Vec<HeldPacket>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Packets>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Packets {
+        self.lock().take().map(|packets| *packets).unwrap_or_default()
     }
 
     /// Keeps the packet of a decrypted message that came with this outer ECN field. Where there are enough, the first ones
@@ -48,12 +55,13 @@ impl Held {
     ) -> Result<(), DropReason> {
         let len = IpPacket::parse(message)?.total_len();
         let mut packets = self.lock();
+        let packets = packets.get_or_insert_default();
         packets.retain(|packet| {
             let keep = now.saturating_duration_since(packet.received) < MAX_AGE;
             budget.release(if keep { 0 } else { packet.bytes.len() });
             keep
         });
-        if packets.len() >= MAX_PACKETS || budget.0.load(Ordering::Relaxed) + len > MAX_TOTAL_BYTES {
+        if packets.is_full() || budget.0.load(Ordering::Relaxed) + len > MAX_TOTAL_BYTES {
             return Err(DropReason::TooManyHeld);
         }
         let mut bytes: Box<[u8]> = message[..len].into();
@@ -71,7 +79,7 @@ impl Held {
         drops: &DropCounters,
         mut deliver: impl FnMut(&[u8]),
     ) {
-        for packet in std::mem::take(&mut *self.lock()) {
+        for packet in self.take() {
             budget.release(packet.bytes.len());
             if now.saturating_duration_since(packet.received) < MAX_AGE {
                 deliver(&packet.bytes);
@@ -83,7 +91,7 @@ impl Held {
 
     /// Throws all packets away.
     pub(crate) fn clear(&self, budget: &HeldBudget, drops: &DropCounters) {
-        for packet in std::mem::take(&mut *self.lock()) {
+        for packet in self.take() {
             budget.release(packet.bytes.len());
             drops.count(DropReason::NotAuthorised);
         }
