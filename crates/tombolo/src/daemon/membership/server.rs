@@ -215,16 +215,13 @@ impl Server {
                 answered.push(id);
                 continue;
             }
-            match self.owed.remove(&id) {
-                Some(Target::Local(reply)) => {
-                    let answer = match frame.to_bytes() {
-                        Ok(bytes) => Answer::Admin { frame: to_hex(&bytes) },
-                        Err(error) => Answer::Error { message: error.to_string() },
-                    };
-                    // The client may have gone.
-                    let _ = reply.send(answer);
-                }
-                _ => {}
+            if let Some(Target::Local(reply)) = self.owed.remove(&id) {
+                let answer = match frame.to_bytes() {
+                    Ok(bytes) => Answer::Admin { frame: to_hex(&bytes) },
+                    Err(error) => Answer::Error { message: error.to_string() },
+                };
+                // The client may have gone.
+                let _ = reply.send(answer);
             }
         }
         for id in answered {
