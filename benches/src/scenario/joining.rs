@@ -217,6 +217,7 @@ fn relay(span: Duration) -> Result<Figures> {
     for (hook, word) in [("input", "saddr"), ("output", "daddr")] {
         nft(format!("add chain inet block {hook} {{ type filter hook {hook} priority 0 ; }}"))?;
         nft(format!("add rule inet block {hook} ip {word} {} drop", beta.machine.address))?;
+        nft(format!("add rule inet block {hook} ip6 {word} {} drop", beta.machine.address6))?;
     }
     wait_until("the relay is used", LIMIT, || {
         let _ = alpha.run(&["ping", "beta", "--count", "1", "--timeout", "500ms"]);
