@@ -207,6 +207,8 @@ impl Node {
 
     /// From now on this node is a lighthouse too. Its membership must have the role for others to believe it.
     pub fn serve_lighthouse(&mut self, options: LighthouseOptions, now: Now) {
+        // All whom it remembers have a session with it.
+        self.options.peers = self.options.peers.max(options.nodes);
         let mut lighthouse = Lighthouse::new(options, now.boot);
         lighthouse.set_epoch(self.order.epoch);
         // What came from the disk; others follow as they are heard.
