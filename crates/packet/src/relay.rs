@@ -120,11 +120,11 @@ pub struct PairRates {
 }
 
 impl Default for PairRates {
-    /// One initiation a second, ten at once; 125 MB a second, 16 MB at once.
+    /// One initiation a second, ten at once; 625 MB (5 Gbit) a second, 16 MB at once.
     fn default() -> Self {
         Self {
             initiations: Rate { per_second: 1, burst: 10 },
-            bytes: Rate { per_second: 125_000_000, burst: 16_000_000 },
+            bytes: Rate { per_second: 625_000_000, burst: 16_000_000 },
         }
     }
 }
