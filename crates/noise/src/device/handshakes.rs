@@ -142,7 +142,8 @@ impl Device {
     }
 
     /// Begins a handshake by several ways at once: copies of one initiation go by all of them, and by the endpoint's if there is one. While an
-    /// initiation is under way, it is that one that goes by those that are new. The way by which the first response comes is the peer's
+    /// initiation is under way, it is that one that goes by them once more: a firewall may have opened meanwhile, or a relay been allowed
+    /// to. How often is the caller's concern. The way by which the first response comes is the peer's
     /// endpoint from then on. Of more than 12 ways the last are left out.
     pub fn initiate_by(
         &mut self,
@@ -152,20 +153,27 @@ impl Device {
         rng: &mut (impl CryptoRng + ?Sized),
     ) {
         let Some(peer) = self.peer_mut(id).filter(|peer| !peer.is_provisional()) else { return };
-        let mut new = ArrayVec::<Endpoint, MAX_WAYS>::new();
+        let mut given = ArrayVec::<Endpoint, MAX_WAYS>::new();
+        let known = &mut peer.past_mut().ways;
         for way in ways {
-            let known = peer.past().ways.iter().chain(&new).any(|known| known.remote == way.remote);
-            if !known && peer.past().ways.len() + new.len() < MAX_WAYS {
-                new.push(way);
+            if given.iter().any(|given| given.remote == way.remote) {
+                continue;
             }
+            if known.iter().all(|known| known.remote != way.remote) {
+                if known.len() == MAX_WAYS {
+                    continue;
+                }
+                known.push(way);
+            }
+            // It has room for all that are known.
+            let _ = given.try_push(way);
         }
-        peer.past_mut().ways.extend(new.iter().copied());
         if peer.link.endpoint().is_none() {
             peer.link.set_endpoint(peer.past().ways.first().copied());
         }
         let under_way = peer.pending.is_some().then(|| peer.past().initiation.clone()).flatten();
         match under_way {
-            Some(message) => self.copy_initiation(id, &message[..], new, now),
+            Some(message) => self.copy_initiation(id, &message[..], given, now),
             None => self.initiate(id, now, rng),
         }
         self.update_timers(id);

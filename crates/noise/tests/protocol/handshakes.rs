@@ -2,6 +2,7 @@
 
 use crate::harness::{Faults, WALL_AT_START, World, millis, seconds};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tombolo_noise::cookie::CookieJar;
 use tombolo_noise::keys::{RemoteStatic, StaticIdentity};
@@ -365,4 +366,19 @@ fn initiations_that_cross_take_one_round_trip_requirement_12() {
         world.sent(0, MessageType::Initiation).len() + world.sent(1, MessageType::Initiation).len(),
         2
     );
+}
+
+#[test]
+fn an_initiation_under_way_goes_once_more_by_the_ways_that_are_given_again() {
+    let mut world = World::pair(31);
+    world.faults.loss = 1000;
+    let [closed, opens] = ["203.0.113.7:1", "203.0.113.8:2"].map(|way| way.parse::<SocketAddr>().unwrap());
+    world.initiate_by(0, 1, &[closed, opens]);
+    world.advance(millis(400));
+    let before = world.sent(0, MessageType::Initiation);
+    world.initiate_by(0, 1, &[opens]);
+    let after = world.sent(0, MessageType::Initiation);
+    assert_eq!(after.len(), before.len() + 1);
+    let last = after.last().unwrap();
+    assert_eq!(last.contents, before[0].contents, "no new one: that comes when the old one has had its time");
 }

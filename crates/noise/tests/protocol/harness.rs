@@ -237,6 +237,14 @@ impl World {
         self.run_outputs(from);
     }
 
+    /// Begins a handshake by several ways, or goes on with it.
+    pub fn initiate_by(&mut self, from: usize, to: usize, ways: &[SocketAddr]) {
+        let (id, now) = (self.peer(from, to), self.now_of(from));
+        let ways = ways.iter().map(|way| Endpoint::new(*way));
+        self.nodes[from].device.initiate_by(id, ways, now, &mut self.rng);
+        self.run_outputs(from);
+    }
+
     /// Sends a control frame. `false`: there is no session, or the path does not allow it.
     pub fn send_control(&mut self, from: usize, to: usize, body: &[u8]) -> bool {
         let (id, link) = (self.peer(from, to), self.link(from, to));
