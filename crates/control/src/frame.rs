@@ -189,6 +189,8 @@ pub struct Show {
     pub membership: Vec<u8>,
     /// What documents one has.
     pub versions: Versions,
+    /// Whether it answers the other's, and so is not answered itself.
+    pub answer: bool,
 }
 
 /// [`Frame::ShowRefused`].

@@ -169,7 +169,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ),
         ("join-answer", Frame::JoinAnswer(JoinAnswer { time, outcome: Ok(vec![4, 5, 6]) })),
         ("join-refused", Frame::JoinAnswer(JoinAnswer { time, outcome: Err(JoinRefusal::Spent) })),
-        ("show", Frame::Show(Show { membership: vec![4, 5, 6], versions: versions.clone() })),
+        ("show", Frame::Show(Show { membership: vec![4, 5, 6], versions: versions.clone(), answer: false })),
         ("show-refused", Frame::ShowRefused(ShowRefused { reason: ShowRefusal::Expired, time })),
         ("versions", Frame::Versions(versions)),
         ("pull-trust", Frame::PullTrust),

@@ -224,7 +224,11 @@ fn live(ledger: &mut Ledger) {
         trust_hash: trust.hash(),
         head: None,
     };
-    ledger.hear("an adoption", &fresh, &Frame::Show(Show { membership: kept.membership, versions }));
+    ledger.hear(
+        "an adoption",
+        &fresh,
+        &Frame::Show(Show { membership: kept.membership, versions, answer: false }),
+    );
     ledger.pass("the end of gathering", Duration::from_secs(90));
 }
 

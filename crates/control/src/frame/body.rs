@@ -66,6 +66,7 @@ pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
         kind::SHOW => Frame::Show(Show {
             membership: fields.required(5, "membership")?,
             versions: read_versions(fields)?,
+            answer: fields.optional(6, "answer")?.unwrap_or(false),
         }),
         kind::SHOW_REFUSED => Frame::ShowRefused(ShowRefused {
             time: fields.required(1, "time")?,
@@ -138,7 +139,10 @@ pub(super) fn write(frame: &Frame) -> (u8, Value) {
                 },
             )
         }
-        Frame::Show(show) => (kind::SHOW, write_versions(map, &show.versions).put(5, &show.membership)),
+        Frame::Show(show) => {
+            let map = write_versions(map, &show.versions).put(5, &show.membership);
+            (kind::SHOW, map.put_some(6, show.answer.then_some(&true)))
+        }
         Frame::ShowRefused(refused) => {
             (kind::SHOW_REFUSED, map.put(1, &refused.time).put(3, &refused.reason))
         }

@@ -40,7 +40,7 @@ fn samples() -> Vec<Frame> {
         }),
         Frame::JoinAnswer(JoinAnswer { time, outcome: Ok(membership.clone()) }),
         Frame::JoinAnswer(JoinAnswer { time, outcome: Err(JoinRefusal::Spent) }),
-        Frame::Show(Show { membership, versions: versions() }),
+        Frame::Show(Show { membership, versions: versions(), answer: true }),
         Frame::ShowRefused(ShowRefused { reason: ShowRefusal::Other(200), time }),
         Frame::Versions(versions()),
         Frame::Versions(Versions { head: None, ..versions() }),

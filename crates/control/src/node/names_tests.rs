@@ -57,7 +57,7 @@ impl World {
         let order = Order { epoch: 1, sequence: 1 };
         let trust_hash = verified_trust().hash();
         let versions = Versions { order, trust_epoch: 1, trust_hash, head: None };
-        world.told(Frame::Show(Show { membership: signed(&lighthouse()), versions }));
+        world.told(Frame::Show(Show { membership: signed(&lighthouse()), versions, answer: false }));
         world
     }
 
@@ -158,7 +158,11 @@ fn who_shows_a_newer_name_is_called_by_it() {
     assert!(world.knows("old"));
     let order = Order { epoch: 1, sequence: 2 };
     let versions = Versions { order, trust_epoch: 1, trust_hash: verified_trust().hash(), head: None };
-    world.told(Frame::Show(Show { membership: signed(&Membership { serial: 2, ..lighthouse() }), versions }));
+    world.told(Frame::Show(Show {
+        membership: signed(&Membership { serial: 2, ..lighthouse() }),
+        versions,
+        answer: false,
+    }));
     let names: Vec<String> = world.node.names().map(|named| named.name.to_string()).collect();
     assert!(names.contains(&"db-200".to_owned()) && !names.contains(&"old".to_owned()), "{names:?}");
 }

@@ -91,17 +91,17 @@ impl Node {
         peer.showing = Some(Showing { next: call.boot() + wait, tries: showing.tries + 1 });
         if let Some(frame) = self.life_frame(&key, &session, peer) {
             self.push(key, None, frame);
-        } else if let Some(frame) = self.show_frame() {
+        } else if let Some(frame) = self.show_frame(false) {
             self.push(key, None, frame);
         }
     }
 
-    fn show_frame(&mut self) -> Option<Frame> {
+    fn show_frame(&mut self, answer: bool) -> Option<Frame> {
         // While the key is being changed there is nothing that fits the session.
         let own = self.own.as_ref().filter(|own| own.key == self.key)?;
         let membership = own.encoded().to_vec();
         let versions = self.versions()?;
-        Some(Frame::Show(Show { membership, versions }))
+        Some(Frame::Show(Show { membership, versions, answer }))
     }
 
     pub(super) fn handle_frame(&mut self, from: PublicKey, path: Path, frame: Frame, call: &mut Call<'_>) {
@@ -207,7 +207,11 @@ impl Node {
             session.answered = true;
         }
         let was_showing = peer.showing.take().is_some();
-        if !was_showing && let Some(frame) = self.show_frame() {
+        // Where both began, each has the other's.
+        if !was_showing
+            && !show.answer
+            && let Some(frame) = self.show_frame(true)
+        {
             self.push(from, None, frame);
         }
         self.handle_versions(from, &show.versions, call);

@@ -158,7 +158,10 @@ fn what_a_lighthouse_withholds_another_member_tells_control_rule_2() {
     let order = tombolo_control::frame::Order { epoch: 1, sequence: 1 };
     let (trust_epoch, trust_hash, head) = (trust.epoch, trust.hash(), Some(signed.head.clone()));
     let versions = tombolo_control::frame::Versions { order, trust_epoch, trust_hash, head };
-    node.frame(member, &Frame::Show(tombolo_control::frame::Show { membership: paper, versions }));
+    node.frame(
+        member,
+        &Frame::Show(tombolo_control::frame::Show { membership: paper, versions, answer: false }),
+    );
     let asked = node.take_frames().into_iter().find_map(|(to, frame)| match frame {
         Frame::PullBlock(pull) if to == member => Some(pull),
         _ => None,

@@ -136,7 +136,7 @@ impl Victim {
         let order = Order { epoch: 1, sequence: self.sequence };
         let trust = &self.authority.trust;
         let versions = Versions { order, trust_epoch: trust.epoch, trust_hash: trust.hash(), head: None };
-        self.frame(from, &Frame::Show(Show { membership, versions }));
+        self.frame(from, &Frame::Show(Show { membership, versions, answer: false }));
     }
 
     /// A further member: its key, and its membership.

@@ -121,7 +121,8 @@ fn server_memory(nodes: usize) -> u64 {
             accepts_unsolicited: false,
             relays: Vec::new(),
         };
-        for frame in [Frame::Show(Show { membership, versions }), Frame::Keepalive(keepalive)] {
+        for frame in [Frame::Show(Show { membership, versions, answer: false }), Frame::Keepalive(keepalive)]
+        {
             world.event(0, Event::Message { from: peer, path, message: &frame.to_bytes().unwrap() });
         }
     }

@@ -17,7 +17,7 @@ fn show(world: &World, membership: &[u8], published: Option<&Published>) -> Fram
     let trust = world.authority.trust();
     let order = Order { epoch: 1, sequence: 1 };
     let versions = Versions { order, trust_epoch: trust.epoch, trust_hash: trust.hash(), head };
-    Frame::Show(Show { membership: membership.to_vec(), versions })
+    Frame::Show(Show { membership: membership.to_vec(), versions, answer: false })
 }
 
 impl World {
