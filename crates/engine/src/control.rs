@@ -261,7 +261,10 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 let _ = reply.send(self.member_command(command, now));
             }
             Command::SendFrame { public_key, frame, path, reply } => {
-                let _ = reply.send(self.send_frame(&public_key, &frame, path, now));
+                let sent = self.send_frame(&public_key, &frame, path, now);
+                if let Some(reply) = reply {
+                    let _ = reply.send(sent);
+                }
             }
             Command::SetOverlay(networks) => {
                 let dropped = self.shared.seeking.set_networks(networks);

@@ -95,7 +95,8 @@ pub(crate) enum Command {
         public_key: PublicKey,
         frame: Vec<u8>,
         path: Option<Path>,
-        reply: mpsc::SyncSender<Result<(), SendFrameError>>,
+        /// None: whether it went is nobody's concern.
+        reply: Option<mpsc::SyncSender<Result<(), SendFrameError>>>,
     },
     SetOverlay(Vec<IpNet>),
     SetRelay(Option<RelayPermissions>),
@@ -346,8 +347,22 @@ impl EngineHandle {
         path: Option<Path>,
     ) -> Result<(), SendFrameError> {
         let (reply, answer) = mpsc::sync_channel(1);
-        self.send(Command::SendFrame { public_key, frame, path, reply })
+        self.send(Command::SendFrame { public_key, frame, path, reply: Some(reply) })
             .map_err(|Stopped| SendFrameError::Stopped)?;
         answer.recv().unwrap_or(Err(SendFrameError::Stopped))
+    }
+
+    /// Sends a frame as [`EngineHandle::send_control`] does, by `path` where one is given, and does not wait to hear whether it went. Nothing holds
+    /// back a caller that sends faster than the control thread seals: call one of the others now and then.
+    ///
+    /// # Errors
+    /// The engine has stopped.
+    pub fn post_control(
+        &self,
+        public_key: PublicKey,
+        path: Option<Path>,
+        frame: Vec<u8>,
+    ) -> Result<(), Stopped> {
+        self.send(Command::SendFrame { public_key, frame, path, reply: None })
     }
 }

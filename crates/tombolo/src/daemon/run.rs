@@ -34,6 +34,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(900);
 const HEARD_LATELY: Duration = Duration::from_secs(10);
 /// Between two looks for a member that is being looked for.
 const LOOK_UP_PAUSE: Duration = Duration::from_millis(30);
+/// Events that are taken in before what they led to is done.
+const EVENTS_AT_ONCE: usize = 64;
 const LONGEST_PROBE: Duration = Duration::from_secs(60);
 /// Pauses between attempts to resolve a name, in seconds; the last one repeats.
 const RESOLVE_PAUSES: [u64; 6] = [1, 2, 4, 8, 15, 30];
@@ -129,6 +131,11 @@ impl Daemon {
                 }
                 Some(event) = events.recv() => {
                     self.handle_event(event)?;
+                    // What has come meanwhile goes with it: a server of many nodes is not woken for each frame.
+                    for _ in 1..EVENTS_AT_ONCE {
+                        let Ok(event) = events.try_recv() else { break };
+                        self.handle_event(event)?;
+                    }
                 }
                 Some(query) = names.recv() => self.ask_name(query),
                 () = until(name_at) => {}

@@ -33,19 +33,32 @@ fn engine_path(member: &Member, key: &PublicKey, path: Path) -> Option<tombolo_e
     Some(tombolo_engine::Path::Relayed { relay: server.key, node: *peer.node.as_bytes() })
 }
 
+/// Frames that go to the engine before one of them is waited for.
+const POSTED_AT_ONCE: u32 = 64;
+
 impl Daemon {
-    pub(super) fn send_frame(&self, member: &Member, outgoing: &Outgoing) {
+    pub(super) fn send_frame(&mut self, member: &mut Member, outgoing: &Outgoing) {
         let Ok(bytes) = outgoing.frame.to_bytes() else {
             tracing::debug!("a frame for {} is too long", outgoing.to);
             return;
         };
         let Ok(handle) = self.slot.handle() else { return };
         let path = outgoing.path.filter(|path| member.paths.get(&outgoing.to) != Some(path));
-        let sent = match path.map(|path| engine_path(member, &outgoing.to, path)) {
-            None => handle.send_control(outgoing.to, bytes),
-            Some(Some(path)) => handle.send_control_by(outgoing.to, path, bytes),
+        let path = match path.map(|path| engine_path(member, &outgoing.to, path)) {
             // Through a relay that is none any more.
             Some(None) => return,
+            path => path.flatten(),
+        };
+        // Not to be waited for each time, but neither to be left behind.
+        member.posted = (member.posted + 1) % POSTED_AT_ONCE;
+        if member.posted != 0 {
+            // It fails only when the engine has stopped.
+            let _ = handle.post_control(outgoing.to, path, bytes);
+            return;
+        }
+        let sent = match path {
+            None => handle.send_control(outgoing.to, bytes),
+            Some(path) => handle.send_control_by(outgoing.to, path, bytes),
         };
         match sent {
             // To be dropped where there is no session: whoever wanted it sends it again.

@@ -134,8 +134,7 @@ impl Joining {
 }
 
 /// Compares the network's prefixes with the routes of this machine, and with its other networks (control rule 5).
-fn check_ranges(addresses: &[IpNet], others: &[(String, IpNet)]) -> Result<(), String> {
-    let routes = create::local_routes();
+fn check_ranges(addresses: &[IpNet], others: &[(String, IpNet)], routes: &[IpNet]) -> Result<(), String> {
     for address in addresses {
         let prefix = address.trunc();
         let overlaps = |other: &IpNet| other.contains(&prefix) || prefix.contains(other);
@@ -146,7 +145,7 @@ fn check_ranges(addresses: &[IpNet], others: &[(String, IpNet)]) -> Result<(), S
                  it wants a new token"
             ));
         }
-        match create::overlap(&prefix, &routes) {
+        match create::overlap(&prefix, routes) {
             Overlap::Free => {}
             Overlap::Covered(route) => {
                 tracing::warn!(
@@ -207,7 +206,8 @@ impl Daemon {
         }
         let mut config = self.config.clone();
         config.interface.addresses = member.state.addresses();
-        if let Err(reason) = check_ranges(&config.interface.addresses, &self.other_networks()) {
+        let (others, routes) = (self.other_networks(), create::local_routes());
+        if let Err(reason) = check_ranges(&config.interface.addresses, &others, &routes) {
             // The membership is of no use here: its name and addresses are given back.
             tracing::error!("{reason}");
             if let Some(joining) = &mut member.joining {
@@ -273,9 +273,13 @@ mod tests {
         let own: Vec<IpNet> = vec!["192.0.2.9/24".parse().unwrap()];
         let other = |range: &str| vec![("red".to_owned(), range.parse().unwrap())];
         for range in ["192.0.2.0/24", "192.0.0.0/16", "192.0.2.128/25"] {
-            let text = check_ranges(&own, &other(range)).unwrap_err();
+            let text = check_ranges(&own, &other(range), &[]).unwrap_err();
             assert!(text.contains("`red`") && text.contains(range), "{text}");
         }
-        assert_eq!(check_ranges(&own, &other("198.51.100.0/24")), Ok(()));
+        let elsewhere = other("198.51.100.0/24");
+        assert_eq!(check_ranges(&own, &elsewhere, &[]), Ok(()));
+        let route = "192.0.2.128/25".parse().unwrap();
+        let text = check_ranges(&own, &elsewhere, &[route]).unwrap_err();
+        assert!(text.contains("192.0.2.128/25") && text.contains("--cidr"), "{text}");
     }
 }

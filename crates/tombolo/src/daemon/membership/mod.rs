@@ -86,6 +86,8 @@ pub(super) struct Member {
     alarms: HashMap<&'static str, String>,
     /// When it is looked at next with whom packets are exchanged.
     next_look: Instant,
+    /// Frames since the last one that was waited for.
+    posted: u32,
     /// Stock WireGuard peers that this machine presents.
     attached: HashSet<PublicKey>,
 }
@@ -157,6 +159,7 @@ impl Member {
             rotating: None,
             alarms: HashMap::new(),
             next_look: time.boot,
+            posted: 0,
             attached: HashSet::new(),
         };
         member.take_roles();
