@@ -25,6 +25,24 @@ use crate::{
 /// How long something may take that should take a moment.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// Hosts called `server`, `alpha`, `beta` and `gamma`, as many of them as are wanted, each in a region of its own.
+///
+/// # Errors
+/// When one cannot be made, or more than four are wanted.
+pub fn hosts<const N: usize>(scene: &Scene, internet: &mut Internet) -> Result<[Host; N]> {
+    let all = [
+        ("server", [192, 0, 2, 0]),
+        ("alpha", [198, 51, 100, 0]),
+        ("beta", [203, 0, 113, 0]),
+        ("gamma", [100, 70, 1, 0]),
+    ];
+    let mut made = Vec::new();
+    for (name, subnet) in all.into_iter().take(N) {
+        made.push(Host::new(scene, internet, name, subnet)?);
+    }
+    made.try_into().ok().context("that many hosts")
+}
+
 /// A machine as it comes: nothing but the program.
 #[derive(Debug)]
 pub struct Host {

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use tombolo_tests::{
     Result, Scene,
     command::{output, run, run_with_input},
-    host::Host,
+    host::{Host, hosts},
     machine_wide,
     process::Process,
     topology::Internet,
@@ -27,10 +27,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 fn three_hosts(scene: &Scene) -> Result<(Internet, [Host; 3])> {
     let mut internet = Internet::new()?;
-    let server = Host::new(scene, &mut internet, "server", [192, 0, 2, 0])?;
-    let alpha = Host::new(scene, &mut internet, "alpha", [198, 51, 100, 0])?;
-    let beta = Host::new(scene, &mut internet, "beta", [203, 0, 113, 0])?;
-    Ok((internet, [server, alpha, beta]))
+    let all = hosts(scene, &mut internet)?;
+    Ok((internet, all))
 }
 
 #[test]

@@ -18,7 +18,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use tombolo_tests::{
     Result, Scene,
     command::{output, run, run_with_input},
-    host::Host,
+    host::{Host, hosts},
     machine_wide,
     topology::Internet,
     transfer,
@@ -30,15 +30,13 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 fn three_hosts(scene: &Scene) -> Result<(Internet, [Host; 3])> {
     let mut internet = Internet::new()?;
-    let server = Host::new(scene, &mut internet, "server", [192, 0, 2, 0])?;
-    let alpha = Host::new(scene, &mut internet, "alpha", [198, 51, 100, 0])?;
-    let beta = Host::new(scene, &mut internet, "beta", [203, 0, 113, 0])?;
+    let all: [Host; 3] = hosts(scene, &mut internet)?;
     // No name server elsewhere: who asks for a name that is not there hears so at once.
-    for host in [&server, &alpha, &beta] {
+    for host in &all {
         let file = host.namespace().hosts_file().with_file_name("resolv.conf");
         fs::write(file, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")?;
     }
-    Ok((internet, [server, alpha, beta]))
+    Ok((internet, all))
 }
 
 /// A member's addresses, as programs of this machine resolve its name.

@@ -18,7 +18,7 @@ use anyhow::{Context as _, ensure};
 use tombolo_tests::{
     Result, Scene,
     command::{output, run},
-    host::Host,
+    host::{Host, hosts},
     machine_wide,
     name_server::{NameServer, ResolverConfiguration},
     process::Process,
@@ -28,20 +28,6 @@ use tombolo_tests::{
 
 const LIMIT: Duration = Duration::from_secs(40);
 const ROOT_PASSPHRASE: &str = "correct horse battery staple";
-
-fn hosts<const N: usize>(scene: &Scene, internet: &mut Internet) -> Result<[Host; N]> {
-    let all = [
-        ("server", [192, 0, 2, 0]),
-        ("alpha", [198, 51, 100, 0]),
-        ("beta", [203, 0, 113, 0]),
-        ("gamma", [100, 70, 1, 0]),
-    ];
-    let mut made = Vec::new();
-    for (name, subnet) in all.into_iter().take(N) {
-        made.push(Host::new(scene, internet, name, subnet)?);
-    }
-    made.try_into().ok().context("that many hosts")
-}
 
 /// Files that commands are given: the root key, its passphrase, the backup's.
 struct Secrets {
