@@ -6,14 +6,18 @@
 
 mod control;
 mod handshake;
+pub mod machines;
 mod packets;
 mod register;
+mod surface;
 mod text;
 
 pub use control::{control_document, control_frame, control_seeds, token};
 pub use handshake::{handshake, sample_messages};
-pub use packets::{coalescer, ip_packet, super_packet, wire_message};
+pub use machines::{control_machine, machine_seeds};
+pub use packets::{coalescer, ip_packet, relayed, super_packet, wire_message};
 pub use register::register;
+pub use surface::{dns, local_socket, state_file, surface_seeds};
 pub use text::{config, import, uapi};
 
 /// A target: its name, which is also the name of its folder of seeds, and what it does.
@@ -30,9 +34,14 @@ pub const TARGETS: &[Target] = &[
     ("config", config),
     ("import", import),
     ("control_frame", control_frame),
+    ("control_machine", control_machine),
     ("control_document", control_document),
     ("token", token),
     ("register", register),
+    ("relayed", relayed),
+    ("dns", dns),
+    ("local_socket", local_socket),
+    ("state_file", state_file),
 ];
 
 /// Runs `target` on each file named on the command line: what a target built without the fuzzer does, to look at a

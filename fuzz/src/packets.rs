@@ -7,6 +7,7 @@ use tombolo_packet::ip::{ecn_decapsulate, protocol};
 use tombolo_packet::message::{
     CookieReply, Initiation, MessageType, Response, TRANSPORT_HEADER_LEN, Transport, write_transport_header,
 };
+use tombolo_packet::relay::{self, Direction, PairLimit, PairRates, Relayed};
 use tombolo_packet::{
     CoalesceOptions, Coalescer, DropReason, Fragment, GsoType, IpPacket, IpVersion, MAX_MERGED, SuperPacket,
     VnetHeader,
@@ -59,6 +60,25 @@ pub fn wire_message(data: &[u8]) {
         write_transport_header(&mut header, view.receiver_index(), view.counter());
         assert_eq!([&header[..], view.ciphertext()].concat(), data);
     }
+}
+
+/// A message of a member's tunnel with a relay: what is read is written again as the same, and what the relay stamps is read by
+/// the receiver as from the source.
+pub fn relayed(data: &[u8]) {
+    let parsed = Relayed::parse(data);
+    assert!(parsed.is_err() || relay::is_relayed(data));
+    let Ok(relayed) = parsed else { return };
+    let mut header = [0; relay::HEADER_LEN];
+    let length = u16::try_from(relayed.datagram.len()).expect("it was read from two bytes");
+    relay::write_header(&mut header, relayed.direction, &relayed.node, length);
+    let mut written = [&header[..], relayed.datagram].concat();
+    assert_eq!(written, data[..written.len()]);
+    relay::stamp_source(&mut written, &[9; 16]).expect("there is a header");
+    let stamped = Relayed::parse(&written).expect("a stamp does not break it");
+    assert_eq!((stamped.direction, stamped.node), (Direction::FromRelay, [9; 16]));
+    assert_eq!((stamped.datagram, stamped.kind), (relayed.datagram, relayed.kind));
+    let mut limit = PairLimit::default();
+    let _ = limit.admit(PairRates::default(), &relayed, u64::MAX);
 }
 
 /// One inner packet, after one byte for the outer traffic class.

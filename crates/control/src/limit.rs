@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::time::Duration;
 
 use tombolo_noise::clock::Instant;
 use tombolo_packet::bucket::{Bucket, Rate};
@@ -12,22 +13,30 @@ pub(crate) struct Limits<K> {
     rate: Rate,
     capacity: usize,
     buckets: HashMap<K, Bucket>,
+    swept: Instant,
 }
+
+/// Between two looks for keys that are idle: whoever keeps the table full causes no more than these.
+const SWEEP: Duration = Duration::from_secs(1);
 
 impl<K: Eq + Hash> Limits<K> {
     pub(crate) fn new(rate: Rate, capacity: usize) -> Self {
-        Self { rate, capacity, buckets: HashMap::new() }
+        Self { rate, capacity, buckets: HashMap::new(), swept: Instant::from_nanos(0) }
     }
 
     /// Takes one unit of the key's. With the table full of keys that are in use, nothing passes for new ones.
     pub(crate) fn take(&mut self, key: K, now: Instant) -> bool {
-        let now = now.as_nanos();
         if self.buckets.len() >= self.capacity && !self.buckets.contains_key(&key) {
-            self.buckets.retain(|_, bucket| !bucket.is_full(now));
+            if now.saturating_duration_since(self.swept) < SWEEP {
+                return false;
+            }
+            self.swept = now;
+            self.buckets.retain(|_, bucket| !bucket.is_full(now.as_nanos()));
             if self.buckets.len() >= self.capacity {
                 return false;
             }
         }
+        let now = now.as_nanos();
         self.buckets.entry(key).or_default().take(self.rate, 1, now)
     }
 }
@@ -90,6 +99,15 @@ mod tests {
         assert!(limits.take(2, at(0)) && limits.take(3, at(0)));
         assert!(!limits.take(4, at(0)), "full of keys in use");
         assert!(limits.take(4, at(10)) && limits.buckets.len() == 1);
+    }
+
+    #[test]
+    fn a_table_that_is_kept_full_is_not_gone_through_for_each_new_key() {
+        let mut limits = Limits::new(Rate { per_second: 1, burst: 1 }, 2);
+        assert!(limits.take(1, at(5)) && limits.take(2, at(5)) && !limits.take(3, at(5)));
+        let half = at(5) + SWEEP / 2;
+        assert!(!limits.take(4, half) && limits.swept == at(5), "it was just looked at");
+        assert!(limits.take(5, at(7)) && limits.swept == at(7));
     }
 
     #[test]

@@ -129,6 +129,8 @@ pub struct Node {
     local: Vec<SocketAddr>,
     local_routes: Vec<IpNet>,
     forbidden: Vec<IpNet>,
+    /// Of a lighthouse: as many peers as may be are on its disk.
+    saved_full_until: Option<Instant>,
     /// Initiations and challenges to addresses that others named, for each address (control rule 13).
     destinations: Limits<IpAddr>,
     introductions: Limits<PublicKey>,
@@ -162,6 +164,7 @@ impl Node {
             local: Vec::new(),
             local_routes: Vec::new(),
             forbidden: Vec::new(),
+            saved_full_until: None,
             destinations: Limits::new(Rate { per_second: 2, burst: 24 }, 4096),
             introductions: Limits::new(Rate { per_second: 20, burst: 100 }, 256),
             outbox: VecDeque::from([Output::Save(Save::Epoch(epoch))]),

@@ -502,6 +502,11 @@ impl Verifier {
         self.members.get(node)
     }
 
+    /// The membership of the node whose newest static key this is, however it stands.
+    pub fn member_of_key(&self, key: &PublicKey) -> Option<&Verified<Membership>> {
+        self.members.by_key(key)
+    }
+
     /// The membership that owns an overlay address.
     pub fn member_at(&self, address: IpAddr) -> Option<&Verified<Membership>> {
         self.members.by_address(address)

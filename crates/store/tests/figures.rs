@@ -103,4 +103,5 @@ fn memory_of_ten_thousand_nodes() {
         after as f64 / 1024.0,
         before as f64 / 1024.0
     );
+    assert!(nodes > 10_000 && after < 100_000, "at most 100 MB: {after} kB");
 }

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use tombolo_fuzz::machines::Kind;
 use tombolo_packet::checksum::{Sum, pseudo_header};
 use tombolo_packet::message::MessageType;
+use tombolo_packet::relay::{self, Direction};
 use tombolo_packet::{CoalesceOptions, Coalescer, VnetHeader};
 
 const TCP: u8 = 6;
@@ -21,6 +23,17 @@ fn main() -> std::io::Result<()> {
     for (target, name, seed) in tombolo_fuzz::control_seeds() {
         write(target, &name, &seed)?;
     }
+    for (name, seed) in tombolo_fuzz::machine_seeds() {
+        write("control_machine", &name, &seed)?;
+    }
+    for frame in tombolo_fuzz::machines::Machine::new(Kind::Member).samples() {
+        let bytes = frame.to_bytes().expect("a sample fits");
+        write("control_frame", &format!("type_{:03}", bytes[1]), &bytes)?;
+    }
+    for (target, name, seed) in tombolo_fuzz::surface_seeds() {
+        write(target, name, &seed)?;
+    }
+    relayed()?;
     ip_packets()?;
     super_packets()?;
     batches()?;
@@ -32,6 +45,18 @@ fn write(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
     fs::create_dir_all(&folder)?;
     fs::write(folder.join(name), bytes)
+}
+
+/// Each WireGuard message, to a relay and from it.
+fn relayed() -> std::io::Result<()> {
+    for (name, message) in tombolo_fuzz::sample_messages() {
+        for (way, direction) in [("to", Direction::ToRelay), ("from", Direction::FromRelay)] {
+            let mut header = [0; relay::HEADER_LEN];
+            relay::write_header(&mut header, direction, &[7; 16], message.len() as u16);
+            write("relayed", &format!("{name}_{way}"), &[&header[..], &message, &[0; 4]].concat())?;
+        }
+    }
+    Ok(())
 }
 
 /// An IP packet around `payload`, of which `next` is the kind. IPv4 packets say "don't fragment".

@@ -44,7 +44,7 @@ pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
     let known = matches!(kind, kind::JOIN_REQUEST..=kind::PATH_ANSWER)
         || matches!(kind, names::kind::ASK_NAMES..=names::kind::MEMBER)
         || matches!(kind, renewal::kind::RENEW..=renewal::kind::PRESENT)
-        || matches!(kind, admin::kind::TOKEN_NEW..=admin::kind::REFUSED);
+        || matches!(kind, admin::kind::TOKEN_NEW..=admin::kind::NODE_SET | admin::kind::DONE..=admin::kind::REFUSED);
     if !known {
         return Err(FrameError::Type(kind));
     }

@@ -31,6 +31,8 @@ const MISSES: u8 = 2;
 const FAILING_HOT: Duration = Duration::from_secs(30);
 /// How many peers a lighthouse calls after a restart.
 const SAVED_PEERS: usize = 512;
+/// While there are so many, they are counted again so often.
+const COUNT_AGAIN: Duration = Duration::from_secs(60);
 /// Challenges to where the engine has moved: with `PROBE_HOT` between them they last for two seconds.
 const MOVED_TRIES: u8 = 5;
 /// How often other ways are looked for while a peer is reached through a relay.
@@ -128,20 +130,27 @@ impl Node {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.used = call.now.boot;
         if self.lighthouse.is_some() {
-            self.save_used(key);
+            self.save_used(key, call);
         }
         self.probe_soon(key, call);
     }
 
     /// What a lighthouse remembers over a restart: with whom it exchanges packets, not whom it serves.
-    fn save_used(&mut self, key: PublicKey) {
-        let saved = self.peers.values().filter(|peer| peer.saved).count();
-        if let Some(peer) = self.peers.get_mut(&key).filter(|peer| !peer.saved && peer.is_verified())
-            && saved < SAVED_PEERS
-        {
-            peer.saved = true;
-            self.save_peer(&key);
+    fn save_used(&mut self, key: PublicKey, call: &Call<'_>) {
+        let now = call.now.boot;
+        let new = self.peers.get(&key).is_some_and(|peer| !peer.saved && peer.is_verified());
+        if !new || self.saved_full_until.is_some_and(|until| now < until) {
+            return;
         }
+        // There may be many thousands: not counted for each packet.
+        if self.peers.values().filter(|peer| peer.saved).count() >= SAVED_PEERS {
+            self.saved_full_until = Some(now + COUNT_AGAIN);
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.saved = true;
+        }
+        self.save_peer(&key);
     }
 
     /// Whoever knows us by an address that is gone hears from us by another, before anything is lost.
@@ -252,7 +261,7 @@ impl Node {
             peer.next_probe = None;
             if self.lighthouse.is_some()
                 && std::mem::take(&mut peer.saved)
-                && let Some(member) = self.verifier.members().find(|member| member.key == key)
+                && let Some(member) = self.verifier.member_of_key(&key)
             {
                 self.outbox.push_back(Output::Save(Save::Forget(member.node)));
             }

@@ -308,7 +308,7 @@ impl Node {
         if self.lighthouse.is_some() && !peer.saved {
             return;
         }
-        let Some(member) = self.verifier.members().find(|member| member.key == *key) else { return };
+        let Some(member) = self.verifier.member_of_key(key) else { return };
         let endpoint = peer.current.and_then(Path::direct);
         let saved = SavedPeer { membership: member.encoded().to_vec(), endpoint, timestamp: peer.timestamp };
         self.outbox.push_back(Output::Save(Save::Peer(saved)));

@@ -1,11 +1,11 @@
-//! Papers that are forged, cut, old, of another type, of another network or another member; and frames of every broken shape.
+//! Papers that are forged, cut, old, of another type, of another network or another member.
 
 use std::time::Duration;
 
 use rand_chacha::ChaCha20Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::SeedableRng;
 use tombolo_control::document::{Membership, Roles};
-use tombolo_control::frame::{Frame, Keepalive, Order, PullBlock};
+use tombolo_control::frame::Frame;
 use tombolo_control::node::EngineChange;
 use tombolo_noise::clock::UnixTime;
 
@@ -93,47 +93,4 @@ fn old_papers_bring_nobody_back_control_rules_4_16_and_17() {
     node.session(member);
     node.show(member, old);
     assert_refused(&mut node, 50, "revoked");
-}
-
-#[test]
-fn frames_of_every_broken_shape_change_nothing_control_rule_11() {
-    let mut node = Victim::with_lighthouse();
-    let (member, paper) = node.member(50);
-    node.session(member);
-    node.show(member, paper);
-    node.pass(Duration::from_secs(1));
-    node.take_frames();
-    node.take_changes();
-    let (version, mut rng) = (node.node.verifier().network().unwrap().version, ChaCha20Rng::seed_from_u64(5));
-    let order = Order { epoch: 9, sequence: 9 };
-    let hash = node.node.verifier().network().unwrap().hash();
-    let keepalive =
-        Keepalive { order, candidates: Vec::new(), accepts_unsolicited: true, relays: Vec::new() };
-    let seeds: Vec<Vec<u8>> = [
-        Frame::Challenge([1; 16]),
-        Frame::PullTrust,
-        Frame::PullBlock(PullBlock { hash, index: 0 }),
-        Frame::Keepalive(keepalive),
-        Frame::Trust(node.authority.trust.encoded().to_vec()),
-    ]
-    .iter()
-    .map(|frame| frame.to_bytes().unwrap())
-    .collect();
-    for round in 0..20_000_u32 {
-        let mut bytes = seeds[round as usize % seeds.len()].clone();
-        for _ in 0..=rng.next_u32() % 4 {
-            let place = rng.next_u32() as usize % bytes.len();
-            match rng.next_u32() % 3 {
-                0 => bytes[place] = rng.next_u32() as u8,
-                1 => bytes.truncate(place.max(1)),
-                _ => bytes.insert(place, rng.next_u32() as u8),
-            }
-        }
-        node.message(member, &bytes);
-        // Answers go to who asked, and nobody is called, cut or let in for what a broken frame says.
-        assert!(node.take_frames().len() <= 4, "one message, and little for it");
-        assert!(node.take_changes().is_empty(), "{bytes:?}");
-    }
-    assert_eq!(node.node.verifier().network().unwrap().version, version);
-    assert!(node.is_authorised(&member));
 }

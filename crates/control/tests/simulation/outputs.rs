@@ -16,7 +16,9 @@ impl World {
     pub(super) fn carry_out(&mut self, number: usize, output: Output) {
         match output {
             Output::Send(Outgoing { to, path, frame }) => {
+                let before = (self.meter)();
                 let bytes = frame.to_bytes().expect("frames that nodes send fit");
+                self.charge(number, before);
                 self.machines[number].frames += 1;
                 self.send_data(number, to, path, Content::Frame(bytes));
             }
@@ -32,12 +34,14 @@ impl World {
                 let (answer, admitted) = self.authority.handle(from, &handshake_hash, &frame, time);
                 let now = self.clock(number);
                 let (node, rng) = (self.machines[number].node.as_mut().unwrap(), &mut self.rng);
+                let before = (self.meter)();
                 if let Some(membership) = admitted {
                     node.admit(&membership, now, rng).unwrap();
                 }
                 if let Some(answer) = answer {
                     node.send(from, answer);
                 }
+                self.charge(number, before);
             }
             Output::ChangeKey(new) => {
                 let now = self.clock(number);
@@ -93,8 +97,7 @@ impl World {
         match change {
             EngineChange::Install { key, networks, .. } => {
                 let node = self.machines[number].node.as_ref().unwrap();
-                let member = node.verifier().members().find(|member| member.key == key).unwrap();
-                let id = member.node;
+                let id = node.verifier().member_of_key(&key).unwrap().node;
                 self.keys.insert(id, key);
                 self.nodes.insert(key, id);
                 for network in &networks {

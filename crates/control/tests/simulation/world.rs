@@ -97,6 +97,10 @@ pub(crate) struct World {
     pub(super) nodes: HashMap<PublicKey, NodeId>,
     pub(crate) owners: HashMap<IpAddr, NodeId>,
     pub(crate) options: NodeOptions,
+    /// Nanoseconds on a processor so far; nothing, unless a test measures.
+    pub(crate) meter: fn() -> u64,
+    /// What all servers have taken of that, and all other nodes.
+    pub(crate) spent: [u64; 2],
 }
 
 pub(super) fn unix(now: u64, skew: i64) -> UnixTime {
@@ -126,6 +130,8 @@ impl World {
             nodes: HashMap::new(),
             owners: HashMap::new(),
             options: NodeOptions::default(),
+            meter: || 0,
+            spent: [0; 2],
         };
         for _ in 0..servers {
             world.add_machine(Nat::None);
@@ -317,16 +323,26 @@ impl World {
         machine.calls += 1;
         let Some(node) = &mut machine.node else { return };
         if node.poll_timeout().is_some_and(|at| at.as_nanos() <= self.now + offset) {
+            let before = (self.meter)();
             node.handle_timeout(now, &mut self.rng);
+            self.charge(number, before);
         }
         self.work(number);
+    }
+
+    /// Notes what a machine's node has taken since.
+    pub(super) fn charge(&mut self, number: usize, before: u64) {
+        let whose = usize::from(!self.machines[number].is_server);
+        self.spent[whose] += (self.meter)().saturating_sub(before);
     }
 
     pub(crate) fn event(&mut self, number: usize, event: Event<'_>) {
         let now = self.clock(number);
         self.machines[number].calls += 1;
         if let Some(node) = &mut self.machines[number].node {
+            let before = (self.meter)();
             node.handle_event(event, now, &mut self.rng);
+            self.charge(number, before);
         }
         self.work(number);
     }

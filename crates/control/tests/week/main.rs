@@ -46,8 +46,44 @@ fn memory() -> u64 {
 
 /// Nanoseconds of this thread on a processor.
 fn processor_time() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec.unsigned_abs() * SECOND + time.tv_nsec.unsigned_abs()
+}
+
+/// Measures from here on: gives what was taken by then. Servers come first.
+struct Measured {
+    spent: [u64; 2],
+    frames: u64,
+    datagrams: u64,
+    from: u64,
+}
+
+impl Measured {
+    fn begin(world: &mut World) -> Self {
+        world.meter = processor_time;
+        Self { spent: world.spent, frames: frames(world), datagrams: world.underlay.sent, from: world.now }
+    }
+
+    fn print(&self, what: &str, world: &World) {
+        let nodes = (world.machines.len() - SERVERS) as u64;
+        let seconds = ((world.now - self.from) / SECOND).max(1);
+        let [servers, others] = [0, 1].map(|whose| (world.spent[whose] - self.spent[whose]) / 1000);
+        let per_second = |count: u64| count as f64 / seconds as f64;
+        println!(
+            "{what}: {seconds} virtual seconds; {:.0} datagrams a second in all; {SERVERS} servers send {:.0} frames a second and take \
+             {:.2} % of one processor, {} us for each node; a node takes {:.1} us a second",
+            per_second(world.underlay.sent - self.datagrams),
+            per_second(frames(world) - self.frames),
+            per_second(servers) / 1e4,
+            servers / nodes,
+            per_second(others) / nodes as f64,
+        );
+    }
+}
+
+/// Frames that the servers have sent.
+fn frames(world: &World) -> u64 {
+    world.machines[..SERVERS].iter().map(|server| server.frames).sum()
 }
 
 fn joined(world: &mut World, nodes: usize) {
@@ -56,6 +92,9 @@ fn joined(world: &mut World, nodes: usize) {
         world.join(machine);
         if number % 50 == 49 {
             world.run_for(1);
+        }
+        if number % 1000 == 999 {
+            println!("{} of {nodes} nodes have been told to join", number + 1);
         }
     }
     world.run_for(20);
@@ -81,6 +120,13 @@ fn cost(world: &mut World, machine: usize, peers: usize) -> u64 {
     world.machines[machine].calls + world.machines[machine].frames - before
 }
 
+/// In a small network and in a large one, but for jitter.
+fn assert_alike(small: &[u64], large: &[u64]) {
+    for (small, large) in small.iter().zip(large) {
+        assert!(large * 4 < small * 5, "{large} is not {small}");
+    }
+}
+
 #[test]
 fn a_nodes_cost_grows_with_its_active_peers_and_not_with_the_network() {
     let costs = [25, 250].map(|nodes| {
@@ -91,10 +137,7 @@ fn a_nodes_cost_grows_with_its_active_peers_and_not_with_the_network() {
     });
     println!("calls and frames in 300 s with 0, 5 and 10 active peers: {costs:?} in networks of 25 and 250");
     let [small, large] = costs;
-    for (small, large) in small.into_iter().zip(large) {
-        // Jitter, and nothing else.
-        assert!(large * 4 < small * 5, "{large} is not {small}");
-    }
+    assert_alike(&small, &large);
     let [none, five, ten] = large;
     assert!(ten - none < (five - none) * 5 / 2, "as the number of peers, and no faster: {large:?}");
 }
@@ -139,30 +182,31 @@ fn ten_thousand_nodes_join_and_look_each_other_up() {
     assert!(server < 100_000_000);
 
     let mut world = World::new(variable("TOMBOLO_SIMULATION_SEED", 32), SERVERS);
-    let (start, processor) = (world.now, processor_time());
+    let joining = Measured::begin(&mut world);
     joined(&mut world, nodes);
-    let seconds = (world.now - start) / SECOND;
-    let spent = processor_time() - processor;
-    println!(
-        "joined in {seconds} virtual seconds: {} us of processor time for each node, {} datagrams",
-        spent / 1000 / nodes as u64,
-        world.underlay.sent
-    );
-
-    // Steady, with the usual keepalives.
-    let frames = |world: &World| world.machines[..SERVERS].iter().map(|server| server.frames).sum::<u64>();
-    let (sent, answered, processor) = (world.underlay.sent, frames(&world), processor_time());
+    joining.print("joined", &world);
+    // With the usual keepalives.
+    let steady = Measured::begin(&mut world);
     world.run_for(60);
+    steady.print("steady", &world);
+
+    // Before the look-ups, which make peers.
+    let mut small = World::new(1, SERVERS);
+    joined(&mut small, 25);
+    let [small, large] = [&mut small, &mut world].map(|world| {
+        let last = world.machines.len() - 1;
+        [0, 5].map(|peers| cost(world, last - peers, peers))
+    });
     println!(
-        "steady: {} datagrams a second in all, {} frames a second of {SERVERS} servers; {} us of processor time a second for each \
-         node, servers and simulation included",
-        (world.underlay.sent - sent) / 60,
-        (frames(&world) - answered) / 60,
-        (processor_time() - processor) / 1000 / 60 / nodes as u64
+        "calls and frames in 300 s with 0 and 5 active peers: {small:?} among 25 nodes, {large:?} among {nodes}"
     );
+    assert_alike(&small, &large);
+
     let all: Vec<usize> = (SERVERS..world.machines.len()).collect();
-    let pairs = random_pairs(&mut world, &all, 1000.min(nodes));
+    let looking_up = Measured::begin(&mut world);
+    let pairs = random_pairs(&mut world, &all, nodes);
     let slowest = assert_reach_all(&mut world, &pairs, 5);
+    looking_up.print("looked up", &world);
     println!("{} pairs look each other up: slowest {} ms", pairs.len(), slowest / 1_000_000);
 }
 
@@ -179,16 +223,13 @@ fn ten_thousand_nodes_renew_for_a_week() {
     world.options.keepalive = Duration::from_secs(DAY / 4);
     world.options.upkeep = Duration::from_secs(DAY / 4);
     restart(&mut world);
-    let (sent, processor) = (world.underlay.sent, processor_time());
-    for _ in 0..14 {
+    let week = Measured::begin(&mut world);
+    for half in 1..=14 {
         world.sign();
         world.run_for(DAY / 2);
+        println!("{half} of 14 half days");
     }
-    println!(
-        "a week: {} datagrams and {} ms of processor time for each node",
-        (world.underlay.sent - sent) / nodes as u64,
-        (processor_time() - processor) / 1_000_000 / nodes as u64
-    );
+    week.print("a week", &world);
     let newest = world.authority.network.version;
     for machine in SERVERS..world.machines.len() {
         let node = world.machines[machine].node.as_ref().unwrap();

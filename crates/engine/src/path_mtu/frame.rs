@@ -160,6 +160,21 @@ mod tests {
         assert_eq!(PathFrame::Answer { id: 5, size: 1420 }.to_bytes()[..], answer);
     }
 
+    proptest::proptest! {
+        /// With a right start, so that the body is looked at.
+        #[test]
+        fn any_body_is_met_without_a_panic_control_rule_11(
+            kind in 16_u8..20,
+            length in 0_u16..40,
+            body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40),
+        ) {
+            let message = [&[VERSION, kind][..], &length.to_be_bytes(), &body].concat();
+            if let Some(frame) = PathFrame::parse(&message) {
+                proptest::prop_assert_eq!(PathFrame::parse(&frame.to_bytes()), Some(frame));
+            }
+        }
+    }
+
     #[test]
     fn other_frames_and_other_encodings_are_refused_control_rule_6() {
         assert!(!is_frame(&[]) && !is_frame(&[0x45]) && !is_frame(&[0x60]));

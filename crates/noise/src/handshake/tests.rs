@@ -354,6 +354,17 @@ fn low_order_peers_are_accepted_and_never_spoken_to_requirement_24() {
         let key = PrivateKey::generate(rng).public();
         assert!(!key.is_low_order() && RemoteStatic::new(&identity, key).is_reachable());
     }
+    // Next to those of low order, at both ends of the field and past it: as Diffie-Hellman itself has it.
+    for low in 0..=255 {
+        for rest in [[0; 31], {
+            let mut rest = [0xff; 31];
+            rest[30] = 0x7f;
+            rest
+        }] {
+            let key = PublicKey::from_bytes(bytes(&[&[low], &rest[..]].concat()));
+            assert_eq!(key.is_low_order(), !RemoteStatic::new(&identity, key).is_reachable(), "{key}");
+        }
+    }
 }
 
 /// The secret of a zero Diffie-Hellman is known to all: with it, an initiation could be made that names a

@@ -141,7 +141,11 @@ pub(super) fn write_membership(documents: &SavedDocuments, membership: Option<&[
     serde_json::to_vec_pretty(&form).unwrap_or_default()
 }
 
-pub(super) fn read_membership(bytes: &[u8]) -> Result<(SavedDocuments, Option<Vec<u8>>), String> {
+/// What was saved of documents, and the membership.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn read_membership(bytes: &[u8]) -> Result<(SavedDocuments, Option<Vec<u8>>), String> {
     let form: MembershipForm = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if form.tombolo_membership != VERSION {
         return Err(format!("its version is {}, this program reads {VERSION}", form.tombolo_membership));
@@ -184,7 +188,11 @@ pub(super) fn write_members<'a>(members: impl Iterator<Item = &'a SavedPeer>) ->
     serde_json::to_vec_pretty(&form).unwrap_or_default()
 }
 
-pub(super) fn read_members(bytes: &[u8]) -> Result<Vec<SavedPeer>, String> {
+/// What was saved of members.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn read_members(bytes: &[u8]) -> Result<Vec<SavedPeer>, String> {
     let form: MembersForm = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if form.tombolo_members != VERSION {
         return Err(format!("its version is {}, this program reads {VERSION}", form.tombolo_members));
@@ -215,7 +223,11 @@ pub(super) fn write_names(names: impl Iterator<Item = NamedNode>) -> Vec<u8> {
     serde_json::to_vec(&form).unwrap_or_default()
 }
 
-pub(super) fn read_names(bytes: &[u8]) -> Result<Vec<NamedNode>, String> {
+/// What was saved of names.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn read_names(bytes: &[u8]) -> Result<Vec<NamedNode>, String> {
     let form: NamesForm = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if form.tombolo_names != VERSION {
         return Err(format!("its version is {}, this program reads {VERSION}", form.tombolo_names));

@@ -19,6 +19,7 @@ mod form;
 mod tests;
 
 pub(crate) use form::{from_hex, to_hex};
+pub use form::{read_members, read_membership, read_names};
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};

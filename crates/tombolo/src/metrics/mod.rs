@@ -7,4 +7,4 @@ mod render;
 mod server;
 
 pub use render::render;
-pub use server::{host_is_literal, serve};
+pub use server::{host_is_literal, judge, serve};

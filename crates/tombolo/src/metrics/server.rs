@@ -89,8 +89,8 @@ async fn report(calls: &mpsc::Sender<Call>) -> Option<String> {
     }
 }
 
-/// `None`: the request is not complete yet.
-fn judge(bytes: &[u8]) -> Option<Result<(), &'static str>> {
+/// Whether a request of HTTP is one for the page, or what is answered instead. `None`: it is not complete yet.
+pub fn judge(bytes: &[u8]) -> Option<Result<(), &'static str>> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {

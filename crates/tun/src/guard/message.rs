@@ -374,8 +374,8 @@ impl ListedRule {
                         .and_then(<[u8]>::first_chunk)
                         .map_or(0, |bytes| u64::from_be_bytes(*bytes))
                 };
-                rule.packets += wide(COUNTER_PACKETS);
-                rule.bytes += wide(COUNTER_BYTES);
+                rule.packets = rule.packets.saturating_add(wide(COUNTER_PACKETS));
+                rule.bytes = rule.bytes.saturating_add(wide(COUNTER_BYTES));
             }
         }
         Some(rule)
@@ -404,4 +404,26 @@ fn text(bytes: &[u8]) -> String {
 
 fn number(attributes: &[u8], kind: u16) -> Option<u32> {
     find(attributes, kind)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::connection::any_payloads;
+
+    #[test]
+    fn no_list_of_the_kernel_panics() {
+        for mut payload in any_payloads() {
+            let _ = (ListedChain::parse(&payload), table_flags(&payload), comment(&payload));
+            // With the attributes that are wanted, so that the rest is looked at.
+            let mut rule = vec![0; 4];
+            push_text(&mut rule, RULE_TABLE, "tombolo");
+            push_text(&mut rule, RULE_CHAIN, "input");
+            push(&mut rule, RULE_USER_DATA, &payload);
+            push_nested(&mut rule, RULE_EXPRESSIONS, |list| {
+                push_expression(list, "counter", |data| data.append(&mut payload));
+            });
+            assert!(ListedRule::parse(&rule).is_some());
+        }
+    }
 }

@@ -20,6 +20,14 @@ use count::Count;
 /// The package whose tests change the machine.
 const MACHINE_WIDE: &str = "tombolo-tests";
 
+/// Packages of which the tests draw many cases, or simulate weeks: with `--long` once more, optimised, with all that is
+/// ignored otherwise.
+const LONG: [&str; 6] =
+    ["tombolo-packet", "tombolo-route", "tombolo-noise", "tombolo-control", "tombolo-store", "tombolo-fuzz"];
+
+/// Cases of each property test then.
+const LONG_CASES: &str = "5000";
+
 /// The checks so far.
 #[derive(Debug, Default)]
 struct Steps {
@@ -55,7 +63,7 @@ impl Steps {
     }
 }
 
-/// Runs all checks, and says whether all passed. `long` adds the tests that are ignored otherwise.
+/// Runs all checks, and says whether all passed. `long` adds the tests that are ignored otherwise, and more cases.
 ///
 /// # Errors
 /// When cargo itself cannot be asked about the workspace.
@@ -84,15 +92,18 @@ pub(crate) fn run(long: bool) -> Result<bool> {
     steps.run("tests", || {
         let mut arguments = vec!["--lib", "--bins", "--examples"];
         arguments.extend(usual.iter().flat_map(|name| ["--test", name.as_str()]));
-        tests(&arguments, &[], long, &count, &skipped)
+        tests(&arguments, &[], &count, &skipped)
     });
-    steps.run("documentation examples", || tests(&["--doc"], &[], false, &count, &skipped));
+    steps.run("documentation examples", || tests(&["--doc"], &[], &count, &skipped));
     if !machine_wide.is_empty() {
         steps.run("machine-wide tests", || {
             let arguments: Vec<&str> =
                 machine_wide.iter().flat_map(|name| ["--test", name.as_str()]).collect();
-            tests(&arguments, &["--test-threads=1"], long, &count, &skipped)
+            tests(&arguments, &["--test-threads=1"], &count, &skipped)
         });
+    }
+    if long {
+        steps.run("long tests", || long_tests(&count));
     }
 
     close(&steps, &count, skipped.into_inner(), wait::now() - start);
@@ -104,22 +115,10 @@ fn plain(arguments: &[&str]) -> Result<String> {
 }
 
 /// Runs `cargo test` for the workspace with further arguments, and counts.
-fn tests(
-    arguments: &[&str],
-    harness: &[&str],
-    long: bool,
-    count: &Count,
-    skipped: &AtomicUsize,
-) -> Result<String> {
+fn tests(arguments: &[&str], harness: &[&str], count: &Count, skipped: &AtomicUsize) -> Result<String> {
     let mut command = cargo::cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.args(arguments).arg("--").args(harness);
     command.env(node::BINARIES, cargo::target_directory()?.join("debug"));
-    if long {
-        command.arg("--include-ignored");
-        if std::env::var_os("PROPTEST_CASES").is_none() {
-            command.env("PROPTEST_CASES", "5000");
-        }
-    }
     let skipped_before = skipped.load(Ordering::Relaxed);
     cargo::run_watched(&mut command, |line| {
         count.add(line);
@@ -131,6 +130,18 @@ fn tests(
         0 => String::new(),
         number => format!("{number} SKIPPED: they need root"),
     })
+}
+
+/// One after the other, as some measure memory and time, and with what they print: they take minutes each.
+fn long_tests(count: &Count) -> Result<String> {
+    let mut command = cargo::cargo(&["test", "--profile", "long", "--no-fail-fast", "--lib", "--tests"]);
+    command.args(LONG.iter().flat_map(|package| ["--package", package]));
+    command.args(["--", "--include-ignored", "--nocapture", "--test-threads=1"]);
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        command.env("PROPTEST_CASES", LONG_CASES);
+    }
+    cargo::run_watched(&mut command, |line| count.add(line))?;
+    Ok(String::new())
 }
 
 /// The names of the integration tests: those of ordinary packages, and those that change the machine.
@@ -214,5 +225,20 @@ mod tests {
         let tree =
             "tombolo v0.1.0 (/somewhere)\nsha2 v0.11.1\naead v0.6.1\nsha2 v0.10.9 (*)\naead v0.6.1 (*)\n\n";
         assert_eq!(repeated(tree), ["sha2 v0.10.9 and v0.11.1"]);
+    }
+
+    #[test]
+    fn no_ignored_test_is_forgotten_by_the_long_run() {
+        let metadata = cargo::metadata().expect("the workspace");
+        let mark = concat!("#[", "ignore");
+        for package in metadata["packages"].as_array().expect("packages") {
+            let name = package["name"].as_str().expect("a name");
+            let manifest = std::path::Path::new(package["manifest_path"].as_str().expect("a path"));
+            let folder = manifest.parent().expect("a folder");
+            let ignored = sources::files(folder).expect("read").into_iter().any(|file| {
+                std::fs::read_to_string(file).expect("read").lines().any(|line| line.trim().starts_with(mark))
+            });
+            assert!(!ignored || LONG.contains(&name), "{name} has ignored tests");
+        }
     }
 }

@@ -52,6 +52,14 @@ pub(crate) fn check() -> Result<String> {
     Ok(String::new())
 }
 
+/// The source files of a folder and what is in it.
+#[cfg(test)]
+pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    collect(folder, &mut files)?;
+    Ok(files)
+}
+
 fn may_be_unsafe(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == "sys.rs")
         && MAY_BE_UNSAFE.iter().any(|folder| path.starts_with(folder))

@@ -1,0 +1,10 @@
+//! The fuzz target `control_machine`.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tombolo_fuzz::control_machine(data));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    tombolo_fuzz::replay_arguments(tombolo_fuzz::control_machine);
+}

@@ -1,0 +1,10 @@
+//! The fuzz target `local_socket`.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tombolo_fuzz::local_socket(data));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    tombolo_fuzz::replay_arguments(tombolo_fuzz::local_socket);
+}

@@ -1,0 +1,10 @@
+//! The fuzz target `state_file`.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tombolo_fuzz::state_file(data));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    tombolo_fuzz::replay_arguments(tombolo_fuzz::state_file);
+}
