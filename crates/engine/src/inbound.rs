@@ -134,8 +134,8 @@ fn longest_write(mtu: usize) -> usize {
 /// Where the messages of a batch came from.
 #[derive(Clone, Copy)]
 enum Sources<'a> {
-    /// From the network, on sockets that others are sent from as well.
-    Reads { received: &'a [Received], sockets: &'a Sockets },
+    /// From the network.
+    Reads { received: &'a [Received] },
     /// By relays.
     Relayed(&'a [Taken]),
 }
@@ -202,7 +202,7 @@ impl<'a> Delivery<'a> {
         arena.messages.opened.sort_by_key(|opened| (opened.session, opened.counter));
         let Arena { bytes, received, messages: Messages { opened, sessions, .. }, now, .. } = arena;
         for group in opened.chunk_by(|a, b| a.session == b.session) {
-            let reads = Sources::Reads { received, sockets };
+            let reads = Sources::Reads { received };
             self.session_batch(&sessions[group[0].session], group, bytes, reads, snapshot, *now);
         }
         if !self.taken.is_empty() {
@@ -211,7 +211,7 @@ impl<'a> Delivery<'a> {
         if !self.turner.turned.is_empty() {
             self.turner.flush(bytes, snapshot, sockets, self.queue, self.shared, *now);
         }
-        self.forwarder.flush(sockets, self.shared);
+        self.forwarder.flush(bytes, sockets, self.shared, *now);
         self.write(bytes);
     }
 
@@ -331,7 +331,7 @@ impl<'a> Delivery<'a> {
         let messages = messages.filter(|opened| is_relayed(&arena[opened.plaintext.clone()]));
         match sources {
             Sources::Relayed(_) => self.shared.drops.add(DropReason::RelayNested, messages.count() as u64),
-            Sources::Reads { sockets, .. } => {
+            Sources::Reads { .. } => {
                 let brought = |opened: &&Opened| arena[opened.plaintext.clone()].get(1) == Some(&1);
                 for opened in messages.clone().filter(brought) {
                     match Taken::take(peer, arena, opened.plaintext.clone(), opened.ecn, self.shared) {
@@ -340,8 +340,8 @@ impl<'a> Delivery<'a> {
                     }
                 }
                 let messages = messages.filter(|opened| !brought(opened));
-                let messages = messages.map(|opened| (&arena[opened.plaintext.clone()], opened.ecn));
-                self.forwarder.forward(peer, messages, snapshot, sockets, self.shared, now);
+                let messages = messages.map(|opened| (opened.plaintext.clone(), opened.ecn));
+                self.forwarder.gather(peer, messages, arena, snapshot, self.shared, now);
             }
         }
     }

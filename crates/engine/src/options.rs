@@ -10,6 +10,7 @@ use tombolo_packet::Steering;
 use tombolo_udp::Socket;
 
 use crate::assist::Assist;
+use crate::frames::FrameCredit;
 
 /// The sockets of one port, for each lane at most one per address family.
 #[derive(Clone, Default)]
@@ -172,7 +173,7 @@ pub enum EngineEvent {
         standing: Standing,
         /// The session.
         session: Session,
-        /// Where the peer is.
+        /// Where the peer is: where its handshake came from, and the answer was received.
         remote: Option<SocketAddr>,
         /// The way there: the address again, or through a relay.
         path: Option<Path>,
@@ -189,6 +190,8 @@ pub enum EngineEvent {
         path: Option<Path>,
         /// Header and body.
         bytes: Box<[u8]>,
+        /// To be dropped when the frame was dealt with.
+        credit: FrameCredit,
     },
     /// There are packets for this address of the overlay ([`EngineHandle::set_overlay`](crate::EngineHandle::set_overlay)), and no peer has it. They
     /// wait, up to five seconds, for a peer that does; [`EngineHandle::refuse_tunnel`](crate::EngineHandle::refuse_tunnel) says that

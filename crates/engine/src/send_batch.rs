@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 use tombolo_noise::Link;
 use tombolo_packet::{DropReason, Endpoint};
-use tombolo_udp::{MAX_DATAGRAM, SendError, SendOutcome, Socket, Transmit};
+use tombolo_udp::{MAX_DATAGRAM, SendError, SendFailure, SendOutcome, Socket, Transmit};
 
 use crate::options::Sockets;
 use crate::shared::Shared;
@@ -129,15 +129,19 @@ impl SendBatch {
         });
     }
 
-    /// Hands everything to the sockets and forgets it. What the system refuses is counted.
-    pub(crate) fn flush(&mut self, sockets: &Sockets, shared: &Shared) {
-        let mut start = 0;
+    /// Hands everything to the sockets and forgets it. What the system refuses is counted. `false`: it takes no more for now.
+    pub(crate) fn flush(&mut self, sockets: &Sockets, shared: &Shared) -> bool {
+        let (mut start, mut has_room) = (0, true);
         while start < self.pending.len() {
             let v4 = self.pending[start].endpoint.remote.is_ipv4();
             let same = self.pending[start..].iter().take_while(|p| p.endpoint.remote.is_ipv4() == v4).count();
             let group = &self.pending[start..start + same];
             match if v4 { &sockets.v4 } else { &sockets.v6 } {
-                Some(socket) => send_group(socket.as_ref(), group, &self.arena, &mut self.outcome, shared),
+                Some(socket) => {
+                    send_group(socket.as_ref(), group, &self.arena, &mut self.outcome, shared);
+                    let full = |failure: &SendFailure| matches!(failure.error, SendError::BufferFull);
+                    has_room &= !self.outcome.failures.iter().any(full);
+                }
                 None => {
                     let lost = group.iter().map(|pending| pending.segments as u64).sum();
                     shared.drops.add(DropReason::UdpSendFailed, lost);
@@ -146,6 +150,7 @@ impl SendBatch {
             start += same;
         }
         self.clear();
+        has_room
     }
 }
 

@@ -15,7 +15,8 @@ use tombolo_noise::clock::Instant;
 use tombolo_noise::{MembershipOptions, Standing};
 use tombolo_packet::DropReason;
 use tombolo_tun::Offloads;
-use tombolo_udp::memory::MemoryNetwork;
+use tombolo_udp::memory::{MemoryNetwork, MemorySocket};
+use tombolo_udp::{RECEIVE_SLOT, SendOutcome, Socket, Transmit};
 
 /// The next session that the control plane of a machine hears of.
 fn session(machine: &Machine) -> (Standing, Session) {
@@ -93,6 +94,111 @@ fn a_stranger_is_heard_promoted_and_cut_off_control_rules_8_9_and_16() {
     let before = server.dropped(DropReason::UnknownReceiverIndex);
     node.send(&udp(WEST, EAST, b"cut off"));
     server.wait_dropped(DropReason::UnknownReceiverIndex, before + 1);
+}
+
+/// How many frames the control plane of a machine has heard, and lets go of.
+fn heard(machine: &Machine) -> usize {
+    let events = machine.events.lock().unwrap();
+    events.try_iter().filter(|event| matches!(event, EngineEvent::ControlFrame { .. })).count()
+}
+
+#[test]
+fn a_stranger_says_a_bounded_number_of_frames_control_rule_8() {
+    let network = MemoryNetwork::new(12);
+    let server = Machine::start(&network, 1, Offloads::NONE);
+    let node = Machine::start(&network, 2, Offloads::NONE);
+    server.handle.set_membership(Some(MembershipOptions::server())).unwrap();
+    change(&node, &server, MemberChange::Unverified, "10.0.0.1/32");
+    session(&node);
+    let began = tombolo_engine::now().boot;
+    let elapsed = || tombolo_engine::now().boot.saturating_duration_since(began);
+    let mut sent = 0;
+    while server.dropped(DropReason::ProvisionalBudget) < 200 {
+        assert!(elapsed() < PATIENCE, "a stranger may say all that it likes");
+        sent += usize::from(node.handle.send_control(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]).is_ok());
+    }
+    // A second session of the stranger has a burst of its own.
+    let sessions = 1 + elapsed().as_secs() as usize / 5;
+    let allowed = 64 * (sessions + elapsed().as_secs() as usize + 1);
+    assert!(heard(&server) <= allowed && sent >= 200);
+    // A member is heard.
+    wait_until("the stranger is let in", || {
+        change(&server, &node, FOREVER, "10.0.0.2/32");
+        let before = server.dropped(DropReason::ProvisionalBudget);
+        for _ in 0..100 {
+            let _ = node.handle.send_control(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]);
+        }
+        heard(&server) > 0 && server.dropped(DropReason::ProvisionalBudget) == before
+    });
+}
+
+/// Hands on what has come to `from`, with `by` for each message's first byte.
+fn hand_on(from: &MemorySocket, by: impl Fn(u8) -> (SocketAddr, usize), out: &[&MemorySocket]) {
+    let (mut arena, mut received) = (vec![0; 8 * RECEIVE_SLOT], Vec::new());
+    from.receive(&mut arena, &mut received).unwrap();
+    for read in &received {
+        for message in read.segments(&arena) {
+            let (to, socket) = by(message[0]);
+            out[socket].send(&[Transmit::new(to, message)], &mut SendOutcome::default());
+        }
+    }
+}
+
+#[test]
+fn a_session_is_where_its_handshake_was_and_not_where_its_first_message_seems_to_come_from_control_rule_10() {
+    let network = MemoryNetwork::new(14);
+    let server = Machine::start(&network, 1, Offloads::NONE);
+    let node = Machine::start(&network, 2, Offloads::NONE);
+    server.handle.set_membership(Some(MembershipOptions::server())).unwrap();
+    // The node speaks to somebody who hands its handshakes on from one address, and its data from that of a victim.
+    let [middle, own, victim] = [7, 8, 9].map(|number| network.socket(&[[192, 0, 2, number].into()], PORT));
+    let place = |number: u8| SocketAddr::new([192, 0, 2, number].into(), PORT);
+    change(&server, &node, FOREVER, "10.0.0.2/32");
+    change(&node, &server, FOREVER, "10.0.0.1/32");
+    let mut call = PeerChange::new(server.public_key);
+    (call.endpoint, call.initiate) = (Some(place(7)), true);
+    node.handle.apply(Transaction { peers: vec![call], ..Transaction::default() }).unwrap();
+    let mut told = None;
+    wait_until("the session is told", || {
+        hand_on(&middle, |kind| (place(1), usize::from(kind == 4)), &[&own, &victim]);
+        hand_on(&own, |_| (place(2), 0), &[&middle]);
+        let events = server.events.lock().unwrap();
+        told = told.or(events.try_iter().find_map(|event| match event {
+            EngineEvent::MemberSession { path, .. } => Some(path),
+            _ => None,
+        }));
+        told.is_some()
+    });
+    assert_eq!(told.flatten(), Some(Path::Direct(place(8))));
+    // The engine has moved with the message, and no more than three times what came goes to the victim.
+    let peers = server.handle.status().unwrap().peers;
+    assert_eq!(peers[0].endpoint, Some(place(9)));
+    wait_until("there is an end", || {
+        server.send(&udp(EAST, WEST, &[7; 1000]));
+        server.dropped(DropReason::PathUnproven) > 0
+    });
+}
+
+#[test]
+fn frames_wait_where_they_are_bounded_while_the_control_plane_is_busy_control_rule_11() {
+    let network = MemoryNetwork::new(13);
+    let server = Machine::start(&network, 1, Offloads::NONE);
+    let node = Machine::start(&network, 2, Offloads::NONE);
+    change(&server, &node, FOREVER, "10.0.0.2/32");
+    change(&node, &server, MemberChange::Unverified, "10.0.0.1/32");
+    session(&node);
+    // Nobody takes the events: a member that goes on fills 8192 and its own places, and not the memory.
+    wait_until("there is an end", || {
+        for _ in 0..200 {
+            let _ = node.handle.send_control(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]);
+        }
+        server.dropped(DropReason::FrameQueueFull) > 0
+    });
+    assert!(heard(&server) <= 8192 + 1024);
+    wait_until("it goes on when they are taken", || {
+        let _ = node.handle.send_control(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]);
+        heard(&server) > 0
+    });
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl Keypair {
     }
 
     /// The address that a message under these keys proves to be the peer's: the response went there, and was needed for it.
-    pub(crate) fn proven_remote(&self) -> Option<SocketAddr> {
+    pub fn proven_remote(&self) -> Option<SocketAddr> {
         self.proven_remote
     }
 

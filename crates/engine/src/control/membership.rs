@@ -8,10 +8,10 @@ use tombolo_noise::clock::Now;
 use tombolo_noise::handshake::Role;
 use tombolo_noise::{Keypair, PublicKey, Standing, TRANSPORT_OVERHEAD, padded_len};
 use tombolo_packet::message::TRANSPORT_HEADER_LEN;
-use tombolo_packet::{DropReason, PeerId};
+use tombolo_packet::{DropReason, Endpoint, PeerId};
 
 use super::Control;
-use crate::frames::ReceivedFrame;
+use crate::frames::{FrameCredit, ReceivedFrame};
 use crate::handle::{MemberCommand, SendFrameError};
 use crate::options::{EngineEvent, Path, Session, SocketBinder};
 
@@ -118,12 +118,14 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             return;
         };
         let Some(keypair) = link.session_keypair(now.boot) else { return };
+        // Where the handshake has shown it to be, and not where its first message seems to come from (control rule 10).
+        let endpoint = keypair.proven_remote().map(Endpoint::new).or_else(|| link.endpoint());
         (self.events)(EngineEvent::MemberSession {
             public_key: *link.public_key(),
             standing: link.standing(),
             session: session_of(&keypair),
-            remote: link.endpoint().filter(|endpoint| !endpoint.is_relayed()).map(|endpoint| endpoint.remote),
-            path: link.endpoint().and_then(|endpoint| self.path_of(endpoint)),
+            remote: endpoint.filter(|endpoint| !endpoint.is_relayed()).map(|endpoint| endpoint.remote),
+            path: endpoint.and_then(|endpoint| self.path_of(endpoint)),
         });
     }
 
@@ -138,6 +140,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             remote: link.endpoint().filter(|endpoint| !endpoint.is_relayed()).map(|endpoint| endpoint.remote),
             path: self.path_of(frame.from),
             bytes: frame.bytes.clone(),
+            credit: FrameCredit::take(&self.shared),
         });
     }
 

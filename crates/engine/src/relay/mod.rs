@@ -6,6 +6,7 @@
 //! brought on is sealed for the other end by [`Forwarder`].
 
 mod forward;
+mod rounds;
 mod table;
 mod taken;
 mod via;

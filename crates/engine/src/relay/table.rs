@@ -12,6 +12,8 @@ use tombolo_packet::relay::{PairLimit, PairRates};
 
 /// Pairs that wait for an answer of the control plane.
 const MAX_WANTED: usize = 1024;
+/// And of one source, so that none takes the room of all others.
+const MAX_WANTED_BY_ONE: usize = 32;
 /// How long a pair that was asked for is not asked for again.
 const WANTED_AGAIN: Duration = Duration::from_secs(1);
 
@@ -88,7 +90,9 @@ pub(crate) struct Relays {
 
 #[derive(Default)]
 struct Wanted {
-    asked: HashMap<(PublicKey, [u8; 16]), Instant>,
+    asked: HashMap<PublicKey, Vec<([u8; 16], Instant)>>,
+    /// In all of `asked`.
+    count: usize,
     new: Vec<(PublicKey, [u8; 16])>,
 }
 
@@ -100,19 +104,24 @@ impl Relays {
     /// Worker: a pair has no grant. `true`: the control thread is to be woken.
     pub(crate) fn want(&self, source: &PublicKey, destination: &[u8; 16], now: Instant) -> bool {
         let mut wanted = self.lock();
-        let pair = (*source, *destination);
+        let wanted = &mut *wanted;
         let recent = |asked: &Instant| now.saturating_duration_since(*asked) < WANTED_AGAIN;
-        if wanted.asked.get(&pair).is_some_and(recent) {
+        if wanted.count >= MAX_WANTED {
+            wanted.asked.values_mut().for_each(|pairs| pairs.retain(|(_, asked)| recent(asked)));
+            wanted.asked.retain(|_, pairs| !pairs.is_empty());
+            wanted.count = wanted.asked.values().map(Vec::len).sum();
+        }
+        let pairs = wanted.asked.entry(*source).or_default();
+        let before = pairs.len();
+        pairs.retain(|(_, asked)| recent(asked));
+        wanted.count -= before - pairs.len();
+        let known = pairs.iter().any(|(node, _)| node == destination);
+        if known || pairs.len() >= MAX_WANTED_BY_ONE || wanted.count >= MAX_WANTED {
             return false;
         }
-        if wanted.asked.len() >= MAX_WANTED {
-            wanted.asked.retain(|_, asked| recent(asked));
-            if wanted.asked.len() >= MAX_WANTED {
-                return false;
-            }
-        }
-        wanted.asked.insert(pair, now);
-        wanted.new.push(pair);
+        pairs.push((*destination, now));
+        wanted.count += 1;
+        wanted.new.push((*source, *destination));
         true
     }
 
@@ -167,16 +176,22 @@ mod tests {
         assert!(relays.want(&key(1), &[2; 16], now) && !relays.want(&key(1), &[2; 16], now));
         assert_eq!(relays.take_wanted(), [(key(1), [2; 16])]);
         assert!(relays.want(&key(1), &[2; 16], now + WANTED_AGAIN));
-        let asked = |now| {
+        let asked = |source, now| {
             (0..2000_u16)
                 .filter(|number| {
                     let mut node = [0; 16];
                     node[..2].copy_from_slice(&number.to_be_bytes());
-                    relays.want(&key(1), &node, now)
+                    relays.want(&key(source), &node, now)
                 })
                 .count()
         };
-        assert_eq!(asked(now + WANTED_AGAIN), MAX_WANTED - 1);
-        assert_eq!(asked(now + 2 * WANTED_AGAIN), MAX_WANTED);
+        assert_eq!(asked(1, now + WANTED_AGAIN), MAX_WANTED_BY_ONE - 1);
+        assert_eq!(asked(1, now + 2 * WANTED_AGAIN), MAX_WANTED_BY_ONE);
+        let others: usize = (2..200).map(|source| asked(source, now + 2 * WANTED_AGAIN)).sum();
+        assert_eq!(
+            others,
+            MAX_WANTED - MAX_WANTED_BY_ONE,
+            "others are heard beside it, and all together are bounded"
+        );
     }
 }
