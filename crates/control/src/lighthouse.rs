@@ -12,7 +12,7 @@ mod memory;
 pub(crate) mod names;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_core::CryptoRng;
@@ -23,7 +23,7 @@ use tombolo_packet::bucket::Rate;
 use crate::NodeId;
 use crate::document::{Membership, Verified};
 use crate::frame::{Found, Frame, Keepalive, KeepaliveAnswer, LookUp, LookUpAnswer, Target};
-use crate::limit::Limits;
+use crate::limit::{Destinations, Limits};
 use crate::path::{Outgoing, Path};
 use crate::verifier::{Times, Verifier};
 
@@ -43,10 +43,13 @@ pub struct LighthouseOptions {
     pub introductions_of: Rate,
     /// Challenges to one address, over all who name it.
     pub challenges: Rate,
+    /// Challenges to what one member names, so that none takes those of all others.
+    pub challenges_by: Rate,
 }
 
 impl Default for LighthouseOptions {
-    /// 20 000 nodes; 50 look-ups a second, 20 introductions caused and 20 got, one challenge in a second for an address.
+    /// 20 000 nodes; 50 look-ups a second, 20 introductions caused and 20 got, one challenge in a second for an address,
+    /// and for what a member names.
     fn default() -> Self {
         Self {
             nodes: 20_000,
@@ -54,6 +57,7 @@ impl Default for LighthouseOptions {
             introductions_by: Rate { per_second: 20, burst: 100 },
             introductions_of: Rate { per_second: 20, burst: 100 },
             challenges: Rate { per_second: 1, burst: 4 },
+            challenges_by: Rate { per_second: 1, burst: 16 },
         }
     }
 }
@@ -97,7 +101,8 @@ pub struct Lighthouse {
     look_ups: Limits<PublicKey>,
     introductions_by: Limits<NodeId>,
     introductions_of: Limits<NodeId>,
-    challenges_to: Limits<IpAddr>,
+    challenges_to: Destinations,
+    challenges_by: Limits<NodeId>,
     challenges: HashMap<[u8; 16], Asked>,
     outbox: VecDeque<Outgoing>,
     alarms: VecDeque<LighthouseAlarm>,
@@ -130,7 +135,8 @@ impl Lighthouse {
             look_ups: Limits::new(options.look_ups, nodes),
             introductions_by: Limits::new(options.introductions_by, nodes),
             introductions_of: Limits::new(options.introductions_of, nodes),
-            challenges_to: Limits::new(options.challenges, nodes),
+            challenges_to: Destinations::new(options.challenges, CHALLENGES_MAX),
+            challenges_by: Limits::new(options.challenges_by, nodes),
             challenges: HashMap::new(),
             outbox: VecDeque::new(),
             alarms: VecDeque::new(),
@@ -179,7 +185,10 @@ impl Lighthouse {
         now: Instant,
         rng: &mut (impl CryptoRng + ?Sized),
     ) {
-        if self.challenges.len() >= CHALLENGES_MAX || !self.challenges_to.take(candidate.ip(), now) {
+        if self.challenges.len() >= CHALLENGES_MAX
+            || !self.challenges_by.take(member.node, now)
+            || !self.challenges_to.take(candidate.ip(), now)
+        {
             return;
         }
         let mut nonce = [0; 16];
@@ -228,11 +237,8 @@ impl Lighthouse {
             relays: self.memory.relays(&target.node),
         });
         let answer = LookUpAnswer { id: look_up.id, found };
-        self.outbox.push_back(Outgoing {
-            to: asker.key,
-            path: Some(asker_path),
-            frame: Frame::LookUpAnswer(answer),
-        });
+        // By the session's own way: to where the question seems to come from no more goes out than came in (control rule 10).
+        self.outbox.push_back(Outgoing { to: asker.key, path: None, frame: Frame::LookUpAnswer(answer) });
         if let Some(target) = target
             && !matches!(look_up.target, Target::Name(_))
             && target.node != asker.node

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use tombolo_noise::clock::Instant;
@@ -38,6 +39,34 @@ impl<K: Eq + Hash> Limits<K> {
         }
         let now = now.as_nanos();
         self.buckets.entry(key).or_default().take(self.rate, 1, now)
+    }
+}
+
+/// How many times as much goes to all addresses of an IPv6 /64 as to one: hosts of one site share it, and whoever has one has all of them.
+const SITE: u64 = 8;
+
+/// What goes to addresses that others have named, for each address, and for each IPv6 /64 (control rule 13).
+#[derive(Debug)]
+pub(crate) struct Destinations {
+    addresses: Limits<IpAddr>,
+    sites: Limits<Ipv6Addr>,
+}
+
+impl Destinations {
+    pub(crate) fn new(rate: Rate, capacity: usize) -> Self {
+        let site = Rate { per_second: rate.per_second * SITE, burst: rate.burst * SITE };
+        Self { addresses: Limits::new(rate, capacity), sites: Limits::new(site, capacity) }
+    }
+
+    pub(crate) fn take(&mut self, address: IpAddr, now: Instant) -> bool {
+        let address = address.to_canonical();
+        if let IpAddr::V6(v6) = address {
+            let site = Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX));
+            if !self.sites.take(site, now) {
+                return false;
+            }
+        }
+        self.addresses.take(address, now)
     }
 }
 
@@ -108,6 +137,18 @@ mod tests {
         let half = at(5) + SWEEP / 2;
         assert!(!limits.take(4, half) && limits.swept == at(5), "it was just looked at");
         assert!(limits.take(5, at(7)) && limits.swept == at(7));
+    }
+
+    #[test]
+    fn a_network_of_victims_gets_as_little_as_a_few_of_them_control_rule_13() {
+        let mut destinations = Destinations::new(Rate { per_second: 1, burst: 4 }, 4096);
+        let mut taken = |address: String| destinations.take(address.parse().unwrap(), at(0));
+        assert_eq!((0..10).filter(|_| taken("192.0.2.1".to_owned())).count(), 4);
+        assert!(!taken("::ffff:192.0.2.1".to_owned()), "the same, written in another way");
+        let of_site = (0..1000).filter(|host| taken(format!("2001:db8::{host:x}"))).count();
+        assert_eq!(of_site, 32);
+        assert!(taken("2001:db8:0:1::1".to_owned()), "another network");
+        assert_eq!((0..10).filter(|_| taken("2001:db8:0:1::1".to_owned())).count(), 3, "one address of it");
     }
 
     #[test]

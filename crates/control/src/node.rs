@@ -41,7 +41,7 @@ mod servers;
 mod sessions;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use rand_core::CryptoRng;
@@ -52,7 +52,7 @@ use tombolo_packet::bucket::Rate;
 use crate::document::{Membership, Verified};
 use crate::frame::{Frame, Order, Target};
 use crate::lighthouse::{Lighthouse, LighthouseOptions};
-use crate::limit::{Deadlines, Limits};
+use crate::limit::{Deadlines, Destinations, Limits};
 use crate::path::{Outgoing, Path};
 use crate::token::Token;
 use crate::verifier::{NetworkTime, Pins, Times, Verifier};
@@ -132,7 +132,7 @@ pub struct Node {
     /// Of a lighthouse: as many peers as may be are on its disk.
     saved_full_until: Option<Instant>,
     /// Initiations and challenges to addresses that others named, for each address (control rule 13).
-    destinations: Limits<IpAddr>,
+    destinations: Destinations,
     introductions: Limits<PublicKey>,
     outbox: VecDeque<Output>,
     dropped: u64,
@@ -165,7 +165,7 @@ impl Node {
             local_routes: Vec::new(),
             forbidden: Vec::new(),
             saved_full_until: None,
-            destinations: Limits::new(Rate { per_second: 2, burst: 24 }, 4096),
+            destinations: Destinations::new(Rate { per_second: 2, burst: 24 }, 4096),
             introductions: Limits::new(Rate { per_second: 20, burst: 100 }, 256),
             outbox: VecDeque::from([Output::Save(Save::Epoch(epoch))]),
             dropped: 0,

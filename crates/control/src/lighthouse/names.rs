@@ -14,7 +14,6 @@ use crate::NodeId;
 use crate::document::{Membership, Verified};
 use crate::frame::Frame;
 use crate::frame::names::{AskNames, Names, TAG_LEN, TAGS_MAX, Tag, tag_of};
-use crate::path::Path;
 use crate::verifier::{Times, Verifier};
 
 /// Nodes that are listed; who has more has to ask for each (control rule 12).
@@ -144,7 +143,6 @@ impl Lighthouse {
     pub fn handle_ask_names(
         &mut self,
         asker: &Verified<Membership>,
-        path: Path,
         ask: AskNames,
         verifier: &Verifier,
         times: Times,
@@ -163,7 +161,7 @@ impl Lighthouse {
         if index != Some(list.places.len()) && self.look_ups.take(asker.key, now) {
             let part = list.part(asker, index.unwrap_or(0), verifier, times);
             let frame = Frame::Names(part);
-            self.outbox.push_back(Outgoing { to: asker.key, path: Some(path), frame });
+            self.outbox.push_back(Outgoing { to: asker.key, path: None, frame });
         }
     }
 
@@ -171,7 +169,6 @@ impl Lighthouse {
     pub fn handle_ask_members(
         &mut self,
         asker: &Verified<Membership>,
-        path: Path,
         tags: &[Tag],
         verifier: &Verifier,
         times: Times,
@@ -185,7 +182,7 @@ impl Lighthouse {
             let node = self.names.by_tag.get(tag);
             if let Some(member) = node.and_then(|node| visible(asker, node, verifier, times)) {
                 let frame = Frame::Member(member.encoded().to_vec());
-                self.outbox.push_back(Outgoing { to: asker.key, path: Some(path), frame });
+                self.outbox.push_back(Outgoing { to: asker.key, path: None, frame });
             }
         }
     }

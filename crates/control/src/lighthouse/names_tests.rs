@@ -4,7 +4,6 @@ use super::{Lighthouse, LighthouseOptions};
 use crate::document::{Membership, Revocation, Verified};
 use crate::frame::Frame;
 use crate::frame::names::{AskNames, Names, TAG_LEN, tag_of};
-use crate::path::Path;
 use crate::test_support::*;
 use crate::verifier::{Times, Verifier};
 
@@ -19,10 +18,6 @@ fn times() -> Times {
 
 fn at(milliseconds: u64) -> Instant {
     Instant::from_nanos(milliseconds * 1_000_000)
-}
-
-fn path() -> Path {
-    Path::Direct("198.51.100.1:1".parse().unwrap())
 }
 
 impl World {
@@ -48,7 +43,7 @@ impl World {
 
     fn ask(&mut self, who: u8, epoch: u64, index: u64, milliseconds: u64) -> Option<Names> {
         let (asker, ask) = (self.member(who), AskNames { epoch, index });
-        self.lighthouse.handle_ask_names(&asker, path(), ask, &self.verifier, times(), at(milliseconds));
+        self.lighthouse.handle_ask_names(&asker, ask, &self.verifier, times(), at(milliseconds));
         match self.sent().pop() {
             Some(Frame::Names(list)) => Some(list),
             _ => None,
@@ -73,7 +68,7 @@ fn names_are_listed_and_fetched_as_signed_memberships_control_rule_7() {
     let tags = list.tags.clone();
     assert_eq!(tags[1], tag_of(&membership(2)));
     let asker = world.member(1);
-    world.lighthouse.handle_ask_members(&asker, path(), &tags, &world.verifier, times(), at(0));
+    world.lighthouse.handle_ask_members(&asker, &tags, &world.verifier, times(), at(0));
     let sent = world.sent();
     let expected: Vec<Frame> =
         (1..=3).map(|number| Frame::Member(world.member(number).encoded().to_vec())).collect();
@@ -121,7 +116,7 @@ fn who_is_revoked_is_listed_no_more_control_rule_16() {
     assert_eq!(list.tags[1], [0; TAG_LEN], "its place stays, so that others keep theirs");
     assert_eq!(list.tags[2], tag_of(&membership(3)));
     let (asker, tags) = (world.member(1), [tag_of(&membership(2))]);
-    world.lighthouse.handle_ask_members(&asker, path(), &tags, &world.verifier, times(), at(0));
+    world.lighthouse.handle_ask_members(&asker, &tags, &world.verifier, times(), at(0));
     assert!(world.sent().is_empty());
 }
 

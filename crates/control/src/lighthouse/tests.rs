@@ -159,6 +159,29 @@ fn a_victim_gets_few_challenges_whoever_names_it_control_rule_13() {
 }
 
 #[test]
+fn a_member_that_names_many_places_takes_nobodys_challenges_control_rule_13() {
+    let mut world = World::new(9..12);
+    let mut sent = 0;
+    for round in 0..1000 {
+        let told: Vec<String> = (0..8).map(|number| format!("[2001:db8:{round:x}::{number}]:9")).collect();
+        let told: Vec<&str> = told.iter().map(String::as_str).collect();
+        sent += challenges(&world.keepalive(9, "192.0.2.9:9", &told, 1)).len();
+    }
+    assert_eq!(sent, 16);
+    assert_eq!(challenges(&world.keepalive(10, "192.0.2.10:10", &["203.0.113.5:9"], 1)).len(), 1);
+}
+
+#[test]
+fn answers_go_where_the_session_is_and_not_where_a_question_seems_to_come_from_control_rule_10() {
+    let mut world = World::new(9..12);
+    world.keepalive(10, "192.0.2.10:10", &[], 1);
+    for target in [Target::Node(node(10)), Target::Name("db-10".parse().unwrap()), Target::Node(node(77))] {
+        let sent = world.look_up(9, target, 2);
+        assert!(sent.iter().all(|sent| sent.path.is_none()), "{sent:?}");
+    }
+}
+
+#[test]
 fn older_announcements_change_nothing_control_rule_11() {
     let mut world = World::new(9..12);
     let order = |epoch, sequence| Order { epoch, sequence };

@@ -162,12 +162,12 @@ impl Node {
             }
             Frame::AskNames(ask) => {
                 if let Some(ours) = &mut self.lighthouse {
-                    ours.handle_ask_names(&member, path, ask, &self.verifier, call.times, call.now.boot);
+                    ours.handle_ask_names(&member, ask, &self.verifier, call.times, call.now.boot);
                 }
             }
             Frame::AskMembers(tags) => {
                 if let Some(ours) = &mut self.lighthouse {
-                    ours.handle_ask_members(&member, path, &tags, &self.verifier, call.times, call.now.boot);
+                    ours.handle_ask_members(&member, &tags, &self.verifier, call.times, call.now.boot);
                 }
             }
             Frame::Names(list) if lighthouse => self.handle_names(from, &list, call),
