@@ -34,6 +34,7 @@
 
 mod admin;
 pub mod audit;
+mod clock;
 mod due;
 mod genesis;
 mod issue;
@@ -55,6 +56,7 @@ use crate::frame::admin::{AdminAnswer, AdminRequest, Reply};
 use crate::frame::{
     AdminRefusal, Frame, JoinAnswer, JoinRefusal, JoinRequest, RenewAnswer, RenewRefusal, TICKET_LEN,
 };
+use crate::verifier::CLOCK_SKEW;
 use crate::{NodeId, SigningKey};
 
 pub use admin::TOKEN_LIFETIME;
@@ -251,6 +253,7 @@ pub struct Authority {
     /// After a restore: the greatest version that a node was heard to have.
     wanted: Option<Version>,
     started: UnixTime,
+    clock: clock::SignedClock,
 }
 
 /// Whole seconds, which is what documents and the register have.
@@ -281,7 +284,12 @@ impl Authority {
         let interval = if document.is_some() { PUBLISH_INTERVAL } else { Duration::ZERO };
         // What was signed an hour ago when the process ended is signed anew at once.
         let age = document.as_ref().map_or(Duration::ZERO, |held| now.wall.0.saturating_sub(held.issued.0));
+        // Whoever restores a register says what time it is.
+        let signed = document.as_ref().map_or(trust.issued, |held| held.issued);
+        let clock = clock::SignedClock::start(signed.max(settings.recovering_until.unwrap_or_default()), now);
         Ok(Self {
+            clock,
+            started: whole(now.wall.min(after(signed, Self::clock_bound(settings)))),
             issuer,
             trust,
             document,
@@ -299,7 +307,6 @@ impl Authority {
             tickets: HashMap::new(),
             seen: HashMap::new(),
             wanted: None,
-            started: whole(now.wall),
         })
     }
 
@@ -456,6 +463,7 @@ impl Authority {
 
     /// Signs the network document anew, revokes old keys, lets go who is gone.
     pub fn handle_timeout(&mut self, now: Now, rng: &mut dyn CryptoRng) {
+        self.clock.follow(Self::clock_bound(self.mirror.settings()), now);
         if now.boot >= self.due_at {
             self.due_at = now.boot + due::INTERVAL;
             let time = self.time(now);
@@ -469,10 +477,30 @@ impl Authority {
         }
     }
 
-    /// The time: never behind what was signed (control rule 18).
+    /// The time: never behind what was signed, and never so far ahead that memberships would end by it (control rule 18).
     fn time(&self, now: Now) -> UnixTime {
+        whole(self.wall(now))
+    }
+
+    fn wall(&self, now: Now) -> UnixTime {
         let issued = self.document.as_ref().map_or(self.trust.issued, |held| held.issued);
-        whole(now.wall.max(issued))
+        self.clock.time(Self::clock_bound(self.mirror.settings()), now).max(issued)
+    }
+
+    /// A step of half a membership's life leaves everybody the time to renew.
+    fn clock_bound(settings: &Settings) -> Duration {
+        (settings.lifetime / 2).max(CLOCK_SKEW)
+    }
+
+    /// By how much the system's clock is ahead of the time that is signed, where it is not followed.
+    pub fn clock_ahead(&self, now: Now) -> Option<Duration> {
+        let trust = self.clock.trust(Self::clock_bound(self.mirror.settings()), now);
+        (trust != clock::Trust::Followed).then(|| self.clock.ahead(now))
+    }
+
+    /// Whether the system's clock may have yet to be set, so that nothing is signed by it.
+    fn is_clock_settling(&self, now: Now) -> bool {
+        self.clock.trust(Self::clock_bound(self.mirror.settings()), now) == clock::Trust::Settling
     }
 
     fn run(&mut self, job: Job, now: Now, rng: &mut dyn CryptoRng) {

@@ -83,6 +83,13 @@ pub enum DocumentError {
     /// The issuer may not sign this.
     #[error(transparent)]
     Limit(#[from] LimitError),
+    /// There are more revocations than a network document holds.
+    #[error(
+        "the network document holds {most} revocations, and {0} are needed: each goes when all that it voids has expired, which is sooner with \
+         a shorter --lifetime and --grace (tombolo network set)",
+        most = NetworkDocument::REVOCATIONS_MAX
+    )]
+    Revocations(usize),
 }
 
 impl From<CoseError> for DocumentError {

@@ -36,22 +36,25 @@ pub enum RelayRefusal {
     Policy,
     /// One of the two is itself reached through a relay: relays do not nest.
     Nested,
-    /// There are too many pairs.
-    Full,
 }
 
-/// The grants of a relay: a bounded number.
+/// One source has this part of all grants at most, so that none takes those of all others.
+const SHARE: usize = 4;
+
+/// The grants of a relay: a bounded number. For a new one the oldest goes; whose is still in use is asked for again.
 #[derive(Debug)]
 pub struct Permission {
     relay: NodeId,
     capacity: usize,
-    grants: HashMap<(PublicKey, NodeId), Grant>,
+    /// With the number of the grant: later ones have greater numbers.
+    grants: HashMap<(PublicKey, NodeId), (u64, Grant)>,
+    next: u64,
 }
 
 impl Permission {
     /// For this relay, with at most `capacity` pairs (each way counts).
     pub fn new(relay: NodeId, capacity: usize) -> Self {
-        Self { relay, capacity, grants: HashMap::new() }
+        Self { relay, capacity, grants: HashMap::new(), next: 0 }
     }
 
     /// Whether the session of `source` may send to the node `destination`. The paths are those of the two
@@ -82,11 +85,24 @@ impl Permission {
         let grant =
             Grant { source: from.node, source_key: *source, destination: to.node, destination_key: to.key };
         let pair = (*source, *destination);
-        if self.grants.len() >= self.capacity && !self.grants.contains_key(&pair) {
-            return Err(RelayRefusal::Full);
+        if !self.grants.contains_key(&pair) {
+            self.make_room(source);
         }
-        self.grants.insert(pair, grant);
+        self.next += 1;
+        self.grants.insert(pair, (self.next, grant));
         Ok(grant)
+    }
+
+    fn make_room(&mut self, source: &PublicKey) {
+        let of_source = self.grants.keys().filter(|(key, _)| key == source).count();
+        let full = self.grants.len() >= self.capacity;
+        let greedy = of_source >= (self.capacity / SHARE).max(1);
+        if full || greedy {
+            let grants = self.grants.iter().filter(|((key, _), _)| !greedy || key == source);
+            if let Some(oldest) = grants.min_by_key(|(_, (number, _))| *number).map(|(pair, _)| *pair) {
+                self.grants.remove(&oldest);
+            }
+        }
     }
 
     /// Takes back the grants that hold no more, and gives them: one of the two was revoked, has expired, or has
@@ -98,7 +114,7 @@ impl Permission {
         mut alive: impl FnMut(&PublicKey) -> bool,
     ) -> Vec<Grant> {
         let mut retired = Vec::new();
-        self.grants.retain(|_, grant| {
+        self.grants.retain(|_, (_, grant)| {
             let mut holds = |key: &PublicKey, node: NodeId| {
                 alive(key)
                     && verifier.authorised(key, times).is_some_and(|(member, _)| {
@@ -117,6 +133,11 @@ impl Permission {
             keep
         });
         retired
+    }
+
+    /// The grants there are, in no order.
+    pub fn grants(&self) -> impl Iterator<Item = &Grant> {
+        self.grants.values().map(|(_, grant)| grant)
     }
 
     /// How many pairs have a grant.

@@ -131,6 +131,7 @@ pub(crate) fn network() -> NetworkDocument {
         .into(),
         audit_head: None,
         refuse_when_stale: false,
+        rotation: None,
     }
 }
 

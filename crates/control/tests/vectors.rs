@@ -100,6 +100,7 @@ fn network() -> NetworkDocument {
         .into(),
         audit_head: Some(DocumentHash::from_bytes([0xad; 32])),
         refuse_when_stale: true,
+        rotation: None,
     }
 }
 
@@ -308,6 +309,7 @@ fn administration() -> Vec<(&'static str, Frame)> {
         grace: day,
         refuse_when_stale: true,
         recovering_until: Some(time),
+        rotation: None,
         groups: [parse("databases"), parse("staff")].into(),
     };
     let grant = TokenGrant {

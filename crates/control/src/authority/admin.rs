@@ -36,6 +36,9 @@ fn refuse<T>(reason: AdminRefusal, detail: impl Into<String>) -> Outcome<T> {
 
 impl From<DocumentError> for Stop {
     fn from(error: DocumentError) -> Self {
+        if matches!(error, DocumentError::Revocations(_)) {
+            return Self::Refuse(AdminRefusal::Limit, error.to_string());
+        }
         let detail = format!("{error}; the root key sets what the issuer may sign: see 'tombolo trust'");
         Self::Refuse(AdminRefusal::Limit, detail)
     }
@@ -148,6 +151,13 @@ impl Authority {
 
     /// Nothing is issued while a restored register is not whole.
     fn check_recovered(&self, now: Now) -> Outcome<()> {
+        if self.is_clock_settling(now) {
+            return refuse(
+                AdminRefusal::Busy,
+                "this server's clock is far ahead of the last document that it signed: if that is wrong, set it now; \
+                 in two minutes it is believed",
+            );
+        }
         if self.is_recovering(now) {
             return refuse(
                 AdminRefusal::Busy,

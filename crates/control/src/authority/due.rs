@@ -29,8 +29,15 @@ impl Authority {
         let time = self.time(now);
         let mut plan = Plan::default();
         let mut revokes = false;
-        let nodes: Vec<NodeRecord> =
-            self.mirror.nodes().filter(|node| self.is_due(node, now)).take(NODES_MAX).cloned().collect();
+        let mut room = self.room_for_revocations(now);
+        let due = self.mirror.nodes().filter(|node| self.is_due(node, now)).filter(|node| {
+            // Who waits for room is known as before, and comes later.
+            let lasting = node.released_at > time;
+            let fits = !lasting || room > 0;
+            room -= usize::from(lasting && fits);
+            fits
+        });
+        let nodes: Vec<NodeRecord> = due.take(NODES_MAX).cloned().collect();
         for mut node in nodes {
             let mut change = Change::new(time, Actor::Authority, ChangeKind::Gone);
             change.node = Some(node.node);

@@ -104,6 +104,7 @@ impl Genesis {
             routes: BTreeSet::new(),
             servers: vec![server],
             refuse_when_stale: false,
+            rotation: None,
             lifetime: Settings::LIFETIME,
             grace: Settings::GRACE,
             recovering_until,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use rand_core::CryptoRng;
@@ -16,6 +17,13 @@ use crate::document::{
 };
 use crate::verifier::CLOCK_SKEW;
 use crate::{DocumentHash, NodeId, SigningKey};
+
+/// The rest is kept for what administrators revoke.
+pub(super) const REVOCATIONS_UNASKED: usize = NetworkDocument::REVOCATIONS_MAX / 10 * 9;
+
+/// A node that comes and goes has memberships that live no longer than this, or its limit, and no grace: what is left of it is soon
+/// over, and so is its revocation.
+const EPHEMERAL_LIFETIME: Duration = Duration::from_secs(86_400);
 
 /// How many addresses are tried by chance before they are gone through one by one.
 const CHANCES: usize = 64;
@@ -68,18 +76,36 @@ impl Authority {
             }
         }
         for (key, record) in plan.writes() {
-            if let (Key::Revoked(revocation), Some(_)) = (key, record) {
+            if let (Key::Revoked(revocation), Some(Record::Revoked(until))) = (key, record)
+                && *until > time
+            {
                 revocations.insert(revocation.clone());
             }
         }
+        // What somebody revoked must hold: never by half, and never in silence.
+        if revocations.len() > NetworkDocument::REVOCATIONS_MAX {
+            return Err(DocumentError::Revocations(revocations.len()));
+        }
         let audit_head = self.audit.map(|head| head.hash);
         let held = self.document.as_ref().map(|document| document.version);
+        let now = Now { wall: self.wall(now), ..now };
         let (published, version) =
             sign_document(&self.issuer, &self.trust, settings, held, revocations, audit_head, time, now)?;
         over.into_iter().for_each(|key| plan.remove(&self.mirror, key));
         plan.put(&self.mirror, Key::Published, Record::Published(published.clone()));
         plan.effects.push(Effect::Event(Event::Published(published)));
         Ok(version)
+    }
+
+    /// How many revocations the network document has at the moment.
+    pub fn revocations(&self, now: Now) -> usize {
+        let time = self.time(now);
+        self.mirror.revocations().filter(|(_, until)| *until > time).count()
+    }
+
+    /// How many more there may be of those for which nobody has asked: former keys, machines that come and go.
+    pub(super) fn room_for_revocations(&self, now: Now) -> usize {
+        REVOCATIONS_UNASKED.saturating_sub(self.revocations(now))
     }
 
     pub(super) fn decide_publish(&mut self, now: Now) -> Decision {
@@ -154,7 +180,12 @@ pub(super) fn issue(
 ) -> Result<(), DocumentError> {
     let key_id = issuer.verifying_key().key_id();
     let limits = &trust.issuer(key_id).ok_or(DocumentError::UnknownIssuer(key_id))?.limits;
-    let not_after = after(time, settings.lifetime.min(limits.lifetime)).min(limits.expires);
+    let lifetime = settings.lifetime.min(limits.lifetime);
+    let (lifetime, grace) = match node.ephemeral {
+        Some(limit) => (lifetime.min(limit.max(EPHEMERAL_LIFETIME)), Duration::ZERO),
+        None => (lifetime, settings.grace),
+    };
+    let not_after = after(time, lifetime).min(limits.expires);
     let membership = Membership {
         network: settings.network,
         node: node.node,
@@ -167,7 +198,7 @@ pub(super) fn issue(
         roles: node.roles,
         not_before: time,
         not_after,
-        grace: settings.grace,
+        grace,
         network_version: version,
         presenter: node.presented_by,
     };
@@ -210,6 +241,7 @@ pub(super) fn sign_document(
         revocations,
         audit_head,
         refuse_when_stale: settings.refuse_when_stale,
+        rotation: settings.rotation,
     };
     let network = document.sign(issuer, trust)?;
     let verified = NetworkDocument::verify(&network, trust)?;

@@ -1,6 +1,7 @@
 //! What nodes ask for: to join, to renew, to change their key, to leave (control rules 15 to 17).
 
 use rand_core::CryptoRng;
+use tombolo_noise::PublicKey;
 use tombolo_noise::clock::{Now, UnixTime};
 
 use super::audit::{Actor, Change, ChangeKind};
@@ -8,7 +9,7 @@ use super::issue::{blank, claim_all};
 use super::mirror::Plan;
 use super::register::{Claim, Key, NodeRecord, Record, TokenRecord};
 use super::{Authority, Decision, Effect, Event, OpenTicket, RETIRE_AFTER, Session, TICKET_LIFETIME, after};
-use crate::document::{DocumentError, Revocation};
+use crate::document::{DocumentError, Revocation, Roles};
 use crate::frame::{
     Frame, JoinAnswer, JoinRefusal, JoinRequest, RenewAnswer, RenewRefusal, TICKET_LEN, Ticket,
 };
@@ -139,6 +140,7 @@ impl Authority {
         let id = NodeId::generate(rng);
         let mut plan = Plan::default();
         let mut version = self.version();
+        let mut presented = Vec::new();
         let mut node = match token.replaces {
             // The old node's place is taken in the transaction that revokes it (control rules 4 and 20).
             Some(old) => {
@@ -147,7 +149,13 @@ impl Authority {
                 }
                 let old = self.mirror.node(old).ok_or(Stop::Refuse(JoinRefusal::UnknownToken))?.clone();
                 self.end_node(&mut plan, &old, true);
+                self.hand_over(&mut plan, old.node, (id, session.key), token.roles);
                 version = Some(self.publish_into(&mut plan, now)?);
+                if may_present(token.roles) {
+                    presented.extend(
+                        self.mirror.nodes().filter(|node| node.presented_by == Some(old.node)).cloned(),
+                    );
+                }
                 let mut change = Change::new(time, Actor::Token(token_id), ChangeKind::Replace);
                 (change.node, change.key) = (Some(old.node), Some(old.key));
                 plan.audit.push(change);
@@ -179,7 +187,47 @@ impl Authority {
             membership: node.membership.clone(),
             unasked: false,
         }));
+        // What a gateway presented is presented by who takes its place.
+        for mut stock in presented {
+            stock.presented_by = Some(id);
+            self.issue(&mut stock, version, time)?;
+            let mut change = Change::new(time, Actor::Token(token_id), ChangeKind::NodeSet);
+            change.node = Some(stock.node);
+            change.text = Some(format!("presented by {id}"));
+            plan.audit.push(change);
+            let (node, membership) = (stock.node, stock.membership.clone());
+            plan.effects.push(Effect::Event(Event::Issued { node, membership, unasked: true }));
+            plan.put(&self.mirror, Key::Node(node), Record::Node(Box::new(stock)));
+        }
         Ok(Joined::Plan(Box::new(plan), node.membership))
+    }
+
+    /// Who takes a node's place routes what it routed, and serves what it served, by the roles that it gets.
+    fn hand_over(&self, plan: &mut Plan, old: NodeId, (id, key): (NodeId, PublicKey), roles: Roles) {
+        let held = self.mirror.settings();
+        let mut settings = held.clone();
+        settings.routes = std::mem::take(&mut settings.routes)
+            .into_iter()
+            .map(|mut route| {
+                if route.gateways.remove(&old) {
+                    route.gateways.insert(id);
+                }
+                route
+            })
+            .collect();
+        settings.servers.retain_mut(|server| {
+            if server.node == old {
+                let kept = [Roles::LIGHTHOUSE, Roles::RELAY].into_iter();
+                let kept = kept.filter(|role| server.roles.contains(*role) && roles.contains(*role));
+                server.roles = kept.fold(Roles::NONE, |all, role| all | role);
+                (server.node, server.key) = (id, key);
+            }
+            server.roles != Roles::NONE
+        });
+        settings.servers.sort_by_key(|server| server.node);
+        if settings != *held {
+            plan.put(&self.mirror, Key::Settings, Record::Settings(Box::new(settings)));
+        }
     }
 
     fn choose_name(
@@ -396,8 +444,8 @@ impl Authority {
             return Err(unknown);
         }
         open.spent_by = Some(session.key);
-        // One rotation at a time: the former key is to be revoked first.
-        if node.former_key.is_some() {
+        // One rotation at a time: the former key is to be revoked first, for which there must be room.
+        if node.former_key.is_some() || self.room_for_revocations(now) == 0 {
             return Err(Stop::Refuse(RenewRefusal::Busy));
         }
         let former = node.key;
@@ -455,6 +503,11 @@ impl Authority {
         }
         Decision::Commit(Box::new(plan))
     }
+}
+
+/// Whether a node of these roles may present stock WireGuard peers (control rule 20).
+pub(super) fn may_present(roles: Roles) -> bool {
+    roles.contains(Roles::GATEWAY) || roles.contains(Roles::LIGHTHOUSE)
 }
 
 /// What came of a request to join.

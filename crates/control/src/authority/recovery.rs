@@ -122,8 +122,12 @@ fn adopted(shown: &Verified<Membership>, known: Option<&NodeRecord>) -> NodeReco
 }
 
 impl Authority {
-    /// Whether the authority is still gathering what a restored register does not know.
+    /// Whether nothing is to be issued yet: what a restored register does not know is still gathered, or the clock may have yet to be set.
     pub fn is_recovering(&self, now: Now) -> bool {
+        self.is_clock_settling(now) || self.is_gathering(now)
+    }
+
+    fn is_gathering(&self, now: Now) -> bool {
         self.mirror.settings().recovering_until.is_some_and(|until| {
             // Nothing may be published that is older than what a node is known to have.
             let behind = self.wanted.is_some_and(|wanted| self.version().is_none_or(|held| held < wanted));
@@ -235,6 +239,7 @@ impl Authority {
             groups: settings.groups.union(&document.groups).cloned().collect(),
             routes: document.routes.clone(),
             refuse_when_stale: document.refuse_when_stale,
+            rotation: document.rotation,
             ..settings.clone()
         };
         plan.put(&self.mirror, Key::Settings, Record::Settings(Box::new(settings)));

@@ -80,6 +80,8 @@ pub struct Settings {
     pub lifetime: Duration,
     /// For how long known peers go on without an authority.
     pub grace: Duration,
+    /// How old static keys get, where something else than the default was said.
+    pub rotation: Option<Duration>,
     /// After a restore: nothing is issued before this time (control rule 21).
     pub recovering_until: Option<UnixTime>,
     /// Fingerprint of the root key that is pinned.

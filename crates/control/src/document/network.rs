@@ -1,6 +1,7 @@
 //! The network document: what holds for all members (control rule 2).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use ciborium::Value;
 use ipnet::IpNet;
@@ -42,6 +43,8 @@ pub struct NetworkDocument {
     pub audit_head: Option<DocumentHash>,
     /// Whether nodes refuse new peers while their document is stale.
     pub refuse_when_stale: bool,
+    /// How old static keys get, where something else than [`NetworkDocument::ROTATION`] was said (control rule 17).
+    pub rotation: Option<Duration>,
 }
 
 /// Who may talk to whom.
@@ -96,6 +99,26 @@ pub enum Revocation {
 }
 
 impl NetworkDocument {
+    /// Most revocations: with all else they stay below [`super::NETWORK_MAX`].
+    pub const REVOCATIONS_MAX: usize = 5000;
+
+    /// How old static keys get where nothing else is said: 30 days.
+    pub const ROTATION: Duration = Duration::from_secs(30 * 86_400);
+
+    /// Shortest and longest of what may be said instead.
+    pub const ROTATION_BOUNDS: (Duration, Duration) =
+        (Duration::from_secs(3600), Duration::from_secs(3650 * 86_400));
+
+    /// How old static keys get.
+    pub fn rotation(&self) -> Duration {
+        self.rotation.unwrap_or(Self::ROTATION)
+    }
+
+    /// How old a node's own key gets, which may be changed sooner and not later.
+    pub fn rotation_of(&self, sooner: Option<Duration>) -> Duration {
+        sooner.map_or(self.rotation(), |sooner| sooner.min(self.rotation()))
+    }
+
     /// Signs it.
     ///
     /// # Errors
@@ -148,7 +171,7 @@ impl NetworkDocument {
 impl Content for NetworkDocument {
     const CONTENT_TYPE: &'static str = "application/vnd.tombolo.network+cbor";
     const MAX: usize = super::NETWORK_MAX;
-    const KNOWN: u64 = 14;
+    const KNOWN: u64 = 15;
 
     fn network(&self) -> &NetworkId {
         &self.network
@@ -171,6 +194,7 @@ impl Content for NetworkDocument {
             .put_set(11, &self.revocations)
             .put_some(12, self.audit_head.as_ref())
             .put(13, &self.refuse_when_stale)
+            .put_some(14, self.rotation.as_ref())
             .build()
     }
 
@@ -186,12 +210,17 @@ impl Content for NetworkDocument {
             policy: fields.required(8, "policy")?,
             routes: fields.set(9, "routes", 1024)?,
             servers: fields.list(10, "servers", 64)?,
-            revocations: fields.set(11, "revocations", 5000)?,
+            revocations: fields.set(11, "revocations", Self::REVOCATIONS_MAX)?,
             audit_head: fields.optional(12, "audit_head")?,
             refuse_when_stale: fields.required(13, "refuse_when_stale")?,
+            rotation: fields.optional(14, "rotation")?,
         };
         if document.version.epoch == 0 {
             return Err(FieldError::new("version", Problem::Range));
+        }
+        let (shortest, longest) = Self::ROTATION_BOUNDS;
+        if document.rotation.is_some_and(|rotation| rotation < shortest || rotation > longest) {
+            return Err(FieldError::new("rotation", Problem::Range));
         }
         if document.issued >= document.expires {
             return Err(FieldError::new("expires", Problem::Contradiction));

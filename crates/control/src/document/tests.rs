@@ -67,6 +67,19 @@ fn every_single_byte_mutation_is_refused_control_rule_6() {
 }
 
 #[test]
+fn the_network_says_how_old_static_keys_get_and_a_machine_shortens_it_control_rule_17() {
+    let mut document = network();
+    assert_eq!(document.rotation(), DAY * 30);
+    document.rotation = Some(DAY * 7);
+    let bytes = document.sign(&issuer(), &trust()).unwrap();
+    let held = NetworkDocument::verify(&bytes, &verified_trust()).unwrap();
+    let of = |sooner| held.rotation_of(sooner);
+    assert_eq!([of(None), of(Some(DAY * 90)), of(Some(DAY))], [DAY * 7, DAY * 7, DAY]);
+    document.rotation = Some(Duration::from_secs(1));
+    assert!(document.sign(&issuer(), &trust()).is_err());
+}
+
+#[test]
 fn no_type_passes_for_another_control_rule_6() {
     let all = [
         trust().sign(&root()).unwrap(),

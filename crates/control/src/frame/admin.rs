@@ -197,6 +197,8 @@ pub enum NetworkChange {
         /// After not-after.
         grace: Duration,
     },
+    /// How old static keys get (control rule 17).
+    RotateKeys(Duration),
 }
 
 /// What came of a request.
@@ -350,4 +352,6 @@ pub struct NetworkInfo {
     pub recovering_until: Option<UnixTime>,
     /// Groups that nodes may be in: as many as have room.
     pub groups: BTreeSet<GroupName>,
+    /// How old static keys get, where something else than the default was said.
+    pub rotation: Option<Duration>,
 }

@@ -11,7 +11,7 @@ use super::event::EngineChange;
 use super::peer::Peer;
 use super::{Call, Node, Task};
 use crate::NodeId;
-use crate::document::{DocumentError, Membership, Roles, Verified};
+use crate::document::{DocumentError, Membership, Revocation, Roles, Verified};
 use crate::frame::{Frame, Introduce, LookUp, LookUpAnswer, Target, is_possible_candidate};
 use crate::verifier::Refusal;
 
@@ -76,7 +76,9 @@ impl Node {
 
     /// Packets for `address` wait, if one is given, and are dropped where nobody is found.
     pub(super) fn want(&mut self, target: Target, address: Option<IpAddr>, call: &mut Call<'_>) {
-        let known = self.member_of(&target).filter(|member| self.verifier.holds(member, call.times));
+        // Who presents it may have been replaced: then it has a newer membership, which somebody knows.
+        let held = self.member_of(&target).filter(|member| self.verifier.holds(member, call.times));
+        let known = held.filter(|member| !self.is_stranded(member));
         let presenter = known.and_then(|member| member.presenter);
         let known = known.map(|member| member.key);
         if known == Some(self.key) {
@@ -121,6 +123,14 @@ impl Node {
         self.tick_look_up(id, call);
     }
 
+    /// Whether it is a stock WireGuard peer whose presenter is no member any more.
+    fn is_stranded(&self, member: &Membership) -> bool {
+        let network = self.verifier.network();
+        let revoked =
+            |node| network.is_some_and(|network| network.revocations.contains(&Revocation::Node(node)));
+        member.presenter.is_some_and(revoked)
+    }
+
     pub(super) fn tick_look_up(&mut self, id: u64, call: &mut Call<'_>) {
         let asked: Vec<PublicKey> = self.lighthouses().take(LIGHTHOUSES).collect();
         let Some(running) = self.look_ups.running.get_mut(&id) else { return };
@@ -147,7 +157,7 @@ impl Node {
         self.deadlines.clear(&Task::LookUp(id));
         let Some(running) = self.look_ups.running.remove(&id) else { return };
         let known = self.member_of(&running.target);
-        if known.is_some_and(|member| self.verifier.holds(member, call.times)) {
+        if known.is_some_and(|member| self.verifier.holds(member, call.times) && !self.is_stranded(member)) {
             return;
         }
         let now = call.now.boot;
@@ -207,7 +217,7 @@ impl Node {
             Target::Node(node) => member.node == *node,
             Target::Name(name) => member.name == *name,
         };
-        if !fits {
+        if !fits || self.is_stranded(&member) {
             self.note_nobody(answer.id, from, call);
             return;
         }

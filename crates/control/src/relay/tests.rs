@@ -19,7 +19,7 @@ fn relay() -> (Verifier, Permission) {
         let bytes = membership(number).sign(&issuer(), &verified_trust()).unwrap();
         verifier.accept_told(&bytes, times()).unwrap();
     }
-    (verifier, Permission::new(node(200), 3))
+    (verifier, Permission::new(node(200), 48))
 }
 
 fn ask(permission: &mut Permission, verifier: &Verifier, from: u8, to: u8) -> Result<Grant, RelayRefusal> {
@@ -70,18 +70,27 @@ fn revoked_members_lose_their_grants_control_rule_14() {
 }
 
 #[test]
-fn the_table_of_grants_is_bounded_and_shrinks_with_the_sessions() {
+fn the_table_of_grants_is_bounded_and_no_member_takes_it_from_others_control_rule_14() {
     let (mut verifier, mut permission) = relay();
-    for number in [11, 12] {
+    for number in 11..60 {
         let bytes = membership(number).sign(&issuer(), &verified_trust()).unwrap();
         verifier.accept_told(&bytes, times()).unwrap();
     }
-    for to in [10, 11, 12] {
+    ask(&mut permission, &verifier, 10, 9).unwrap();
+    for to in 10..60 {
         ask(&mut permission, &verifier, 9, to).unwrap();
     }
-    assert_eq!(ask(&mut permission, &verifier, 10, 9), Err(RelayRefusal::Full));
-    assert!(ask(&mut permission, &verifier, 9, 12).is_ok(), "known already");
-    assert_eq!(permission.retire(&verifier, times(), |key| *key != static_key(9)).len(), 3);
-    assert!(ask(&mut permission, &verifier, 10, 9).is_ok());
-    assert_eq!(permission.len(), 1);
+    let of = |permission: &Permission, source| {
+        let held = permission.grants().filter(|grant| grant.source_key == static_key(source));
+        held.map(|grant| grant.destination).collect::<Vec<_>>()
+    };
+    assert_eq!((of(&permission, 9).len(), of(&permission, 10).len()), (12, 1), "a quarter");
+    assert!(of(&permission, 9).contains(&node(59)), "the newest is there");
+    for from in 11..60 {
+        ask(&mut permission, &verifier, from, 9).unwrap();
+    }
+    assert_eq!(permission.len(), 48);
+    assert!(ask(&mut permission, &verifier, 10, 9).is_ok(), "whose grant went asks again");
+    assert_eq!(permission.retire(&verifier, times(), |key| *key != static_key(9)).len(), 48);
+    assert!(permission.is_empty());
 }

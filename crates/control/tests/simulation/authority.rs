@@ -78,6 +78,7 @@ impl Authority {
             revocations: BTreeSet::new(),
             audit_head: None,
             refuse_when_stale: false,
+            rotation: None,
         };
         let (members, tickets) = (HashMap::new(), HashMap::new());
         Self {

@@ -94,7 +94,8 @@ pub enum Command {
     #[command(
         long_about = "Give this machine another static key. Its membership, name and addresses stay; tunnels are opened anew \
                       within a moment, and connections through them go on. The server revokes the old key after a \
-                      minute. This happens by itself every 30 days (`rotate_key_days` in [membership])."
+                      minute. This happens by itself when the key is as old as the network says, 30 days unless \
+                      `tombolo network set --rotate-keys` says else, or sooner (`rotate_key_days` in [membership])."
     )]
     RotateKey,
     /// End the membership: remove key, interface and guard.
@@ -160,6 +161,8 @@ pub enum Command {
     Import(ImportArgs),
     /// Look for what is wrong on this machine and say what to do about it.
     Doctor,
+    /// Print how this machine stands, without keys, names and addresses, to be attached to a report of a bug.
+    Bugreport,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.

@@ -5,6 +5,7 @@ pub mod args;
 mod attempt;
 mod audit;
 mod backup;
+mod bugreport;
 mod check;
 mod doctor;
 mod doctor_register;
@@ -86,6 +87,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Wait(arguments) => wait::wait(&cli, &directories, arguments),
         Command::Ping(arguments) => wait::ping(&cli, &directories, arguments),
         Command::Doctor => doctor::run(&cli, &directories),
+        Command::Bugreport => bugreport::run(&cli, &directories),
     }
 }
 

@@ -60,8 +60,11 @@ pub struct MembershipConfig {
     pub lighthouse: bool,
     /// Of a server: whether nodes that do not reach each other send through here.
     pub relay: bool,
-    /// How old the static key gets, a tenth more or less. `None`: it is changed by hand only.
+    /// How old the static key gets, a tenth more or less, where that is sooner than the network has it.
     pub rotate_key: Option<Duration>,
+    /// How many whom nobody knows yet may be heard at the same time from one IPv4 address or IPv6 /64 (control rule 8). `None`: as many
+    /// as [`tombolo_noise::MembershipOptions`] has.
+    pub joins_per_address: Option<usize>,
     /// The state is used on the machine where it was made only. `None`: unless this is a container.
     pub bind_machine: Option<bool>,
 }
@@ -74,6 +77,7 @@ impl Default for MembershipConfig {
             lighthouse: true,
             relay: true,
             rotate_key: None,
+            joins_per_address: None,
             bind_machine: None,
         }
     }

@@ -62,10 +62,15 @@ const OFFLOAD_KEYS: [&str; Offload::ALL.len()] = {
     keys
 };
 const TOP_KEYS: &[&str] = &["interface", "peer", "offload", "membership"];
-const MEMBERSHIP_KEYS: &[&str] =
-    &["accept_routes", "authority", "bind_machine", "lighthouse", "relay", "rotate_key_days"];
-/// Days.
-const DEFAULT_ROTATE_KEY_DAYS: u64 = 30;
+const MEMBERSHIP_KEYS: &[&str] = &[
+    "accept_routes",
+    "authority",
+    "bind_machine",
+    "joins_per_address",
+    "lighthouse",
+    "relay",
+    "rotate_key_days",
+];
 /// What a membership gives, and the file must not.
 const GIVEN_KEYS: &[&str] = &["address", "private_key", "private_key_file"];
 
@@ -134,14 +139,15 @@ fn membership(table: &DeTable<'_>, span: Range<usize>, problems: &mut Problems<'
                 .at(text.span, format!("`{}` is not a subnet, such as \"192.168.7.0/24\"", text.value)),
         }
     }
-    let days = section.integer("rotate_key_days", 0..=3650, " days, 0 for never", problems);
-    let days = days.map_or(DEFAULT_ROTATE_KEY_DAYS, |days| days.value);
+    let days = section.integer("rotate_key_days", 1..=3650, " days", problems);
+    let joins = section.integer("joins_per_address", 1..=256, " machines", problems);
     MembershipConfig {
         accept_routes,
         authority: section.boolean("authority", true, problems),
         lighthouse: section.boolean("lighthouse", true, problems),
         relay: section.boolean("relay", true, problems),
-        rotate_key: (days > 0).then(|| Duration::from_secs(days * 86_400)),
+        rotate_key: days.map(|days| Duration::from_secs(days.value * 86_400)),
+        joins_per_address: joins.and_then(|joins| usize::try_from(joins.value).ok()),
         bind_machine: section.has("bind_machine").then(|| section.boolean("bind_machine", true, problems)),
     }
 }

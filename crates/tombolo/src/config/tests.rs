@@ -29,6 +29,18 @@ fn only(text: &str) -> String {
 }
 
 #[test]
+fn a_machine_may_shorten_the_life_of_its_key_and_let_many_join_control_rules_8_and_17() {
+    let membership = |rest: &str| format!("[interface]\n[membership]\n{rest}\n");
+    let read = |rest: &str| parse(&membership(rest)).unwrap().membership.unwrap();
+    let (plain, set) = (read(""), read("rotate_key_days = 7\njoins_per_address = 200"));
+    assert_eq!((plain.rotate_key, plain.joins_per_address), (None, None));
+    assert_eq!(set.rotate_key, Some(std::time::Duration::from_secs(7 * 86_400)));
+    assert_eq!(set.joins_per_address, Some(200));
+    // The network says how old a key gets: nobody stops that for himself.
+    assert!(only(&membership("rotate_key_days = 0")).contains("rotate_key_days"));
+}
+
+#[test]
 fn a_whole_configuration_is_read() {
     let text = format!(
         "[interface]\nname = \"tombolo0\"\naddress = [\"10.66.0.1/16\", \"fd00::1/64\"]\nprivate_key = \"{KEY_A}\"\n\

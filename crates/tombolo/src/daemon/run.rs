@@ -197,6 +197,7 @@ impl Daemon {
                 return Ok(());
             }
             self.drive_member()?;
+            self.settle_relaying();
             self.answer_names();
             if std::mem::take(&mut self.joined) {
                 self.become_ready(waiting).await?;
@@ -318,9 +319,9 @@ impl Daemon {
     }
 
     fn tend_key(&mut self) {
-        let every = self.config.membership.as_ref().and_then(|membership| membership.rotate_key);
+        let sooner = self.config.membership.as_ref().and_then(|membership| membership.rotate_key);
         if let Some(member) = &mut self.member {
-            member.tend_key(every);
+            member.tend_key(sooner);
         }
     }
 

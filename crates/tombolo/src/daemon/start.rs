@@ -168,7 +168,7 @@ impl Daemon {
             let _ = results.send(super::Event::Stored(id, outcome));
         })?;
         if let Some(member) = &member {
-            let told = slot.handle().and_then(|handle| handle.set_membership(Some(member.options())));
+            let told = slot.handle().and_then(|handle| handle.set_membership(Some(member.options(&config))));
             told.map_err(|error| Failure::Runtime(error.to_string()))?;
         }
         let access = if config.membership.is_some() { Access::Look } else { Access::Change };

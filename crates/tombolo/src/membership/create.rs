@@ -93,7 +93,7 @@ pub fn config_text(listen_port: u16) -> String {
          [membership]\n\
          # Subnets behind gateways of the network that this machine takes routes to.\n\
          # accept_routes = [\"192.168.7.0/24\"]\n\
-         # Days after which this machine changes its static key; 0 for never.\n\
+         # Days after which this machine changes its static key, where that is sooner than the network has it.\n\
          # rotate_key_days = 30\n\
          \n\
          [interface]\n\

@@ -151,7 +151,8 @@ impl MembershipState {
 
     fn read(&self, file: &str) -> Result<Option<Zeroizing<Vec<u8>>>, MembershipError> {
         let path = self.path(file);
-        let mut contents = Zeroizing::new(Vec::new());
+        // With room for any key, so that no copy is left behind by growing.
+        let mut contents = Zeroizing::new(Vec::with_capacity(4096));
         match fs::File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(MembershipError::Io { path, error }),

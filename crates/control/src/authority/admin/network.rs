@@ -8,7 +8,7 @@ use crate::authority::audit::{Actor, Change, ChangeKind};
 use crate::authority::genesis::LIFETIME_BOUNDS;
 use crate::authority::mirror::Plan;
 use crate::authority::register::{Key, Record, Settings};
-use crate::document::{Membership, Roles, Server};
+use crate::document::{Membership, NetworkDocument, Roles, Server};
 use crate::frame::AdminRefusal;
 use crate::frame::admin::{NetworkChange, NetworkInfo, NodeSelector, Reply};
 
@@ -33,6 +33,7 @@ impl Authority {
             refuse_when_stale: settings.refuse_when_stale,
             recovering_until: settings.recovering_until,
             groups: settings.groups.iter().take(16).cloned().collect(),
+            rotation: settings.rotation,
         })))
     }
 
@@ -115,6 +116,13 @@ impl Authority {
                 }
                 (settings.lifetime, settings.grace) = (*membership, *grace);
             }
+            NetworkChange::RotateKeys(after) => {
+                let (shortest, longest) = NetworkDocument::ROTATION_BOUNDS;
+                if *after < shortest || *after > longest {
+                    return refuse(AdminRefusal::Invalid, "a static key gets an hour to 3650 days old");
+                }
+                settings.rotation = Some(*after);
+            }
         }
         Ok(())
     }
@@ -151,5 +159,6 @@ fn describe(change: &NetworkChange) -> String {
         NetworkChange::Lifetimes { membership, grace } => {
             format!("lifetime {} s, grace {} s", membership.as_secs(), grace.as_secs())
         }
+        NetworkChange::RotateKeys(after) => format!("static keys for {} s", after.as_secs()),
     }
 }

@@ -7,6 +7,7 @@ use super::{Outcome, Stop, page, refuse};
 use crate::authority::audit::{Actor, Change, ChangeKind};
 use crate::authority::issue::{blank, claim_all};
 use crate::authority::mirror::Plan;
+use crate::authority::nodes::may_present;
 use crate::authority::register::{Claim, Key, NodeRecord, Record, Settings};
 use crate::authority::{Authority, Effect, Event, after};
 use crate::document::{Revocation, Roles};
@@ -52,9 +53,7 @@ impl Authority {
 
     /// Who is to present a stock WireGuard peer: who is named, or the first server that may.
     fn presenter(&self, selector: Option<&NodeSelector>) -> Outcome<&NodeRecord> {
-        let may = |node: &&NodeRecord| {
-            [Roles::GATEWAY, Roles::LIGHTHOUSE].iter().any(|role| node.roles.contains(*role))
-        };
+        let may = |node: &&NodeRecord| may_present(node.roles);
         let Some(selector) = selector else {
             let servers = self.mirror.settings().servers.iter();
             let first = servers.filter_map(|server| self.mirror.node(server.node)).find(may);

@@ -79,6 +79,17 @@ impl Authority {
                 format!("this issuer may not give these roles: {}", spec.roles),
             );
         }
+        if let Some(old) = replaces
+            && settings
+                .servers
+                .iter()
+                .any(|server| server.node == old && server.roles.contains(Roles::AUTHORITY))
+        {
+            return refuse(
+                AdminRefusal::Invalid,
+                "this node is the server that has the register: move it with 'tombolo server restore'",
+            );
+        }
         let Some(server) = settings.servers.iter().find(|server| server.roles.contains(Roles::AUTHORITY))
         else {
             return refuse(AdminRefusal::NotFound, "no server of the network has the authority role");

@@ -125,6 +125,7 @@ fn write_settings(map: MapBuilder, settings: &Settings) -> MapBuilder {
         .put_some(11, settings.recovering_until.as_ref())
         .put(12, &settings.root)
         .put_some(13, Some(&settings.serial_floor).filter(|floor| **floor > 0))
+        .put_some(14, settings.rotation.as_ref())
 }
 
 fn read_settings(fields: &mut Fields) -> Result<Settings, FieldError> {
@@ -142,6 +143,7 @@ fn read_settings(fields: &mut Fields) -> Result<Settings, FieldError> {
         recovering_until: fields.optional(11, "recovering_until")?,
         root: fields.required(12, "root")?,
         serial_floor: fields.optional(13, "serial_floor")?.unwrap_or_default(),
+        rotation: fields.optional(14, "rotation")?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! What administrators ask for.
 
 use super::*;
-use crate::document::Revocation;
+use crate::document::{self, Revocation, Route};
 use crate::frame::AdminRefusal;
 use crate::frame::admin::{NetworkChange, NodeChange, NodeSelector, NodeSpec, RevokeTarget};
 
@@ -111,6 +111,104 @@ fn a_node_is_replaced_in_one_transaction_control_rule_20() {
     );
     assert_eq!(world.renew(&old), Err(RenewRefusal::Revoked));
     assert_eq!(world.join(&token, key, None).map(|m| m.node), Ok(next.node), "a lost answer");
+}
+
+#[test]
+fn who_replaces_a_gateway_presents_routes_and_serves_what_it_did_control_rule_20() {
+    let mut world = World::new(24);
+    let (key, mut spec) = world.spec();
+    (spec.roles, spec.routes) = (Roles::GATEWAY | Roles::RELAY, set(&["192.168.7.0/24"]));
+    let token = world.grant(key, Operation::TokenNew(spec));
+    let key = world.fresh_key();
+    let old = world.join(&token, key, Some("gate")).unwrap();
+    let route = Route { prefix: "192.168.7.0/24".parse().unwrap(), gateways: [old.node].into() };
+    world.set(NetworkChange::AddRoute(route));
+    let server = document::Server {
+        node: old.node,
+        key: old.key,
+        roles: Roles::RELAY,
+        endpoints: vec!["gate.example.net:8662".parse().unwrap()],
+    };
+    world.set(NetworkChange::AddServer(server));
+    let spec = NodeSpec {
+        key: world.fresh_key(),
+        name: "phone".parse().unwrap(),
+        groups: set(&[]),
+        presented_by: Some(named("gate")),
+    };
+    let Reply::Node(phone) = world.local(Operation::NodeAdd(spec)) else { panic!() };
+
+    let (key, spec) = world.spec();
+    let token = world.grant(key, Operation::NodeReplace(named("gate"), spec));
+    let key = world.fresh_key();
+    let new = world.join(&token, key, None).unwrap();
+    let Reply::Node(after) = world.local(Operation::NodeShow(named("phone"))) else { panic!() };
+    assert_eq!(after.presented_by, Some(new.node));
+    assert_eq!((after.info.node, &after.info.addresses), (phone.info.node, &phone.info.addresses));
+    let gate = Session { authorised: true, ..world.fresh_session(key) };
+    let shown = world.renewal(&gate, &Frame::Renew(Some(phone.info.node))).unwrap();
+    assert_eq!((shown.presenter, shown.key), (Some(new.node), phone.key));
+    let document = world.authority.document().unwrap();
+    assert!(document.routes.iter().all(|route| route.gateways == [new.node].into()), "{:?}", document.routes);
+    let relay = document.servers.iter().find(|server| server.node == new.node).unwrap();
+    assert_eq!((relay.key, relay.roles), (key, Roles::RELAY));
+    assert!(!document.servers.iter().any(|server| server.node == old.node));
+    // The machine with the register is none that a token replaces.
+    let (_, spec) = world.spec();
+    assert_eq!(world.refusal(Operation::NodeReplace(named("hub"), spec)).0, AdminRefusal::Invalid);
+}
+
+/// So many revocations that hold for a day.
+fn fill(world: &mut World, count: u32) {
+    let until = UnixTime(world.now.wall.0 + DAY);
+    for number in 0..count {
+        let mut node = [0xee; 16];
+        node[..4].copy_from_slice(&number.to_be_bytes());
+        let key = Key::Revoked(Revocation::Node(NodeId::from_bytes(node)));
+        world.store.records.insert(key, (1, Record::Revoked(until)));
+    }
+    world.restart();
+}
+
+#[test]
+fn the_revocation_behind_the_last_is_refused_and_none_is_dropped_control_rule_16() {
+    let mut world = World::new(25);
+    fill(&mut world, NetworkDocument::REVOCATIONS_MAX as u32 - 1);
+    let revoke = |world: &mut World| {
+        let key = world.fresh_key();
+        Operation::NodeRevoke(RevokeTarget::Key(key))
+    };
+    let last = revoke(&mut world);
+    assert_eq!(world.local(last), Reply::Done);
+    assert_eq!(world.authority.document().unwrap().revocations.len(), 5000);
+    let one_more = revoke(&mut world);
+    let (reason, detail) = world.refusal(one_more.clone());
+    assert_eq!(reason, AdminRefusal::Limit);
+    assert!(detail.contains("holds 5000 revocations, and 5001 are needed"), "{detail}");
+    assert_eq!(world.authority.document().unwrap().revocations.len(), 5000);
+    // What they void has expired.
+    world.pass(DAY * 2);
+    assert_eq!(world.local(one_more), Reply::Done);
+    assert_eq!(world.authority.document().unwrap().revocations.len(), 2);
+}
+
+#[test]
+fn what_nobody_asked_for_leaves_room_for_what_somebody_revokes_control_rules_16_and_17() {
+    let mut world = World::new(26);
+    let (session, _) = world.member("db-1");
+    fill(&mut world, 4500);
+    let rotate = |world: &mut World| {
+        let Frame::Ticket(ticket) = world.ask(&session, &Frame::AskTicket) else { panic!() };
+        let key = world.fresh_key();
+        let new = world.fresh_session(key);
+        world.renewal(&new, &Frame::Rotate(ticket.ticket)).map(|membership| membership.key == key)
+    };
+    assert_eq!(rotate(&mut world), Err(RenewRefusal::Busy));
+    assert_eq!(world.local(Operation::NodeRevoke(RevokeTarget::Node(named("db-1")))), Reply::Done);
+    let mut world = World::new(26);
+    let (_, _) = world.member("db-1");
+    fill(&mut world, 4499);
+    assert_eq!(rotate(&mut world), Ok(true));
 }
 
 #[test]
@@ -236,6 +334,10 @@ fn the_network_is_changed_by_a_new_document() {
     assert_eq!((membership.lifetime(), membership.grace), (DAY, Duration::ZERO));
     let Reply::Network(info) = world.local(Operation::NetworkShow) else { panic!() };
     assert_eq!((info.nodes, info.lifetime, info.root), (2, DAY, world.root.fingerprint()));
+    world.set(NetworkChange::RotateKeys(DAY * 7));
+    assert_eq!(world.authority.document().unwrap().rotation(), DAY * 7, "control rule 17");
+    let minute = NetworkChange::RotateKeys(Duration::from_secs(60));
+    assert_eq!(world.refusal(Operation::NetworkSet(minute)).0, AdminRefusal::Invalid);
     let year = NetworkChange::Lifetimes { membership: DAY * 365, grace: DAY };
     assert_eq!(world.refusal(Operation::NetworkSet(year)).0, AdminRefusal::Invalid);
     let last = NetworkChange::RemoveServer(NodeId::from_bytes([0xc8; 16]));

@@ -39,6 +39,47 @@ fn the_same_keys_retry_gets_the_same_membership_and_anothers_raises_an_alarm_con
 }
 
 #[test]
+fn a_server_whose_clock_jumps_ahead_ends_nobodys_membership_control_rule_18() {
+    let mut world = World::new(30);
+    let (session, first) = world.member("db-1");
+    world.pass(Duration::from_secs(5));
+    let right = world.now;
+    for ahead in [DAY * 30, DAY * 3652] {
+        world.now.wall = UnixTime(world.now.wall.0 + ahead);
+        world.pass(Duration::from_secs(3600));
+        let now = UnixTime(right.wall.0 + world.now.boot.saturating_duration_since(right.boot));
+        assert_eq!(world.authority.clock_ahead(world.now), Some(ahead));
+        let document = world.authority.document().unwrap();
+        assert!(document.issued <= now && document.expires > now, "signed, and by the boot clock");
+        let renewed = world.renew(&session).unwrap();
+        assert!(renewed.serial > first.serial && renewed.not_before <= now);
+        world.now.wall = now;
+    }
+    // It was set right, and is followed again.
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.authority.clock_ahead(world.now), None);
+}
+
+#[test]
+fn a_server_that_starts_with_a_clock_far_ahead_waits_for_it_to_be_set_control_rule_18() {
+    let mut world = World::new(31);
+    let (session, _) = world.member("db-1");
+    let right = world.now;
+    world.now.wall = UnixTime(right.wall.0 + DAY * 30);
+    world.restart();
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.renew(&session), Err(RenewRefusal::Busy));
+    assert!(world.authority.document().unwrap().issued <= right.wall);
+    // It was right: the machine was off.
+    world.pass(Duration::from_secs(61));
+    assert_eq!(world.authority.clock_ahead(world.now), None);
+    assert_eq!(
+        world.renew(&session).map(|renewed| renewed.not_before.0.as_secs()),
+        Ok(world.now.wall.0.as_secs())
+    );
+}
+
+#[test]
 fn a_proof_is_good_in_its_own_session_alone_control_rule_15() {
     let mut world = World::new(3);
     let (token, key, thief) = (world.token(), world.fresh_key(), world.fresh_key());

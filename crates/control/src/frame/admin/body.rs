@@ -234,6 +234,7 @@ fn read_network(fields: &mut Fields) -> Result<NetworkInfo, FieldError> {
         refuse_when_stale: fields.required(13, "refuse_when_stale")?,
         recovering_until: fields.optional(14, "recovering_until")?,
         groups: fields.set(15, "groups", LISTED_GROUPS_MAX)?,
+        rotation: fields.optional(16, "rotation")?,
     })
 }
 
@@ -252,6 +253,7 @@ fn write_network(map: MapBuilder, info: &NetworkInfo) -> MapBuilder {
         .put(13, &info.refuse_when_stale)
         .put_some(14, info.recovering_until.as_ref())
         .put_set(15, &info.groups)
+        .put_some(16, info.rotation.as_ref())
 }
 
 /// A text of at most [`DETAIL_MAX`] bytes.
@@ -336,6 +338,7 @@ impl Item for NetworkChange {
             Self::RemoveServer(node) => (7, vec![node.to_value()]),
             Self::RefuseWhenStale(refuse) => (8, vec![refuse.to_value()]),
             Self::Lifetimes { membership, grace } => (9, vec![membership.to_value(), grace.to_value()]),
+            Self::RotateKeys(after) => (10, vec![after.to_value()]),
         };
         Value::Array([vec![kind.to_value()], items].concat())
     }
@@ -353,6 +356,7 @@ impl Item for NetworkChange {
             7 => Self::RemoveServer(next(&mut parts)?),
             8 => Self::RefuseWhenStale(next(&mut parts)?),
             9 => Self::Lifetimes { membership: next(&mut parts)?, grace: next(&mut parts)? },
+            10 => Self::RotateKeys(next(&mut parts)?),
             _ => return Err(Problem::Range),
         };
         end(parts, change)

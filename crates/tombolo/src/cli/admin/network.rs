@@ -1,7 +1,7 @@
 //! `network`: what holds in it.
 
 use serde_json::json;
-use tombolo_control::document::Route;
+use tombolo_control::document::{NetworkDocument, Route};
 use tombolo_control::frame::admin::{NetworkChange, NetworkInfo, Operation, Reply};
 
 use super::{ask, failed, group, joined, left, node, other, selector, span, table};
@@ -31,6 +31,7 @@ pub(super) fn info(cli: &Cli, directories: &Directories) -> Result<NetworkInfo, 
 
 fn show(cli: &Cli, directories: &Directories, arguments: &ListArgs) -> Result<(), Failure> {
     let info = info(cli, directories)?;
+    let rotation = info.rotation.unwrap_or(NetworkDocument::ROTATION);
     if arguments.json {
         return print_line(
             &json!({
@@ -45,6 +46,7 @@ fn show(cli: &Cli, directories: &Directories, arguments: &ListArgs) -> Result<()
                 "admin_groups": info.admin_groups.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "membership_seconds": info.lifetime.as_secs(),
                 "grace_seconds": info.grace.as_secs(),
+                "rotate_keys_seconds": rotation.as_secs(),
                 "refuse_when_stale": info.refuse_when_stale,
             })
             .to_string(),
@@ -63,6 +65,7 @@ fn show(cli: &Cli, directories: &Directories, arguments: &ListArgs) -> Result<()
         ("administrators", joined(&info.admin_groups)),
         ("memberships", span(info.lifetime.as_secs())),
         ("grace", span(info.grace.as_secs())),
+        ("static keys", span(rotation.as_secs())),
         ("new peers when stale", if info.refuse_when_stale { "refused" } else { "taken" }.to_owned()),
         ("policy", "all members may talk to each other".to_owned()),
     ];
@@ -103,6 +106,7 @@ fn set(cli: &Cli, directories: &Directories, arguments: &NetworkSetArgs) -> Resu
         });
     }
     changes.extend(arguments.refuse_when_stale.map(NetworkChange::RefuseWhenStale));
+    changes.extend(arguments.rotate_keys.map(NetworkChange::RotateKeys));
     let count = changes.len();
     for (done, change) in changes.into_iter().enumerate() {
         let reply =

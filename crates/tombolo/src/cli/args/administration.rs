@@ -172,6 +172,9 @@ pub struct NetworkSetArgs {
     /// Whether nodes refuse new peers while their network document is stale.
     #[arg(long, value_name = "yes|no", value_parser = parse_yes)]
     pub refuse_when_stale: Option<bool>,
+    /// How old the static keys of nodes get, an hour to 3650 days; a machine may change its own sooner.
+    #[arg(long, value_name = "TIME", value_parser = super::parse_duration)]
+    pub rotate_keys: Option<Duration>,
     /// A subnet behind the nodes that --gateway names.
     #[arg(long, value_name = "PREFIX", requires = "gateway")]
     pub route: Option<ipnet::IpNet>,

@@ -195,8 +195,13 @@ impl Member {
     }
 
     /// What strangers may do to the engine.
-    pub(super) fn options(&self) -> MembershipOptions {
-        if self.server.is_some() { MembershipOptions::server() } else { MembershipOptions::node() }
+    pub(super) fn options(&self, config: &NetworkConfig) -> MembershipOptions {
+        let mut options =
+            if self.server.is_some() { MembershipOptions::server() } else { MembershipOptions::node() };
+        if let Some(joins) = config.membership.as_ref().and_then(|membership| membership.joins_per_address) {
+            options.max_provisional_per_source = joins;
+        }
+        options
     }
 
     /// Whether there is a session of a verified member with this key.

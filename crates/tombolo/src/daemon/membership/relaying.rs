@@ -1,7 +1,7 @@
 //! What this machine brings from one member to another, where it is a relay (control rule 14).
 
 use tombolo_control::NodeId;
-use tombolo_control::relay::{Grant, Permission};
+use tombolo_control::relay::Permission;
 use tombolo_engine::{RelayGrant, RelayPermissions, now};
 use tombolo_noise::PublicKey;
 use tombolo_packet::relay::PairRates;
@@ -15,16 +15,17 @@ const PAIRS: usize = 16_384;
 /// The grants of a relay.
 pub(super) struct Relaying {
     permission: Permission,
-    grants: Vec<Grant>,
+    /// The engine is to be told.
+    changed: bool,
 }
 
 impl Relaying {
     pub(super) fn new(relay: NodeId) -> Self {
-        Self { permission: Permission::new(relay, PAIRS), grants: Vec::new() }
+        Self { permission: Permission::new(relay, PAIRS), changed: false }
     }
 
     fn permissions(&self) -> RelayPermissions {
-        let grants = self.grants.iter().map(|grant| RelayGrant {
+        let grants = self.permission.grants().map(|grant| RelayGrant {
             source_key: grant.source_key,
             source: *grant.source.as_bytes(),
             destination: *grant.destination.as_bytes(),
@@ -35,8 +36,8 @@ impl Relaying {
 }
 
 impl Member {
-    /// Somebody wants to send to a node through us. `true`: it may, and gets its answers.
-    fn grant(&mut self, source: PublicKey, destination: [u8; 16]) -> bool {
+    /// Somebody wants to send to a node through us; where it may, it gets its answers.
+    fn grant(&mut self, source: PublicKey, destination: [u8; 16]) {
         let times = self.node.times(now());
         let verifier = self.node.verifier();
         let destination = NodeId::from_bytes(destination);
@@ -46,7 +47,6 @@ impl Member {
         if let (true, Some(there), Some(here)) = (granted, there, here) {
             self.grant_one_way(there, here);
         }
-        granted
     }
 
     fn grant_one_way(&mut self, source: PublicKey, node: NodeId) -> bool {
@@ -57,10 +57,8 @@ impl Member {
         let to = (&node, key.and_then(|key| self.node.path_to(&key)));
         let times = self.node.times(now());
         match relaying.permission.authorise(verifier, (&source, path), to, times) {
-            Ok(grant) => {
-                let pair = |held: &Grant| (held.source_key, held.destination);
-                relaying.grants.retain(|held| pair(held) != pair(&grant));
-                relaying.grants.push(grant);
+            Ok(_) => {
+                relaying.changed = true;
                 true
             }
             Err(refusal) => {
@@ -70,14 +68,13 @@ impl Member {
         }
     }
 
-    /// Takes back what holds no more. `true`: something did not.
-    fn retire(&mut self) -> bool {
+    /// Takes back what holds no more.
+    fn retire(&mut self) {
         let times = self.node.times(now());
-        let Some(relaying) = &mut self.relaying else { return false };
+        let Some(relaying) = &mut self.relaying else { return };
         let node = &self.node;
         let retired = relaying.permission.retire(node.verifier(), times, |key| node.path_to(key).is_some());
-        relaying.grants.retain(|held| !retired.contains(held));
-        !retired.is_empty()
+        relaying.changed |= !retired.is_empty();
     }
 }
 
@@ -97,14 +94,22 @@ impl Daemon {
     }
 
     pub(in super::super) fn relay_wanted(&mut self, source: PublicKey, destination: [u8; 16]) {
-        if self.member.as_mut().is_some_and(|member| member.grant(source, destination)) {
-            self.tell_relaying();
+        if let Some(member) = &mut self.member {
+            member.grant(source, destination);
         }
     }
 
     /// After changes of documents, and now and then.
     pub(in super::super) fn retire_relaying(&mut self) {
-        if self.member.as_mut().is_some_and(|member| member.retire()) {
+        if let Some(member) = &mut self.member {
+            member.retire();
+        }
+    }
+
+    /// All that has changed at once, since it is one table for the engine.
+    pub(in super::super) fn settle_relaying(&mut self) {
+        let relaying = self.member.as_mut().and_then(|member| member.relaying.as_mut());
+        if relaying.is_some_and(|relaying| std::mem::take(&mut relaying.changed)) {
             self.tell_relaying();
         }
     }

@@ -71,10 +71,14 @@ impl Member {
     }
 
     /// Changes the key when it is old enough. Machines that joined together do not change together.
-    pub(in super::super) fn tend_key(&mut self, every: Option<Duration>) {
+    /// The network says how old keys get; `sooner` is what this machine's file says.
+    pub(in super::super) fn tend_key(&mut self, sooner: Option<Duration>) {
         // Stock WireGuard peers learn of no other key.
-        let changes = self.server.is_none() && self.attached.is_empty();
-        let Some(every) = every.filter(|_| changes) else { return };
+        if self.server.is_some() || !self.attached.is_empty() {
+            return;
+        }
+        let Some(network) = self.node.verifier().network() else { return };
+        let every = network.rotation_of(sooner);
         let confirmed = self.node.times(now()).confirmed.0;
         let Some(own) = self.node.membership() else { return };
         let share = u32::from(own.key.as_bytes()[0]);

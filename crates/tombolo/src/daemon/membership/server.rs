@@ -7,7 +7,7 @@ use rand_chacha::ChaCha20Rng;
 use tokio::sync::oneshot;
 use tombolo_control::SigningKey;
 use tombolo_control::authority::{Authority, Caller, Event, Outcome, Session, SessionId, TransactionId};
-use tombolo_control::document::{self, Roles};
+use tombolo_control::document::{self, NetworkDocument, Roles};
 use tombolo_control::frame::Frame;
 use tombolo_control::frame::admin::{AdminRequest, NetworkChange, Operation};
 use tombolo_control::node::{Node, SavedDocuments};
@@ -141,7 +141,15 @@ impl Server {
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.failure.iter().cloned().collect();
         let time = now();
-        if self.authority.is_recovering(time) {
+        if let Some(ahead) = self.authority.clock_ahead(time) {
+            warnings.push(format!(
+                "this server's clock is {} days and {} hours ahead of what it has signed, and is not followed: set it right; if it is right, \
+                 restart the daemon, which believes it after two minutes",
+                ahead.as_secs() / 86_400,
+                ahead.as_secs() / 3600 % 24
+            ));
+        }
+        if self.authority.settings().recovering_until.is_some() && self.authority.is_recovering(time) {
             let until = self.authority.settings().recovering_until.unwrap_or_default();
             let left = until.0.saturating_sub(time.wall.0).as_secs();
             warnings.push(if left > 0 {
@@ -151,6 +159,13 @@ impl Server {
                  issued before"
                     .to_owned()
             });
+        }
+        let (revocations, most) = (self.authority.revocations(time), NetworkDocument::REVOCATIONS_MAX);
+        if revocations >= most / 10 * 9 {
+            warnings.push(format!(
+                "the network document has {revocations} of {most} revocations: keys are not changed until some are over, and the rest is for \
+                 `tombolo node revoke`; shorter memberships (`tombolo network set --lifetime --grace`) end them sooner"
+            ));
         }
         let trust = self.authority.trust();
         let expires =
