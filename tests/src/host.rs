@@ -50,6 +50,8 @@ pub struct Host {
     pub machine: Machine,
     /// The folder that holds its `config`, `state` and `run` folders.
     pub folder: PathBuf,
+    /// By how many seconds its wall clock is ahead of the true time, for programs built as the tests are.
+    pub clock_ahead: i64,
     binary: PathBuf,
 }
 
@@ -70,7 +72,7 @@ impl Host {
     pub fn on(scene: &Scene, machine: Machine, name: &str, binary: &Path) -> Result<Self> {
         let folder = scene.path(name);
         fs::create_dir_all(&folder)?;
-        Ok(Self { machine, folder, binary: binary.to_owned() })
+        Ok(Self { machine, folder, clock_ahead: 0, binary: binary.to_owned() })
     }
 
     /// Where it runs.
@@ -91,6 +93,9 @@ impl Host {
             .env("TOMBOLO_CONFIG_DIR", self.folder.join("config"))
             .env("TOMBOLO_STATE_DIR", self.folder.join("state"))
             .env("TOMBOLO_RUN_DIR", self.folder.join("run"));
+        if self.clock_ahead != 0 {
+            command.env("TOMBOLO_TEST_CLOCK_AHEAD", self.clock_ahead.to_string());
+        }
         command
     }
 
@@ -225,6 +230,52 @@ impl Host {
         let status = self.json(&["status", "--json"]).ok()?;
         let peer = status["peers"].as_array()?.iter().find(|peer| peer["name"] == name)?;
         Some(peer["path"].as_str()?.to_owned())
+    }
+
+    /// What `status` says.
+    ///
+    /// # Errors
+    /// When its daemon does not answer.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        self.json(&["status", "--json"])
+    }
+
+    /// How its membership stands, as `status` has it.
+    pub fn membership_state(&self) -> Option<String> {
+        Some(self.status().ok()?["membership"]["state"].as_str()?.to_owned())
+    }
+
+    /// Whether `status` warns with these words.
+    pub fn warns_of(&self, words: &str) -> bool {
+        self.status().is_ok_and(|status| status["warnings"].to_string().contains(words))
+    }
+
+    /// How many packets it has dropped for a reason.
+    ///
+    /// # Errors
+    /// When its daemon does not answer, or there is no such reason.
+    pub fn dropped(&self, reason: &str) -> Result<u64> {
+        self.status()?["drops"][reason].as_u64().with_context(|| format!("the reason {reason}"))
+    }
+
+    /// Stops and starts the daemon.
+    ///
+    /// # Errors
+    /// When one of both is refused.
+    pub fn restart(&self) -> Result {
+        self.run(&["down"])?;
+        self.run(&["up"]).map(drop)
+    }
+
+    /// Megabytes of memory that its daemon takes now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn megabytes(&self) -> Result<u64> {
+        let process = self.status()?["pid"].as_u64().context("the daemon's process")?;
+        let text = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a size")?;
+        Ok(line.split_whitespace().next().context("a number")?.parse::<u64>()? / 1024)
     }
 
     /// Ends the daemon as `kill -9` does, and waits until it is gone.

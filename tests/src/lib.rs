@@ -23,6 +23,7 @@ pub mod capture;
 pub mod command;
 pub mod counters;
 pub mod etcd;
+pub mod forwarder;
 pub mod host;
 pub mod interrupt;
 pub mod name_server;

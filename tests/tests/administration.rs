@@ -330,7 +330,7 @@ fn bad_input_says_what_where_and_how_to_mend_it() {
             &["authority, lighthouse, relay or gateway"],
         )?;
         refused(&server, &["node", "revoke", "server"], &["network server remove server"])?;
-        refused(&server, &["network", "set", "--lifetime", "1s"], &["a minute to 90 days"])?;
+        refused(&server, &["network", "set", "--lifetime", "1s"], &["ten seconds to 90 days"])?;
         refused(&server, &["network", "set", "--admin-group", "staff"], &["--group staff"])?;
         refused(
             &server,

@@ -6,19 +6,21 @@
 //!        or 192.168.100.10 behind 198.51.100.10,  192.168.113.10 behind 203.0.113.10
 //! ```
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tombolo_tests::{
     Result, Scene,
     command::run,
+    forwarder::{Forwarder, Mischief},
     host::Host,
     machine_wide,
     namespace::Namespace,
-    node::executable,
-    topology::{Internet, Nat, Natted},
+    node::{PORT, executable},
+    topology::{Internet, Machine, Nat, Natted},
     transfer::{self, Stream},
-    wait::{wait_for, wait_until},
+    wait::{now, wait_for, wait_until},
 };
 
 /// On a machine with other work too.
@@ -165,12 +167,7 @@ fn when_the_relay_in_use_dies_the_next_one_serves_within_two_seconds_control_rul
             network.block()?;
             let (alpha, beta) = (&network.alpha, &network.beta);
             for host in [alpha, beta] {
-                wait_until("both servers are known", LIMIT, || {
-                    host.json(&["status", "--json"]).is_ok_and(|status| {
-                        let servers = status["membership"]["servers"].as_array().cloned().unwrap_or_default();
-                        servers.len() == 2 && servers.iter().all(|server| server["connected"] == true)
-                    })
-                })?;
+                wait_until("both servers are known", LIMIT, || are_servers_connected(host, 2))?;
             }
             network.meet()?;
             network.wait_for_path("relayed")?;
@@ -187,6 +184,101 @@ fn when_the_relay_in_use_dies_the_next_one_serves_within_two_seconds_control_rul
             wait_for("the other relay is used", LIMIT, || Ok((relay_of(alpha)? == next).then_some(())))?;
             stream.advance(MORE, LIMIT)?;
             stream.finish()?;
+            Ok(())
+        },
+    );
+}
+
+/// A relay that members reach through a machine that is not to be trusted, and in no other way.
+struct BadRelay {
+    name: &'static str,
+    _host: Host,
+    in_the_way: Forwarder,
+    _machine: Machine,
+}
+
+impl BadRelay {
+    fn new(scene: &Scene, network: &mut Network, name: &'static str, last: u8) -> Result<Self> {
+        let host = Host::on(
+            scene,
+            network.internet.neighbour(name, SERVER, last)?,
+            name,
+            &executable("tombolo")?,
+        )?;
+        let machine = network.internet.neighbour(&format!("{name}-way"), SERVER, last + 1)?;
+        let in_the_way =
+            Forwarder::start(&machine.namespace, PORT, (host.machine.address, PORT).into())?;
+        for address in [host.machine.address.to_string(), host.machine.address6.to_string()] {
+            let family = if address.contains(':') { "ip6" } else { "ip" };
+            for word in ["saddr", "daddr"] {
+                nft(
+                    &network.internet.router,
+                    &format!("add rule inet block forward {family} {word} {address} drop"),
+                )?;
+            }
+        }
+        host.join(name, &network.server.token(&["--role", "relay"])?)?;
+        let endpoint = machine.address.to_string();
+        network.server.run(&["network", "server", "add", name, "--endpoint", &endpoint])?;
+        Ok(Self { name, _host: host, in_the_way, _machine: machine })
+    }
+}
+
+fn are_servers_connected(host: &Host, number: usize) -> bool {
+    host.status().is_ok_and(|status| {
+        let servers = status["membership"]["servers"].as_array().cloned().unwrap_or_default();
+        servers.len() == number && servers.iter().all(|server| server["connected"] == true)
+    })
+}
+
+#[test]
+fn a_transfer_survives_relays_that_rewrite_reflect_drop_delay_and_repeat_control_rule_14() {
+    machine_wide(
+        "a_transfer_survives_relays_that_rewrite_reflect_drop_delay_and_repeat_control_rule_14",
+        |scene| {
+            let mut network = Network::new(scene, None)?;
+            network.block()?;
+            // The server relays nothing itself.
+            let file = network.server.folder.join("config/tombolo.toml");
+            let text = fs::read_to_string(&file)?;
+            fs::write(&file, text.replacen("[membership]\n", "[membership]\nrelay = false\n", 1))?;
+            network.server.restart()?;
+            let relays =
+                [BadRelay::new(scene, &mut network, "one", 20)?, BadRelay::new(scene, &mut network, "two", 30)?];
+            let (alpha, beta) = (&network.alpha, &network.beta);
+            for host in [alpha, beta] {
+                wait_until("the relays are known", LIMIT, || are_servers_connected(host, 3))?;
+            }
+            network.meet()?;
+            network.wait_for_path("relayed")?;
+            let stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
+            stream.advance(MORE, LIMIT)?;
+            for mischief in
+                [Mischief::Rewrite, Mischief::Reflect, Mischief::Drop, Mischief::Delay, Mischief::Repeat]
+            {
+                let used = relay_of(alpha)?;
+                let bad = relays.iter().find(|relay| relay.name == used).context("the relay in use")?;
+                let (before, start) = (bad.in_the_way.harmed(), now());
+                bad.in_the_way.set(mischief);
+                wait_until("it meddles", LIMIT, || bad.in_the_way.harmed() >= before + 100)?;
+                stream.advance(MORE, LIMIT)?;
+                let harmed = bad.in_the_way.harmed() - before;
+                scene.say(&format!(
+                    "{mischief:?} at {used}: {harmed} datagrams, and a megabyte later {:?}, by {}",
+                    now() - start,
+                    relay_of(alpha)?
+                ));
+                bad.in_the_way.set(Mischief::None);
+                for host in [alpha, beta] {
+                    wait_until("both relays are there again", LIMIT, || are_servers_connected(host, 3))?;
+                }
+            }
+            // What arrived is what was sent, each byte of it, and what was altered was refused.
+            stream.finish()?;
+            ensure!(alpha.path("beta").as_deref() == Some("relayed"));
+            for relay in relays {
+                relay.in_the_way.stop()?;
+            }
             Ok(())
         },
     );

@@ -528,3 +528,61 @@ fn a_sidecar_joins_by_its_token_file_and_comes_back_with_its_state_or_without() 
         Ok(())
     });
 }
+
+#[test]
+fn a_log_that_was_changed_is_told_with_the_entry_control_rule_7() {
+    machine_wide("a_log_that_was_changed_is_told_with_the_entry_control_rule_7", |scene| {
+        let mut internet = Internet::new()?;
+        let [server] = hosts(scene, &mut internet)?;
+        server.init(&["--name", "server"])?;
+        for group in ["databases", "strangers", "staff"] {
+            server.run(&["network", "set", "--group", group])?;
+        }
+        server.run(&["down"])?;
+        let verify = || output(&mut server.command(&["audit", "--verify"]), LIMIT);
+        let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+        let whole = verify()?;
+        ensure!(whole.status.success(), "{}", said(&whole));
+        let log = server.json(&["audit", "--json"])?;
+        let entries = log.as_array().context("a list")?;
+        let of = |text: &str| {
+            let entry = entries.iter().find(|entry| entry["text"].as_str().is_some_and(|said| said.contains(text)));
+            entry.and_then(|entry| entry["entry"].as_u64()).context("the entry")
+        };
+        let number = i64::try_from(of("strangers")?)?;
+        ensure!(number > 1 && number < i64::try_from(entries.len())?, "an entry between others: {log}");
+        let file = server.folder.join("state/tombolo/register.sqlite");
+        let untouched = fs::read(&file)?;
+        let told_after = |change: &dyn Fn(&rusqlite::Connection) -> Result<usize>| -> Result<String> {
+            fs::write(&file, &untouched)?;
+            let register = rusqlite::Connection::open(&file)?;
+            ensure!(change(&register)? > 0, "nothing was changed");
+            drop(register);
+            let told = verify()?;
+            ensure!(told.status.code() == Some(2), "{:?} {}", told.status, said(&told));
+            Ok(said(&told))
+        };
+        // One letter of one word.
+        let text = told_after(&|register| {
+            let query = "SELECT entry FROM audit WHERE sequence = ?";
+            let mut entry: Vec<u8> = register.query_row(query, [number], |row| row.get(0))?;
+            let word = entry.windows(9).position(|word| word == b"strangers").context("the word")?;
+            entry[word + 3] = b'o';
+            Ok(register.execute("UPDATE audit SET entry = ? WHERE sequence = ?", (entry, number))?)
+        })?;
+        let next = number + 1;
+        ensure!(text.contains(&format!("entry {next} of the audit log does not follow the one before it")), "{text}");
+        // An entry that is left out, and an end that is cut off.
+        let text = told_after(&|register| {
+            Ok(register.execute("DELETE FROM audit WHERE sequence = ?", [number])?)
+        })?;
+        ensure!(text.contains(&format!("entry {number} of the audit log")), "{text}");
+        let text = told_after(&|register| {
+            Ok(register.execute("DELETE FROM audit WHERE sequence >= ?", [number])?)
+        })?;
+        ensure!(text.contains("no entry of the audit log has the hash"), "{text}");
+        fs::write(&file, &untouched)?;
+        server.run(&["up"])?;
+        server.run(&["audit", "--verify"]).map(drop)
+    });
+}

@@ -55,7 +55,7 @@ use crate::lighthouse::{Lighthouse, LighthouseOptions};
 use crate::limit::{Deadlines, Destinations, Limits};
 use crate::path::{Outgoing, Path};
 use crate::token::Token;
-use crate::verifier::{NetworkTime, Pins, Times, Verifier};
+use crate::verifier::{ClockFault, NetworkTime, Pins, Times, Verifier};
 
 pub use event::{
     EngineChange, Event, NodeAlarm, NodeOptions, NodeStatus, Output, PeerPath, Save, Saved, SavedDocuments,
@@ -79,6 +79,7 @@ enum Task {
     Pull,
     Names,
     Rotation,
+    Renewal,
     Upkeep,
 }
 
@@ -259,6 +260,7 @@ impl Node {
                 Task::Pull => self.tick_pull(call),
                 Task::Names => self.tick_names(call),
                 Task::Rotation => self.tick_rotation(call),
+                Task::Renewal => self.tend_membership(call),
                 Task::Upkeep => self.tick_upkeep(call),
             }
         }
@@ -312,6 +314,11 @@ impl Node {
     /// The path in use to a key with a session; for a relay's [`crate::relay::Permission`].
     pub fn path_to(&self, key: &PublicKey) -> Option<Path> {
         self.peers.get(key).filter(|peer| peer.session.is_some()).and_then(|peer| peer.current)
+    }
+
+    /// How far the system's clock is off, if it is, by what was signed and saved (control rule 18).
+    pub fn clock_fault(&self, now: Now) -> Option<ClockFault> {
+        self.time.fault(now).filter(|_| self.verifier.trust().is_some())
     }
 
     /// How the node stands.

@@ -17,7 +17,25 @@ pub(crate) fn boot() -> Instant {
 
 /// Both clocks. A wall clock before 1970 reads as 1970.
 pub fn now() -> Now {
-    Now { boot: boot(), wall: UnixTime(read(ClockId::Realtime)) }
+    Now { boot: boot(), wall: UnixTime(wall(read(ClockId::Realtime))) }
+}
+
+/// A program that is built for tests can be told that its wall clock is wrong, by seconds in its environment: those of a whole
+/// machine cannot be.
+#[cfg(debug_assertions)]
+fn wall(read: Duration) -> Duration {
+    use std::sync::LazyLock;
+    static AHEAD: LazyLock<i64> = LazyLock::new(|| {
+        let told = std::env::var("TOMBOLO_TEST_CLOCK_AHEAD").ok();
+        told.and_then(|seconds| seconds.parse().ok()).unwrap_or(0)
+    });
+    let by = Duration::from_secs(AHEAD.unsigned_abs());
+    if AHEAD.is_negative() { read.saturating_sub(by) } else { read.saturating_add(by) }
+}
+
+#[cfg(not(debug_assertions))]
+fn wall(read: Duration) -> Duration {
+    read
 }
 
 /// How long the machine has slept since it booted.

@@ -176,7 +176,10 @@ pub enum AuditError {
         error: FieldError,
     },
     /// An entry does not follow the one before: something was changed, left out or put in.
-    #[error("entry {0} of the audit log does not follow the one before it: the log was changed")]
+    #[error(
+        "entry {0} of the audit log does not follow the one before it: one of the two was changed, or entries were left out or \
+         put in"
+    )]
     Broken(u64),
 }
 

@@ -179,6 +179,6 @@ impl Authority {
     }
 }
 
-/// Bounds of what a network may set.
+/// Bounds of what a network may set. Short lives are for trying out what comes when no authority is there.
 pub(super) const LIFETIME_BOUNDS: (Duration, Duration) =
-    (Duration::from_secs(60), Duration::from_secs(90 * 86_400));
+    (Duration::from_secs(10), Duration::from_secs(90 * 86_400));

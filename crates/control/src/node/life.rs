@@ -9,7 +9,7 @@ use tombolo_noise::clock::{Instant, Now};
 use super::event::{NodeAlarm, Output, Save, Saved};
 use super::peer::{Peer, Session, Showing};
 use super::rotation::Rotation;
-use super::{Call, Node};
+use super::{Call, Node, Task};
 use crate::document::{DocumentError, Roles};
 use crate::frame::{Frame, JoinAnswer, JoinRequest, RenewAnswer, RenewRefusal};
 use crate::token::Token;
@@ -23,6 +23,8 @@ pub(super) struct Life {
     /// A membership that was given, and waits for documents to be verified by.
     pending: Option<Vec<u8>>,
     next_renewal: Option<Instant>,
+    /// It was asked for, and there is no answer.
+    awaited: bool,
     pub(super) rotation: Rotation,
     leaving: bool,
     stale: bool,
@@ -38,7 +40,12 @@ struct Joining {
     answered: bool,
 }
 
+/// A renewal that is not answered is asked for again after this, or a sixth of a membership's life where that is shorter.
 const RETRY: Duration = Duration::from_secs(120);
+/// After a restart it is not known when the last renewal was: it is asked for within this, and not by all at once.
+const AFTER_START: Duration = Duration::from_secs(60);
+/// Within this all nodes ask an authority that is there again, or within a twelfth of a membership's life.
+const AFTER_RETURN: Duration = Duration::from_secs(30);
 
 impl Life {
     pub(super) fn is_joining_with(&self, key: &PublicKey) -> bool {
@@ -158,10 +165,10 @@ impl Node {
         let member_life = member.lifetime();
         self.outbox.push_back(Output::Save(Save::Membership(member.encoded().to_vec())));
         self.own = Some(member);
-        self.life.warned = false;
+        (self.life.warned, self.life.awaited) = (false, false);
         let every = self.options.renewal.min(member_life / 3);
         let jitter = Duration::from_secs(call.below((every.as_secs() / 6).max(1)));
-        self.life.next_renewal = Some(call.now.boot + every.saturating_sub(jitter));
+        self.renew_at(call.now.boot + every.saturating_sub(jitter));
         if self.life.joining.take().is_some() {
             self.outbox.push_back(Output::Joined(Ok(())));
         }
@@ -192,26 +199,45 @@ impl Node {
             }
             return;
         };
-        let half = own.not_before.0 + own.lifetime() / 2;
+        let life = own.lifetime();
+        let half = own.not_before.0 + life / 2;
         let not_after = own.not_after;
         if call.times.confirmed.0 > half && !std::mem::replace(&mut self.life.warned, true) {
             self.outbox.push_back(Output::Alarm(NodeAlarm::NotRenewed { not_after }));
         }
-        let due = self.life.next_renewal.get_or_insert_with(|| {
-            // After a restart it is not known when the last renewal was: soon, and not all at once.
-            call.now.boot + Duration::from_secs(60)
-        });
         // A key that has no membership yet cannot renew one.
         let changing = own.key != self.key;
-        if changing || (*due > call.now.boot && !self.life.leaving) {
+        let Some(due) = self.life.next_renewal else {
+            return self.renew_at(call.now.boot + AFTER_START.min(life / 6));
+        };
+        if changing || (due > call.now.boot && !self.life.leaving) {
             return;
         }
-        *due = call.now.boot + RETRY;
+        self.life.awaited = true;
+        self.renew_at(call.now.boot + RETRY.min(life / 6).max(Duration::from_secs(1)));
         if self.options.authority {
             return self.renew_here();
         }
         let frame = if self.life.leaving { Frame::Leave } else { Frame::Renew(None) };
         self.ask_authority(frame);
+    }
+
+    fn renew_at(&mut self, due: Instant) {
+        self.life.next_renewal = Some(due);
+        self.deadlines.set(Task::Renewal, due);
+    }
+
+    /// A member is there: if it is an authority, which could not be asked, or did not answer, it is asked now.
+    pub(super) fn renew_if_awaited(&mut self, key: &PublicKey, call: &mut Call<'_>) {
+        let is_authority = self.peers.get(key).is_some_and(|peer| peer.has_role(Roles::AUTHORITY));
+        let Some(own) = self.own.as_ref().filter(|_| self.life.awaited && is_authority) else { return };
+        self.life.awaited = false;
+        let spread = AFTER_RETURN.min(own.lifetime() / 12).as_millis();
+        let wait = call.below(u64::try_from(spread).unwrap_or(u64::MAX).max(1));
+        let due = call.now.boot + Duration::from_millis(wait);
+        if self.life.next_renewal.is_none_or(|next| due < next) {
+            self.renew_at(due);
+        }
     }
 
     /// The authority is on this machine: the answer comes through [`Node::admit`].

@@ -257,7 +257,7 @@ impl Node {
         if self.life.note_stale(stale) {
             self.outbox.push_back(Output::Alarm(NodeAlarm::Stale));
         }
-        let fault = self.time.fault(call.now).filter(|_| self.verifier.trust().is_some());
+        let fault = self.clock_fault(call.now);
         if self.life.note_fault(fault.is_some())
             && let Some(fault) = fault
         {

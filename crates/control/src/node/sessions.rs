@@ -263,6 +263,7 @@ impl Node {
         self.present_to(key);
         self.schedule(key);
         self.note_member(&key, call);
+        self.renew_if_awaited(&key, call);
         self.leave_if_wanted();
     }
 

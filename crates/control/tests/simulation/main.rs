@@ -226,3 +226,32 @@ fn memberships_are_renewed_and_go_on_without_an_authority_control_rule_16() {
     let busiest = world.machines.iter().map(|machine| machine.calls).max().unwrap();
     assert!(busiest < 100_000, "{busiest} calls in 26 hours");
 }
+
+#[test]
+fn nodes_renew_soon_after_the_servers_return_and_not_all_at_once_control_rule_16() {
+    let mut world = joined(seed(10), 12, 0);
+    let serials = |world: &World| -> Vec<u64> {
+        let nodes = world.machines[SERVERS..].iter();
+        nodes.map(|machine| machine.node.as_ref().unwrap().membership().unwrap().serial).collect()
+    };
+    for server in 0..SERVERS {
+        world.kill(server);
+    }
+    // Longer than the day in which each renews.
+    world.run_for(30 * 3600);
+    let before = serials(&world);
+    for server in 0..SERVERS {
+        world.start(server);
+    }
+    let renewed = |world: &World| {
+        serials(world).iter().zip(&before).filter(|(now, before)| now > before).count()
+    };
+    let mut at_once = 0;
+    for _ in 0..60 {
+        let earlier = renewed(&world);
+        world.run_for(1);
+        at_once = at_once.max(renewed(&world) - earlier);
+    }
+    assert_eq!(renewed(&world), 12, "a minute later all are renewed");
+    assert!(at_once < 8, "{at_once} of 12 within one second");
+}

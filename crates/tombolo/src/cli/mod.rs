@@ -29,6 +29,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
+pub(crate) use admin::span;
 pub use failure::Failure;
 
 use crate::paths::Directories;

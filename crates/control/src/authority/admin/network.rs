@@ -109,7 +109,7 @@ impl Authority {
             NetworkChange::Lifetimes { membership, grace } => {
                 let (shortest, longest) = LIFETIME_BOUNDS;
                 if *membership < shortest || *membership > longest {
-                    return refuse(AdminRefusal::Invalid, "a membership lives a minute to 90 days");
+                    return refuse(AdminRefusal::Invalid, "a membership lives ten seconds to 90 days");
                 }
                 if *grace > Membership::GRACE_MAX {
                     return refuse(AdminRefusal::Invalid, "the grace is at most 90 days");

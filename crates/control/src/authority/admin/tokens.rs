@@ -23,8 +23,9 @@ const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(366 * 86_400);
 /// Most nodes that one token admits.
 const USES_MAX: u32 = 100_000;
 
-/// Shortest while after which an ephemeral node is gone.
-const EPHEMERAL_MIN: Duration = Duration::from_secs(60);
+/// Shortest while after which an ephemeral node is gone: one that is there is heard every 25 s, and a few seconds later where
+/// that was lost.
+const EPHEMERAL_MIN: Duration = Duration::from_secs(40);
 
 impl Authority {
     pub(super) fn token_new(
@@ -55,7 +56,7 @@ impl Authority {
             return refuse(AdminRefusal::Invalid, "who replaces a node has its name: leave out --name");
         }
         if spec.ephemeral.is_some_and(|limit| limit < EPHEMERAL_MIN) {
-            return refuse(AdminRefusal::Invalid, "an ephemeral node is gone after a minute or more");
+            return refuse(AdminRefusal::Invalid, "an ephemeral node is gone after 40 seconds or more");
         }
         if let Some(name) = &spec.name
             && !self.is_name_free(name, time)

@@ -101,7 +101,8 @@ fn joined<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     if items.is_empty() { "-".to_owned() } else { items.join(" ") }
 }
 
-fn span(seconds: u64) -> String {
+/// A span of time, for people.
+pub(crate) fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),

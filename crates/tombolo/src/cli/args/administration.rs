@@ -163,7 +163,7 @@ pub struct NetworkSetArgs {
     /// They do so no more.
     #[arg(long, value_name = "GROUP")]
     pub remove_admin_group: Vec<String>,
-    /// How long a membership lives, a minute to 90 days; it is renewed daily, or thrice in its life where that is more often.
+    /// How long a membership lives, ten seconds to 90 days; it is renewed daily, or thrice in its life where that is more often.
     #[arg(long, value_name = "TIME", value_parser = super::parse_duration)]
     pub lifetime: Option<Duration>,
     /// For how long known peers go on when a membership could not be renewed, at most 90 days.

@@ -13,7 +13,7 @@ use tombolo_noise::clock::{Instant, Now};
 
 use super::super::Daemon;
 use super::Member;
-use crate::cli::Failure;
+use crate::cli::{Failure, span};
 use crate::config::load_network;
 use crate::membership::create::{self, Overlap};
 
@@ -83,8 +83,8 @@ impl Joining {
 
     fn clock(&self) -> Option<String> {
         let ahead = self.clock_ahead.filter(|ahead| ahead.unsigned_abs() > NOTABLE_DIFFERENCE)?;
-        let (by, way) = (ahead.unsigned_abs(), if ahead > 0 { "ahead of" } else { "behind" });
-        Some(format!("this machine's clock is {by} s {way} the server's: set it, then join again"))
+        let (by, way) = (span(ahead.unsigned_abs()), if ahead > 0 { "ahead of" } else { "behind" });
+        Some(format!("this machine's clock is {by} {way} the server's: set it, then join again"))
     }
 
     /// Whether there is still time, and sense in it.
@@ -257,7 +257,7 @@ mod tests {
             clock_ahead: None,
             refused: None,
         };
-        for (theirs, said) in [(1_800_000_000 - 86_400, "86400 s ahead of"), (1_800_003_600, "3600 s behind")]
+        for (theirs, said) in [(1_800_000_000 - 86_400, "24 h ahead of"), (1_800_003_600, "60 min behind")]
         {
             let answer = JoinAnswer { time: at(theirs), outcome: Ok(Vec::new()) };
             joining.note_answer(&answer, now);

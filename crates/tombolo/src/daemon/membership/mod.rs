@@ -49,6 +49,10 @@ use server::Server;
 const USE_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while there were none; the engine tells of the first of a silent member, mostly.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
+/// Kind of the alarms that a renewal ends.
+const RENEWAL: &str = "renewal";
+const STALE: &str =
+    "the network document is older than it should be: no server is up, or somebody withholds it";
 /// Peers of a server at once: all nodes of a large network.
 const SERVER_PEERS: usize = 20_000;
 
@@ -498,15 +502,11 @@ impl Member {
 
     fn take_alarm(&mut self, alarm: &NodeAlarm) {
         match alarm {
-            NodeAlarm::Stale => self.alarm(
-                "stale",
-                "the network document is older than it should be: no server is up, or somebody withholds it".to_owned(),
-            ),
-            NodeAlarm::Clock(fault) => {
-                self.alarm("clock", clock_text(*fault));
-            }
+            // Those two are looked at anew for each report: they pass by themselves.
+            NodeAlarm::Stale => tracing::warn!("{STALE}"),
+            NodeAlarm::Clock(fault) => tracing::warn!("{}", clock_text(*fault)),
             NodeAlarm::NotRenewed { not_after } => self.alarm(
-                "renewal",
+                RENEWAL,
                 format!(
                     "the membership was not renewed for more than half of its life; it ends at Unix time {}: \
                      see that the server can be reached",
@@ -514,7 +514,7 @@ impl Member {
                 ),
             ),
             NodeAlarm::RenewalRefused(reason) => {
-                self.alarm("renewal", format!("the server does not renew the membership: {reason:?}"));
+                self.alarm(RENEWAL, format!("the server does not renew the membership: {reason:?}"));
             }
             NodeAlarm::Refused { peer, reason, clock_difference } => self.alarm(
                 "refused",
@@ -582,6 +582,11 @@ impl Member {
     /// What somebody should look at.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.alarms.values().cloned().collect();
+        let time = now();
+        warnings.extend(self.node.clock_fault(time).map(clock_text));
+        if self.node.verifier().network().is_some() && self.node.status(time).stale {
+            warnings.push(STALE.to_owned());
+        }
         warnings.extend(self.server.iter().flat_map(Server::warnings));
         warnings.sort();
         warnings
@@ -656,6 +661,9 @@ impl Daemon {
                     server.handle_documents(documents, &mut member.random);
                 }
                 let renewed = matches!(save, Save::Membership(_));
+                if renewed {
+                    member.alarms.remove(RENEWAL);
+                }
                 let dated = matches!(save, Save::Time(_) | Save::Documents(_));
                 if let Err(error) = member.state.save(save) {
                     member.alarm("disk", error.to_string());
