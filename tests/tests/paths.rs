@@ -37,7 +37,7 @@ struct Network {
     server: Host,
     alpha: Host,
     beta: Host,
-    _nats: Vec<tombolo_tests::topology::Machine>,
+    _nats: Vec<Machine>,
 }
 
 impl Network {
@@ -71,18 +71,19 @@ impl Network {
     fn block(&self) -> Result {
         nft(&self.internet.router, "add table inet block")?;
         nft(&self.internet.router, "add chain inet block forward { type filter hook forward priority 0 ; }")?;
-        for word in ["saddr", "daddr"] {
-            let other = if word == "saddr" { "daddr" } else { "saddr" };
-            let (one, two) = (self.alpha.machine.address, self.beta.machine.address);
-            nft(
-                &self.internet.router,
-                &format!("add rule inet block forward ip {word} {one} ip {other} {two} drop"),
-            )?;
-            let (one, two) = (self.alpha.machine.address6, self.beta.machine.address6);
-            nft(
-                &self.internet.router,
-                &format!("add rule inet block forward ip6 {word} {one} ip6 {other} {two} drop"),
-            )?;
+        self.block_between(&self.alpha.machine, &self.beta.machine)
+    }
+
+    /// Nor between these two, where something is blocked already.
+    fn block_between(&self, one: &Machine, other: &Machine) -> Result {
+        for (from, to) in [(one, other), (other, one)] {
+            for (family, from, to) in [
+                ("ip", from.address.to_string(), to.address.to_string()),
+                ("ip6", from.address6.to_string(), to.address6.to_string()),
+            ] {
+                let rule = format!("{family} saddr {from} {family} daddr {to} drop");
+                nft(&self.internet.router, &format!("add rule inet block forward {rule}"))?;
+            }
         }
         Ok(())
     }
@@ -208,14 +209,8 @@ impl BadRelay {
         let machine = network.internet.neighbour(&format!("{name}-way"), SERVER, last + 1)?;
         let in_the_way =
             Forwarder::start(&machine.namespace, PORT, (host.machine.address, PORT).into())?;
-        for address in [host.machine.address.to_string(), host.machine.address6.to_string()] {
-            let family = if address.contains(':') { "ip6" } else { "ip" };
-            for word in ["saddr", "daddr"] {
-                nft(
-                    &network.internet.router,
-                    &format!("add rule inet block forward {family} {word} {address} drop"),
-                )?;
-            }
+        for member in [&network.alpha, &network.beta] {
+            network.block_between(&member.machine, &host.machine)?;
         }
         host.join(name, &network.server.token(&["--role", "relay"])?)?;
         let endpoint = machine.address.to_string();

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use base64::Engine as _;
+use anyhow::{Context as _, anyhow, bail};
+use base64ct::{Base64, Encoding as _};
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use tombolo_tests::Result;
@@ -70,7 +70,7 @@ impl Stranger {
 
 /// The public key of base64 text.
 pub(crate) fn public_key(text: &str) -> Result<[u8; 32]> {
-    let bytes = base64::engine::general_purpose::STANDARD.decode(text)?;
+    let bytes = Base64::decode_vec(text).map_err(|error| anyhow!("{error}"))?;
     bytes.try_into().ok().context("32 bytes")
 }
 

@@ -169,7 +169,7 @@ fn entry_json(entry: &Entry, names: &HashMap<NodeId, String>) -> Value {
 
 /// A date of the Gregorian calendar and a time of day, by counting years of 400 years' cycles that begin in March, so that the leap day
 /// is the last of its year.
-fn utc(time: UnixTime) -> String {
+pub(crate) fn utc(time: UnixTime) -> String {
     let seconds = time.0.as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // From 0000-03-01 to 1970-01-01 are 719 468 days.

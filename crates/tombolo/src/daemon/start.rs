@@ -168,7 +168,10 @@ impl Daemon {
             let _ = results.send(super::Event::Stored(id, outcome));
         })?;
         if let Some(member) = &member {
-            let told = slot.handle().and_then(|handle| handle.set_membership(Some(member.options(&config))));
+            let told = slot.handle().and_then(|handle| {
+                handle.set_membership(Some(member.options(&config)))?;
+                member.assumed_time().map_or(Ok(()), |time| handle.set_time_floor(time))
+            });
             told.map_err(|error| Failure::Runtime(error.to_string()))?;
         }
         let access = if config.membership.is_some() { Access::Look } else { Access::Change };

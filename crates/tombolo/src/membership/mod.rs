@@ -316,6 +316,11 @@ impl MembershipState {
         })
     }
 
+    /// Whether no daemon has run with this state yet: its key has never been used.
+    pub fn is_fresh(&self) -> bool {
+        self.clock.epoch == 0
+    }
+
     /// The trust document that is pinned.
     pub fn trust(&self) -> Option<Verified<TrustDocument>> {
         let documents = self.documents.as_ref()?;

@@ -28,7 +28,7 @@ use tombolo_control::path::Path;
 use tombolo_control::verifier::ClockFault;
 use tombolo_control::{HostEndpoint, NodeName};
 use tombolo_engine::{EngineEvent, now};
-use tombolo_noise::clock::Instant;
+use tombolo_noise::clock::{Instant, UnixTime};
 use tombolo_noise::{MembershipOptions, PublicKey};
 
 use super::{Daemon, Event};
@@ -139,7 +139,7 @@ impl Member {
                 let pending = pending.ok_or_else(|| {
                     Failure::Mistake(format!("this machine is no member of `{network}`: run `tombolo join`"))
                 })?;
-                let joining = Joining::new(&pending.token, time);
+                let joining = Joining::new(&pending.token, state.is_fresh(), time);
                 let node = Node::join(key.public(), pending.token, pending.name, options, time, &mut random);
                 (node, Some(joining))
             }
@@ -206,6 +206,11 @@ impl Member {
             options.max_provisional_per_source = joins;
         }
         options
+    }
+
+    /// What the time is taken for before anything was signed or saved, if the clock's is not to be told to others.
+    pub(super) fn assumed_time(&self) -> Option<UnixTime> {
+        self.joining.as_ref().and_then(Joining::assumed_time)
     }
 
     /// Whether there is a session of a verified member with this key.
@@ -508,9 +513,9 @@ impl Member {
             NodeAlarm::NotRenewed { not_after } => self.alarm(
                 RENEWAL,
                 format!(
-                    "the membership was not renewed for more than half of its life; it ends at Unix time {}: \
-                     see that the server can be reached",
-                    not_after.0.as_secs()
+                    "the membership was not renewed for more than half of its life; it ends at {}: see that the server can \
+                     be reached",
+                    crate::cli::utc(*not_after)
                 ),
             ),
             NodeAlarm::RenewalRefused(reason) => {
