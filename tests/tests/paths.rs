@@ -200,15 +200,10 @@ struct BadRelay {
 
 impl BadRelay {
     fn new(scene: &Scene, network: &mut Network, name: &'static str, last: u8) -> Result<Self> {
-        let host = Host::on(
-            scene,
-            network.internet.neighbour(name, SERVER, last)?,
-            name,
-            &executable("tombolo")?,
-        )?;
+        let host =
+            Host::on(scene, network.internet.neighbour(name, SERVER, last)?, name, &executable("tombolo")?)?;
         let machine = network.internet.neighbour(&format!("{name}-way"), SERVER, last + 1)?;
-        let in_the_way =
-            Forwarder::start(&machine.namespace, PORT, (host.machine.address, PORT).into())?;
+        let in_the_way = Forwarder::start(&machine.namespace, PORT, (host.machine.address, PORT).into())?;
         for member in [&network.alpha, &network.beta] {
             network.block_between(&member.machine, &host.machine)?;
         }
@@ -238,8 +233,10 @@ fn a_transfer_survives_relays_that_rewrite_reflect_drop_delay_and_repeat_control
             let text = fs::read_to_string(&file)?;
             fs::write(&file, text.replacen("[membership]\n", "[membership]\nrelay = false\n", 1))?;
             network.server.restart()?;
-            let relays =
-                [BadRelay::new(scene, &mut network, "one", 20)?, BadRelay::new(scene, &mut network, "two", 30)?];
+            let relays = [
+                BadRelay::new(scene, &mut network, "one", 20)?,
+                BadRelay::new(scene, &mut network, "two", 30)?,
+            ];
             let (alpha, beta) = (&network.alpha, &network.beta);
             for host in [alpha, beta] {
                 wait_until("the relays are known", LIMIT, || are_servers_connected(host, 3))?;

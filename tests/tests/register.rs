@@ -546,7 +546,8 @@ fn a_log_that_was_changed_is_told_with_the_entry_control_rule_7() {
         let log = server.json(&["audit", "--json"])?;
         let entries = log.as_array().context("a list")?;
         let of = |text: &str| {
-            let entry = entries.iter().find(|entry| entry["text"].as_str().is_some_and(|said| said.contains(text)));
+            let entry =
+                entries.iter().find(|entry| entry["text"].as_str().is_some_and(|said| said.contains(text)));
             entry.and_then(|entry| entry["entry"].as_u64()).context("the entry")
         };
         let number = i64::try_from(of("strangers")?)?;
@@ -571,15 +572,16 @@ fn a_log_that_was_changed_is_told_with_the_entry_control_rule_7() {
             Ok(register.execute("UPDATE audit SET entry = ? WHERE sequence = ?", (entry, number))?)
         })?;
         let next = number + 1;
-        ensure!(text.contains(&format!("entry {next} of the audit log does not follow the one before it")), "{text}");
+        ensure!(
+            text.contains(&format!("entry {next} of the audit log does not follow the one before it")),
+            "{text}"
+        );
         // An entry that is left out, and an end that is cut off.
-        let text = told_after(&|register| {
-            Ok(register.execute("DELETE FROM audit WHERE sequence = ?", [number])?)
-        })?;
+        let text =
+            told_after(&|register| Ok(register.execute("DELETE FROM audit WHERE sequence = ?", [number])?))?;
         ensure!(text.contains(&format!("entry {number} of the audit log")), "{text}");
-        let text = told_after(&|register| {
-            Ok(register.execute("DELETE FROM audit WHERE sequence >= ?", [number])?)
-        })?;
+        let text =
+            told_after(&|register| Ok(register.execute("DELETE FROM audit WHERE sequence >= ?", [number])?))?;
         ensure!(text.contains("no entry of the audit log has the hash"), "{text}");
         fs::write(&file, &untouched)?;
         server.run(&["up"])?;

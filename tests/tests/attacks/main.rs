@@ -94,7 +94,8 @@ fn members_make_new_tunnels_during_ten_thousand_provisional_handshakes_a_second_
             alpha.join("alpha", &server.init(&["--name", "server"])?)?;
             beta.join("beta", &server.token(&[])?)?;
             alpha.reaches(&server, "server")?;
-            let key = server.status()?["interface"]["public_key"].as_str().map(public_key).context("a key")??;
+            let key =
+                server.status()?["interface"]["public_key"].as_str().map(public_key).context("a key")??;
             let target = (server.machine.address, PORT).into();
             let mut strangers = Vec::new();
             let mut messages = Vec::new();
@@ -171,11 +172,10 @@ fn replayed_initiations_of_members_move_nothing_control_rule_10() {
         let captured = Arc::new(Mutex::new(Vec::<Vec<u8>>::new()));
         let taken = Arc::clone(&captured);
         let filter = format!("udp dst port {PORT} and udp[8] = 1");
-        let _capture =
-            Capture::start_each(&internet.router, &alpha.machine.port, &filter, move |packet| {
-                let payload = packet.len().saturating_sub(148);
-                taken.lock().unwrap_or_else(PoisonError::into_inner).push(packet[payload..].to_vec());
-            })?;
+        let _capture = Capture::start_each(&internet.router, &alpha.machine.port, &filter, move |packet| {
+            let payload = packet.len().saturating_sub(148);
+            taken.lock().unwrap_or_else(PoisonError::into_inner).push(packet[payload..].to_vec());
+        })?;
         let captured = || captured.lock().unwrap_or_else(PoisonError::into_inner).clone();
         alpha.join("alpha", &server.init(&["--name", "server"])?)?;
         alpha.reaches(&server, "server")?;
@@ -213,7 +213,10 @@ fn replayed_initiations_of_members_move_nothing_control_rule_10() {
         elsewhere.send(&held_back)?;
         let mut answer = [0; 2048];
         let length = elsewhere.recv(&mut answer).context("an answer")?;
-        scene.say(&format!("{replayed} replays were refused; one that was held back was answered with type {}", answer[0]));
+        scene.say(&format!(
+            "{replayed} replays were refused; one that was held back was answered with type {}",
+            answer[0]
+        ));
         ensure!(answer[0] == 2 && length == 92, "{length} bytes of type {}", answer[0]);
         stays_true("the endpoint is the member's", Duration::from_millis(500), in_place)?;
         nft("delete table inet block")?;

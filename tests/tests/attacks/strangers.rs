@@ -75,7 +75,11 @@ pub(crate) fn public_key(text: &str) -> Result<[u8; 32]> {
 }
 
 /// A socket at an address of a namespace, which talks to one other.
-pub(crate) fn socket_at(namespace: &Namespace, address: IpAddr, server: SocketAddr) -> Result<Arc<UdpSocket>> {
+pub(crate) fn socket_at(
+    namespace: &Namespace,
+    address: IpAddr,
+    server: SocketAddr,
+) -> Result<Arc<UdpSocket>> {
     let socket = namespace.enter(|| Ok(UdpSocket::bind((address, 0))?))?;
     socket.connect(server)?;
     Ok(Arc::new(socket))

@@ -243,9 +243,8 @@ fn nodes_renew_soon_after_the_servers_return_and_not_all_at_once_control_rule_16
     for server in 0..SERVERS {
         world.start(server);
     }
-    let renewed = |world: &World| {
-        serials(world).iter().zip(&before).filter(|(now, before)| now > before).count()
-    };
+    let renewed =
+        |world: &World| serials(world).iter().zip(&before).filter(|(now, before)| now > before).count();
     let mut at_once = 0;
     for _ in 0..60 {
         let earlier = renewed(&world);

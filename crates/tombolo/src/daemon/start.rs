@@ -170,7 +170,7 @@ impl Daemon {
         if let Some(member) = &member {
             let told = slot.handle().and_then(|handle| {
                 handle.set_membership(Some(member.options(&config)))?;
-                member.assumed_time().map_or(Ok(()), |time| handle.set_time_floor(time))
+                member.known_time().map_or(Ok(()), |time| handle.set_time_floor(time))
             });
             told.map_err(|error| Failure::Runtime(error.to_string()))?;
         }

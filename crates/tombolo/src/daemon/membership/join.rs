@@ -270,8 +270,7 @@ mod tests {
             clock_ahead: None,
             refused: None,
         };
-        for (theirs, said) in [(1_800_000_000 - 86_400, "24 h ahead of"), (1_800_003_600, "60 min behind")]
-        {
+        for (theirs, said) in [(1_800_000_000 - 86_400, "24 h ahead of"), (1_800_003_600, "60 min behind")] {
             let answer = JoinAnswer { time: at(theirs), outcome: Ok(Vec::new()) };
             joining.note_answer(&answer, now);
             let text = joining.check(now).unwrap_err().to_string();

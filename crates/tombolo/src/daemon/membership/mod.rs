@@ -208,9 +208,13 @@ impl Member {
         options
     }
 
-    /// What the time is taken for before anything was signed or saved, if the clock's is not to be told to others.
-    pub(super) fn assumed_time(&self) -> Option<UnixTime> {
-        self.joining.as_ref().and_then(Joining::assumed_time)
+    /// What the time is at least, before the first handshake: its timestamp is not to come from a clock that is years ahead. Nothing
+    /// is known of it while a machine joins with a key that was in use before.
+    pub(super) fn known_time(&self) -> Option<UnixTime> {
+        match &self.joining {
+            Some(joining) => joining.assumed_time(),
+            None => Some(self.node.times(now()).confirmed),
+        }
     }
 
     /// Whether there is a session of a verified member with this key.
