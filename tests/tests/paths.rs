@@ -252,7 +252,7 @@ fn a_transfer_survives_relays_that_rewrite_reflect_drop_delay_and_repeat_control
                 let bad = relays.iter().find(|relay| relay.name == used).context("the relay in use")?;
                 let (before, start) = (bad.in_the_way.harmed(), now());
                 bad.in_the_way.set(mischief);
-                wait_until("it meddles", LIMIT, || bad.in_the_way.harmed() >= before + 100)?;
+                wait_until("it meddles", LIMIT, || bad.in_the_way.harmed() >= before + 20)?;
                 stream.advance(MORE, LIMIT)?;
                 let harmed = bad.in_the_way.harmed() - before;
                 scene.say(&format!(
