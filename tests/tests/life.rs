@@ -180,7 +180,7 @@ fn a_wrong_clock_is_told_by_how_much_and_cuts_nothing_control_rule_18() {
         alpha.clock_ahead = 3652 * DAY;
         alpha.restart()?;
         alpha.reaches(&server, "server")?;
-        alpha.reaches(&beta, "beta")?;
+        alpha.reaches(&gamma, "gamma")?;
         ensure!(alpha.warns_of("clock is 3652 days"), "{}", alpha.status()?["warnings"]);
         // Once it is right again all is as before.
         (alpha.clock_ahead, gamma.clock_ahead) = (0, 0);
