@@ -156,7 +156,8 @@ impl Host {
         let file = self.folder.join("token");
         fs::write(&file, token)?;
         let mut command = self.command(&["join", "--name", name]);
-        let output = output(command.arg(&file), LIMIT)?;
+        // Who is not answered gives up after some seconds by itself; on a busy machine that is told late.
+        let output = output(command.arg(&file), 3 * LIMIT)?;
         let code = output.status.code().context("an exit code")?;
         Ok((code, String::from_utf8_lossy(&output.stderr).into_owned()))
     }
