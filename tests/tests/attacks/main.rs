@@ -168,6 +168,8 @@ fn replayed_initiations_of_members_move_nothing_control_rule_10() {
         let mut internet = Internet::new()?;
         let [server, alpha] = hosts(scene, &mut internet)?;
         let stranger = internet.region("stranger", STRANGER)?;
+        // By one family only, so that all that it sends passes by here.
+        alpha.namespace().ip("-6 address flush dev eth0 scope global")?;
         // The first byte of a UDP payload is the type of the message.
         let captured = Arc::new(Mutex::new(Vec::<Vec<u8>>::new()));
         let taken = Arc::clone(&captured);
