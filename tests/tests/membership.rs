@@ -76,9 +76,11 @@ fn a_token_is_good_once_and_a_refused_machine_keeps_nothing_control_rule_15() {
         ensure!(
             !beta.folder.join("config/tombolo.toml").exists() && !beta.folder.join("state/tombolo").exists()
         );
+        let links = || run(beta.namespace().command("ip").args(["-brief", "link"]));
+        ensure!(!links()?.contains("tombolo"), "an interface is left: {}", links()?);
         let fresh = &*server.token(&[])?;
         let (code, text) = beta.refusal("alpha", fresh)?;
-        ensure!(code == 1 && text.contains("the name is another node's"), "{code} {text}");
+        ensure!(code == 1 && text.contains("the name `alpha` is another node's"), "{code} {text}");
         let (code, text) = beta.refusal("beta", &fresh[..fresh.len() - 1])?;
         ensure!(code == 1, "{code} {text}");
         let (code, text) = alpha.refusal("alpha", fresh)?;
@@ -87,6 +89,7 @@ fn a_token_is_good_once_and_a_refused_machine_keeps_nothing_control_rule_15() {
         let (code, text) = beta.refusal("beta", fresh)?;
         let endpoint = format!("tried {}:8662", server.machine.address);
         ensure!(code == 2 && text.contains(&endpoint) && text.contains("firewall"), "{code} {text}");
+        ensure!(!links()?.contains("tombolo"), "an interface is left: {}", links()?);
         // Nothing of that was in vain: the token is as good as before.
         server.run(&["up"])?;
         beta.join("beta", fresh)?;

@@ -89,18 +89,32 @@ impl Directories {
     /// A [`Failure::Mistake`] when the name cannot be one, when there are several networks or none.
     pub fn choose_network(&self, given: Option<&str>) -> Result<String, Failure> {
         if let Some(name) = given {
-            if valid_name(name) {
+            if !valid_name(name) {
+                return Err(Failure::Mistake(format!(
+                    "`{name}` cannot be the name of a network: 1 to 63 letters, digits and hyphens"
+                )));
+            }
+            // One whose file was removed can still be asked and stopped.
+            if self.config_file(name).exists() || self.control_socket(name).exists() {
                 return Ok(name.to_owned());
             }
+            let others = match self.networks() {
+                none if none.is_empty() => {
+                    "there is none yet; `tombolo join` or `tombolo server init` makes one".to_owned()
+                }
+                some => format!("there are: {}", some.join(", ")),
+            };
             return Err(Failure::Mistake(format!(
-                "`{name}` cannot be the name of a network: 1 to 63 letters, digits and hyphens"
+                "there is no network `{name}` on this machine (no {}); {others}",
+                self.config_file(name).display()
             )));
         }
         let mut networks = self.networks();
         match networks.len() {
             1 => Ok(networks.remove(0)),
             0 => Err(Failure::Mistake(format!(
-                "there is no network: no NETWORK.toml in {}; write one, or use `tombolo import`",
+                "there is no network: no NETWORK.toml in {}; `tombolo join` or `tombolo server init` makes one, or write it \
+                 by hand",
                 self.config.display()
             ))),
             _ => Err(Failure::Mistake(format!(

@@ -156,6 +156,59 @@ fn exit_codes_tell_who_can_mend_it() {
 }
 
 #[test]
+fn a_network_that_is_not_there_is_told_with_those_that_are() {
+    let machine = Machine::new();
+    for command in ["status", "down", "leave", "doctor", "up", "ping x"] {
+        let mut arguments: Vec<&str> = command.split(' ').collect();
+        arguments.extend(["-n", "elsewhere"]);
+        let (code, _, errors) = machine.run(&arguments);
+        assert_eq!(code, 1, "{command}: {errors}");
+        assert!(errors.contains("no network `elsewhere`") && errors.contains("tombolo join"), "{errors}");
+    }
+    machine.network("prod");
+    let (_, _, errors) = machine.run(&["status", "-n", "elsewhere"]);
+    assert!(errors.ends_with("there are: prod\n"), "{errors}");
+    let (_, _, errors) = machine.run(&["status"]);
+    assert!(errors.ends_with("`tombolo up -n prod` starts it\n"), "{errors}");
+}
+
+#[test]
+fn a_token_on_the_command_line_is_refused_and_not_repeated() {
+    let machine = Machine::new();
+    let (code, _, errors) = machine.run(&["join", "tombolo1aaaabbbb"]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("command line") && !errors.contains("aaaabbbb"), "{errors}");
+    assert!(!machine.path("state").exists(), "nothing is made for it");
+}
+
+#[test]
+fn server_init_refuses_what_cannot_work_and_leaves_nothing() {
+    let machine = Machine::new();
+    let taken = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let root = machine.path("root.age");
+    let root = root.to_str().unwrap();
+    let usual = ["server", "init", "--no-start", "--endpoint", "192.0.2.1", "--root-key", root];
+    for (options, wanted) in [
+        (&["--cidr", "127.0.0.0/16"][..], "cannot have addresses of this range"),
+        (&["--cidr", "127.0.0.1/32"], "cannot have addresses of this range"),
+        (&["--cidr", "10.5.0.0/31"], "no room"),
+        (&["--cidr", "10.9.0.0/16", "--cidr", "10.9.1.0/24"], "leave one of them out"),
+        (&["--port", port.as_str()], "is taken"),
+        (&["--port", "0"], "0 is not in 1..=65535"),
+        (&["--name", "A_B"], "cannot be a node's name"),
+        (&["--domain", "com"], "cannot be a domain"),
+        (&["--endpoint", "a:99999"], "a port of 1 to 65535"),
+        (&["--root-passphrase-file", "/no/such/file"], "cannot be read"),
+    ] {
+        let (code, _, errors) = machine.run(&[&usual[..], options].concat());
+        assert_eq!(code, 1, "{options:?}: {errors}");
+        assert!(errors.contains(wanted), "{options:?}: {errors}");
+        assert!(!machine.path("config/tombolo.toml").exists() && !machine.path("root.age").exists());
+    }
+}
+
+#[test]
 fn what_was_never_up_can_be_taken_down() {
     let machine = Machine::new();
     machine.network("prod");

@@ -162,7 +162,7 @@ impl Authority {
             return refuse(
                 AdminRefusal::Busy,
                 "the register was restored, and what it does not know is being gathered from the nodes; \
-                 'tombolo network show' says until when",
+                 'tombolo status' on the server says until when",
             );
         }
         Ok(())

@@ -222,8 +222,12 @@ impl Node {
         }
         let held = peer.paths.get(&path);
         let asked = held.and_then(|state| state.asked);
-        let lately = |at| now.saturating_duration_since(at) < Duration::from_secs(1);
-        if asked.is_some_and(|(_, at)| lately(at)) {
+        let answered = held.and_then(|state| state.answered);
+        let within = |at, span| now.saturating_duration_since(at) < span;
+        // Its answer comes by this way too: without a pause two would ask each other for ever.
+        if asked.is_some_and(|(_, at)| within(at, Duration::from_secs(1)))
+            || answered.is_some_and(|at| within(at, EXPLORE_HOT))
+        {
             return;
         }
         let Some(mut peer) = self.peers.remove(&key) else { return };
@@ -346,6 +350,7 @@ impl Node {
         let Some((path, round_trip)) = asked else { return };
         if let Some(state) = peer.paths.get_mut(&path) {
             (state.asked, state.misses, state.round_trip) = (None, 0, Some(round_trip));
+            state.answered = Some(now);
         }
         if let Path::Direct(address) = path {
             peer.add_candidate(address, true);

@@ -92,6 +92,8 @@ pub(super) struct Candidate {
 pub(super) struct PathState {
     pub(super) round_trip: Option<Duration>,
     pub(super) asked: Option<([u8; 16], Instant)>,
+    /// When it was answered last.
+    pub(super) answered: Option<Instant>,
     pub(super) misses: u8,
 }
 

@@ -131,6 +131,11 @@ fn a_blocked_path_goes_by_relay_and_comes_back_and_a_dead_relay_by_the_next_cont
     let silence = gap(&mut world, 10);
     assert!(silence < SECOND, "{} ms", silence / 1_000_000);
     assert!(matches!(world.machines[one].path_to(&key), Some(Path::Direct(_))), "direct again");
+    // The way by the relay is left alone.
+    let before = world.machines[one].frames;
+    gap(&mut world, 30);
+    let frames = world.machines[one].frames - before;
+    assert!(frames < 30 * 10, "{frames} frames in 30 s of a direct path");
 }
 
 #[test]

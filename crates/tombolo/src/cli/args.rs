@@ -12,6 +12,9 @@ pub use administration::{
     NodeSetArgs, TokenArgs, TokenCommand, WhoisArgs, WireGuardArgs,
 };
 
+/// In the help of each command.
+const GLOBAL: &str = "Options of every command";
+
 /// An encrypted overlay network for databases.
 #[derive(Debug, Parser)]
 #[command(
@@ -22,7 +25,12 @@ pub use administration::{
                   database can bind to its overlay address and to nothing else.\n\n\
                   Exit codes: 0 success, 1 a mistake in usage or configuration, 2 a failure at run time, \
                   3 the time of a wait ran out.",
-    after_long_help = "Examples:\n  \
+    after_long_help = "A network with a server:\n  \
+        tombolo server init --endpoint vpn.example.net        make one; prints a token\n  \
+        tombolo join                                          become a member; asks for the token\n  \
+        tombolo token new                                     on the server, for each further machine\n  \
+        tombolo status                                        how it stands\n\n\
+        Two machines without one:\n  \
         umask 077; tombolo genkey > /etc/tombolo/prod.key     make this machine's key\n  \
         tombolo pubkey < /etc/tombolo/prod.key                what the other machines need of it\n  \
         tombolo config check -n prod                          look for mistakes\n  \
@@ -37,14 +45,14 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Which network; may be left out where there is one.
-    #[arg(short, long, global = true, env = "TOMBOLO_NETWORK", value_name = "NETWORK")]
+    /// Which network; may be left out where there is one. A new one is called `tombolo` where nothing is said.
+    #[arg(short, long, global = true, env = "TOMBOLO_NETWORK", value_name = "NETWORK", help_heading = GLOBAL)]
     pub network: Option<String>,
     /// How log lines are written.
-    #[arg(long, global = true, env = "TOMBOLO_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
+    #[arg(long, global = true, env = "TOMBOLO_LOG_FORMAT", help_heading = GLOBAL, value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
     /// What is logged: a level (error, warn, info, debug, trace) or a filter such as tombolo=debug.
-    #[arg(long, global = true, env = "TOMBOLO_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, global = true, env = "TOMBOLO_LOG", value_name = "FILTER", help_heading = GLOBAL, default_value = "info")]
     pub log: String,
 }
 
@@ -78,7 +86,7 @@ pub enum Command {
             (TOMBOLO_NODE_NAME: the name to ask for; the host's where it is not set)"
     )]
     Up(UpArgs),
-    /// Make a network here: this machine is its server.
+    /// A network's server: make it, back it up, restore it, say who may issue.
     #[command(subcommand)]
     Server(ServerCommand),
     /// Become a member of a network.
@@ -99,17 +107,23 @@ pub enum Command {
     )]
     RotateKey,
     /// End the membership: remove key, interface and guard.
+    #[command(
+        long_about = "End the membership: the server is told, so that name and addresses are free again; key, state, \
+                      configuration, interface and guard are removed. To come back takes a new token.",
+        after_long_help = "Examples:\n  tombolo leave\n  tombolo leave --force    the server is gone, or this machine is it"
+    )]
     Leave(LeaveArgs),
-    /// Tokens: what new machines join with.
+    /// Tokens, with which new machines join.
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Nodes of a network by membership.
+    /// Nodes: who there is, and what is changed about them.
     #[command(subcommand)]
     Node(NodeCommand),
-    /// The network itself.
+    /// What holds in the network: groups, administrators, lifetimes, routes, servers.
     #[command(name = "network", subcommand)]
     Net(NetworkCommand),
     /// Say who is behind an overlay address.
+    #[command(after_long_help = "Example:\n  tombolo whois 10.86.4.7")]
     Whois(WhoisArgs),
     /// Print who changed what, and when; on the server.
     #[command(
@@ -133,6 +147,13 @@ pub enum Command {
     )]
     Guard,
     /// Show peers, handshakes, traffic, guard and warnings.
+    #[command(
+        long_about = "Show this machine's addresses, its guard, its membership and servers, and its peers: STATE (idle: no session \
+                      and none wanted; connecting: a handshake is not answered yet; established), PATH (direct, or relayed by \
+                      whom), when the last handshake was and when anything was HEARD of it. Warnings come last.",
+        after_long_help = "Examples:\n  tombolo status\n  watch -n 1 tombolo status\n  \
+                           tombolo status --json | jq -r '.peers[] | select(.state != \"established\") | .name'"
+    )]
     Status(StatusArgs),
     /// Wait until the overlay, or peers in it, can be used.
     #[command(
@@ -144,10 +165,17 @@ pub enum Command {
             tombolo wait                                       own address bindable\n  \
             tombolo wait --peer db-2 --peer db-3               both answer\n  \
             tombolo wait --tcp 5432 --quorum 1 --timeout 5m    any peer accepts on 5432\n\n\
-            Exit codes: 0 reached, 1 no such network or peer, 3 time ran out."
+            Exit codes: 0 reached, 1 no such network or peer, 3 time ran out. In a network by membership a peer that is not \
+            known may join yet: it is waited for, and --tcp and --quorum want --peer."
     )]
     Wait(WaitArgs),
     /// Send echo requests to a peer through the tunnel.
+    #[command(
+        long_about = "Send echo requests to a peer through the tunnel, and say by which way it answers: directly, or relayed. A \
+                      member to which there is no tunnel is looked up first.",
+        after_long_help = "Examples:\n  tombolo ping db-2\n  tombolo ping -c 1 --timeout 5s db-2\n\n\
+            Exit codes: 0 at least one answer, 1 no such peer, 2 no answer."
+    )]
     Ping(PingArgs),
     /// Look at configuration files.
     #[command(subcommand)]
@@ -160,6 +188,7 @@ pub enum Command {
     )]
     Import(ImportArgs),
     /// Look for what is wrong on this machine and say what to do about it.
+    #[command(after_long_help = "Exit codes: 0 nothing to mend (notes are no faults), 2 something is BAD.")]
     Doctor,
     /// Print how this machine stands, without keys, names and addresses, to be attached to a report of a bug.
     Bugreport,
@@ -217,6 +246,9 @@ pub enum TrustCommand {
     /// Show the trust document: root key, its heir, issuers.
     Show(ListArgs),
     /// Drop an issuer: all that it signed is void at once.
+    #[command(
+        after_long_help = "Example:\n  tombolo server trust drop f40755d20237ddfc --root-key office-root.age"
+    )]
     Drop {
         /// Its short form, as `server trust show` has it.
         issuer: String,
@@ -228,12 +260,14 @@ pub enum TrustCommand {
         root: RootArgs,
     },
     /// Give this server a new issuer key. The former one stays in the trust document until it is dropped.
+    #[command(after_long_help = "Example:\n  tombolo server trust rotate-issuer --root-key office-root.age")]
     RotateIssuer {
         /// The root key.
         #[command(flatten)]
         root: RootArgs,
     },
     /// Let the root key's heir take over, and make a new heir.
+    #[command(after_long_help = "Example:\n  tombolo server trust rotate-root --root-key office-root.age")]
     RotateRoot {
         /// The root key.
         #[command(flatten)]
@@ -296,7 +330,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "HOST[:PORT]")]
     pub endpoint: Vec<String>,
     /// UDP port; the one that the server had where none is given.
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
     /// For how long nodes are waited for before anything is issued.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
@@ -335,7 +369,7 @@ pub struct InitArgs {
     #[arg(long, env = "TOMBOLO_ROOT_PASSPHRASE_FILE", value_name = "FILE")]
     pub root_passphrase_file: Option<PathBuf>,
     /// UDP port; the first free one from 8662 where none is given.
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
     /// Do not start it at boot.
     #[arg(long)]
@@ -358,7 +392,7 @@ pub struct JoinArgs {
     #[arg(long, env = "TOMBOLO_NODE_NAME", value_name = "NODE")]
     pub name: Option<String>,
     /// UDP port; the first free one from 8662 where none is given.
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
     /// Do not start it at boot.
     #[arg(long)]

@@ -57,9 +57,9 @@ impl Attempt {
 
 /// Whether there is a configuration here whose machine has not been let in yet.
 pub(super) fn is_unfinished(directories: &Directories, network: &str) -> bool {
-    let state = MembershipState::open(&directories.state_directory(network));
+    // Opening the state makes its directory.
     directories.config_file(network).exists()
-        && state
+        && MembershipState::open(&directories.state_directory(network))
             .is_ok_and(|state| !state.is_member() && state.pending_join().is_ok_and(|join| join.is_some()))
 }
 

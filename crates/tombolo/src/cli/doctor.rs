@@ -1,5 +1,6 @@
 //! `doctor`: what is wrong on this machine, and what to do about it.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use crate::config::{self, NetworkConfig};
 use crate::control::Client;
 use crate::daemon::report::unix_now;
 use crate::paths::Directories;
+use crate::report::{MembershipReport, ServerReport};
 
 /// 1 January 2025: a clock before it has not been set.
 const PLAUSIBLE: u64 = 1_735_689_600;
@@ -21,28 +23,41 @@ pub(super) enum Finding {
     Bad(String),
 }
 
-pub(super) fn run(cli: &Cli, directories: &Directories) -> Result<(), Failure> {
-    let mut findings = vec![tun_device(), capabilities(), clock(), reverse_path_filter()];
-    let networks = match &cli.network {
+impl fmt::Display for Finding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Good(text) => write!(formatter, "ok    {text}"),
+            Self::Notable(text) => write!(formatter, "note  {text}"),
+            Self::Bad(text) => write!(formatter, "BAD   {text}"),
+        }
+    }
+}
+
+/// The network that is asked for, or all.
+fn networks(cli: &Cli, directories: &Directories) -> Result<Vec<String>, Failure> {
+    Ok(match &cli.network {
         Some(_) => vec![directories.choose_network(cli.network.as_deref())?],
         None => directories.networks(),
-    };
+    })
+}
+
+fn findings(cli: &Cli, directories: &Directories) -> Result<Vec<Finding>, Failure> {
+    let mut findings = vec![tun_device(), capabilities(), clock(), reverse_path_filter()];
+    let networks = networks(cli, directories)?;
     if networks.is_empty() {
         findings.push(Finding::Notable(format!("there is no network in {}", directories.config.display())));
     }
     for network in networks {
         findings.extend(network_findings(directories, &network));
     }
+    Ok(findings)
+}
+
+pub(super) fn run(cli: &Cli, directories: &Directories) -> Result<(), Failure> {
     let mut bad = 0;
-    for finding in &findings {
-        match finding {
-            Finding::Good(text) => print_line(&format!("ok    {text}"))?,
-            Finding::Notable(text) => print_line(&format!("note  {text}"))?,
-            Finding::Bad(text) => {
-                bad += 1;
-                print_line(&format!("BAD   {text}"))?;
-            }
-        }
+    for finding in findings(cli, directories)? {
+        bad += u32::from(matches!(finding, Finding::Bad(_)));
+        print_line(&finding.to_string())?;
     }
     if bad == 0 {
         Ok(())
@@ -126,6 +141,16 @@ fn network_findings(directories: &Directories, network: &str) -> Vec<Finding> {
                     entry.reason.as_deref().unwrap_or(&entry.state)
                 )));
             }
+            if let Some(membership) = &report.membership {
+                findings.extend(membership_findings(network, membership));
+            }
+            for peer in report.peers.iter().filter(|peer| peer.state == "connecting") {
+                findings.push(Finding::Notable(format!(
+                    "{network}: the handshake with {} is not answered{}; `tombolo ping` says more",
+                    peer.name.as_deref().unwrap_or(&peer.public_key),
+                    peer.endpoint.as_deref().map(|endpoint| format!(" at {endpoint}")).unwrap_or_default(),
+                )));
+            }
             let silent = report.peers.iter().filter(|peer| peer.state != "established").count();
             if silent > 0 {
                 findings.push(Finding::Notable(format!(
@@ -139,6 +164,42 @@ fn network_findings(directories: &Directories, network: &str) -> Vec<Finding> {
             findings.push(port(network, &config));
         }
     }
+    findings
+}
+
+fn membership_findings(network: &str, membership: &MembershipReport) -> Vec<Finding> {
+    let left = membership.not_after.map_or(0, |end| end.saturating_sub(unix_now().as_secs()));
+    let lasts = format!("for {} days and {} h", left / 86_400, left / 3600 % 24);
+    let own = membership.name.as_deref().unwrap_or("-");
+    let mut findings = vec![match membership.state.as_str() {
+        "valid" => Finding::Good(format!("{network}: member {own}, its membership is valid {lasts}")),
+        state => Finding::Bad(format!(
+            "{network}: member {own}, its membership is {state}: it is renewed as soon as a server answers"
+        )),
+    }];
+    let found = |server: &ServerReport| server.connected || server.this_machine;
+    let silent: Vec<String> = membership
+        .servers
+        .iter()
+        .filter(|server| !found(server))
+        .map(|server| server.endpoints.join(" or "))
+        .collect();
+    findings.push(if silent.is_empty() {
+        Finding::Good(format!("{network}: there is a tunnel with every server"))
+    } else {
+        let silent = silent.join(", ");
+        let text = format!(
+            "{network}: no tunnel with the server at {silent}: see that it runs, that its firewall lets UDP in and this one's \
+             lets it out"
+        );
+        if membership.servers.iter().any(found) {
+            Finding::Notable(text)
+        } else {
+            Finding::Bad(format!(
+                "{text}. Known members go on {lasts}; meanwhile nobody joins or renews, and nobody new is found"
+            ))
+        }
+    });
     findings
 }
 

@@ -44,6 +44,18 @@ const MEMBERSHIP_LIFETIME_MAX: Duration = Duration::from_secs(90 * 86_400);
 /// Subnets that the issuer may let gateways route: private ones (RFC 1918, RFC 6598, RFC 4193).
 const ROUTABLE: [&str; 5] = ["10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
 
+/// Special ranges, of which nobody has an address of an overlay (RFC 6890).
+const UNUSABLE: [&str; 8] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "224.0.0.0/3",
+    "::/127",
+    "::ffff:0:0/96",
+    "fe80::/10",
+    "ff00::/8",
+];
+
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Runtime(error.to_string())
 }
@@ -109,7 +121,13 @@ pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &InitArgs) ->
     match started {
         Ok(true) => Ok(()),
         Ok(false) => print_line(&format!("It is not started; `tombolo up -n {network}` does that.")),
-        Err(error) => Err(error),
+        Err(error) => {
+            eprintln!(
+                "tombolo: the network is made, and is not up: mend what follows, then `tombolo up -n {network}`; or take it \
+                 away with `tombolo leave --force -n {network}`"
+            );
+            Err(error)
+        }
     }
 }
 
@@ -127,6 +145,9 @@ fn wishes(
         None => machine_name().unwrap_or("server".parse().map_err(failed)?),
     };
     let port = arguments.port.unwrap_or_else(|| create::free_port(directories));
+    if !create::port_is_free(port) {
+        return Err(mistake(port_taken(port)));
+    }
     let endpoints = if arguments.endpoint.is_empty() {
         own_endpoints(port)?
     } else {
@@ -135,7 +156,9 @@ fn wishes(
     let domain = arguments.domain.clone().unwrap_or_else(|| format!("{}.internal", network.to_lowercase()));
     let domain =
         domain.parse().map_err(|error| mistake(format!("`{domain}` cannot be a domain: {error}")))?;
-    let routes = create::local_routes();
+    let others = create::other_networks(directories, network);
+    let mut routes = create::taken_ranges();
+    routes.extend(others.iter().map(|(_, range)| *range));
     let cidrs = if arguments.cidr.is_empty() {
         let free = create::free_prefix(&routes, random).ok_or_else(|| {
             mistake("no 10.x.0.0/16 is free of this machine's routes: choose a prefix with --cidr".to_owned())
@@ -144,14 +167,16 @@ fn wishes(
     } else {
         arguments.cidr.iter().map(IpNet::trunc).collect()
     };
-    for cidr in &cidrs {
+    for (number, cidr) in cidrs.iter().enumerate() {
+        check_range(cidr, &cidrs[..number], &others)?;
         check_overlap(cidr, &routes)?;
     }
     let root_file =
         arguments.root_key.clone().unwrap_or_else(|| PathBuf::from(format!("{network}-root.age")));
     if root_file.exists() {
         return Err(mistake(format!(
-            "{} is there already, and is not overwritten: choose another with --root-key",
+            "{} is there already, and is not overwritten: choose another with --root-key, or remove it if it is left of an \
+             attempt that was interrupted",
             root_file.display()
         )));
     }
@@ -165,6 +190,37 @@ fn wishes(
     Ok(Wishes { name, endpoints, cidrs, domain, port, root_file })
 }
 
+/// Says what is wrong with a prefix as such, and with one that touches the network's others or another network.
+fn check_range(cidr: &IpNet, before: &[IpNet], others: &[(String, IpNet)]) -> Result<(), Failure> {
+    let overlaps = |other: &IpNet| other.contains(cidr) || cidr.contains(other);
+    let within = |ranges: &[&str]| {
+        let ranges: Vec<IpNet> = ranges.iter().filter_map(|range| range.parse().ok()).collect();
+        (ranges.iter().any(overlaps), ranges.iter().any(|range| range.contains(cidr)))
+    };
+    if cidr.prefix_len() > 0 && within(&UNUSABLE).0 {
+        return Err(Failure::Mistake(format!(
+            "--cidr {cidr}: machines cannot have addresses of this range; choose a private one, such as 10.86.0.0/16"
+        )));
+    }
+    if let Some(other) = before.iter().find(|other| overlaps(other)) {
+        return Err(Failure::Mistake(format!(
+            "--cidr {cidr} overlaps --cidr {other}: leave one of them out"
+        )));
+    }
+    if let Some((name, other)) = others.iter().find(|(_, other)| overlaps(other)) {
+        return Err(Failure::Mistake(format!(
+            "the overlay {cidr} overlaps {other} of the network `{name}`, in which this machine is already: choose another with \
+             --cidr"
+        )));
+    }
+    if cidr.prefix_len() > 0 && !within(&ROUTABLE).1 {
+        eprintln!(
+            "tombolo: warning: the overlay {cidr} is no private range: no member will reach those on the Internet whose it is"
+        );
+    }
+    Ok(())
+}
+
 /// Says what is wrong with an overlay that touches the machine's routes.
 pub(super) fn check_overlap(cidr: &IpNet, routes: &[IpNet]) -> Result<(), Failure> {
     match create::overlap(cidr, routes) {
@@ -176,9 +232,16 @@ pub(super) fn check_overlap(cidr: &IpNet, routes: &[IpNet]) -> Result<(), Failur
             Ok(())
         }
         Overlap::Taken(route) => Err(Failure::Mistake(format!(
-            "the overlay {cidr} overlaps {route}, which this machine routes elsewhere: choose another with --cidr"
+            "the overlay {cidr} overlaps {route}, which this machine reaches otherwise: choose another with --cidr"
         ))),
     }
+}
+
+/// What to do about a port that another program has.
+pub(super) fn port_taken(port: u16) -> String {
+    format!(
+        "UDP port {port} is taken: `ss -lunp 'sport = :{port}'` says by whom; stop that, or choose another with --port"
+    )
 }
 
 /// `HOST` or `HOST:PORT`; an IPv6 address with or without brackets.
@@ -219,7 +282,7 @@ fn passphrase(arguments: &InitArgs, random: &mut ChaCha20Rng) -> Result<(Zeroizi
     if let Some(file) = &arguments.root_passphrase_file {
         let text = Zeroizing::new(
             std::fs::read_to_string(file)
-                .map_err(|error| Failure::runtime(format!("{} cannot be read", file.display()), error))?,
+                .map_err(|error| Failure::Mistake(format!("{} cannot be read: {error}", file.display())))?,
         );
         let text = Zeroizing::new(text.trim_end_matches(['\n', '\r']).to_owned());
         if text.is_empty() {
@@ -228,9 +291,8 @@ fn passphrase(arguments: &InitArgs, random: &mut ChaCha20Rng) -> Result<(Zeroizi
         return Ok((text, false));
     }
     if std::io::stdin().is_terminal() {
-        let ask = |prompt| rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(failed);
-        let first = ask("Passphrase for the root key: ")?;
-        let again = ask("Once more: ")?;
+        let first = super::prompt("Passphrase for the root key (empty: one is made and shown): ")?;
+        let again = if first.is_empty() { first.clone() } else { super::prompt("Once more: ")? };
         if *first != *again {
             return Err(Failure::Mistake("the passphrases differ; nothing was made".to_owned()));
         }

@@ -10,10 +10,11 @@ use zeroize::Zeroizing;
 
 use super::args::{Cli, DownArgs, JoinArgs, LeaveArgs};
 use super::attempt::{self, Attempt};
+use super::init::port_taken;
 use super::{Failure, print_line, status, up};
 use crate::config::valid_name;
 use crate::control::{Answer, Client, Request};
-use crate::membership::create::{self, NewState};
+use crate::membership::create::{self, NewState, Overlap};
 use crate::membership::{MembershipState, PendingJoin};
 use crate::paths::Directories;
 use crate::random;
@@ -22,6 +23,8 @@ use crate::random;
 const USUAL_NAME: &str = "tombolo";
 /// Longer than any token.
 const TOKEN_MAX: u64 = 16 << 10;
+/// What every token begins with.
+const TOKEN_PREFIX: &str = "tombolo1";
 /// Names the file with the token.
 const TOKEN_FILE: &str = "TOMBOLO_TOKEN_FILE";
 /// The name that a machine would like to have.
@@ -85,13 +88,18 @@ fn wished_name(given: Option<&str>) -> Result<Option<NodeName>, Failure> {
 
 /// For `up -f` where nobody can be asked: writes what a join takes, by the token file that the environment names. A
 /// machine whose state is there already, as in a container with a volume for it, only gets its configuration back.
-/// Gives the network's name; none where there is no token file.
+/// Gives the network's name; none where there is neither state nor a token file.
 pub(super) fn begin_unattended(cli: &Cli, directories: &Directories) -> Result<Option<String>, Failure> {
-    let Some(file) = std::env::var_os(TOKEN_FILE).filter(|path| !path.is_empty()) else { return Ok(None) };
-    let network = choose_name(cli, directories)?;
+    let file = std::env::var_os(TOKEN_FILE).filter(|path| !path.is_empty());
+    let network = wished_network(cli)?;
     let directory = directories.state_directory(&network);
+    if file.is_none() && !directory.exists() {
+        return Ok(None);
+    }
+    refuse_existing(directories, &network)?;
     let is_member = directory.exists() && MembershipState::open(&directory).map_err(failed)?.is_member();
     if !is_member {
+        let Some(file) = file else { return Ok(None) };
         let name = std::env::var(NODE_NAME).ok().filter(|name| !name.is_empty());
         let text = read_file(Path::new(&file))?;
         let token = text.parse().map_err(|error| Failure::Mistake(format!("{error}")))?;
@@ -123,9 +131,12 @@ pub(super) fn join(cli: &Cli, directories: &Directories, arguments: &JoinArgs) -
     let token = read_token(arguments.token.as_deref())?;
     let attempt = Attempt::begin(directories, &network)?;
     refuse_existing(directories, &network)?;
+    let port = arguments.port.unwrap_or_else(|| create::free_port(directories));
+    if !create::port_is_free(port) {
+        return Err(Failure::Mistake(port_taken(port)));
+    }
     let pending = PendingJoin { token, name };
     prepare(directories, &network, &pending)?;
-    let port = arguments.port.unwrap_or_else(|| create::free_port(directories));
     create::write_config(directories, &network, port).map_err(failed)?;
     let error_file = crate::membership::error_file(directories, &network);
     let _ = std::fs::remove_file(&error_file);
@@ -150,11 +161,25 @@ pub(super) fn join(cli: &Cli, directories: &Directories, arguments: &JoinArgs) -
     }
     let report = status::ask(&Client::new(&directories.control_socket(&network)))?;
     let name = report.membership.as_ref().and_then(|membership| membership.name.clone()).unwrap_or_default();
+    warn_of_cover(&report.guard.overlay);
     print_line(&format!(
         "this machine is the member `{name}` of `{network}`: {} on {}",
         report.interface.addresses.join(" and "),
         report.interface.name
     ))
+}
+
+/// Tells of a wider route, of which the overlay takes a part.
+fn warn_of_cover(overlay: &[String]) {
+    let routes = create::local_routes();
+    for range in overlay.iter().filter_map(|range| range.parse().ok()) {
+        if let Overlap::Covered(route) = create::overlap(&range, &routes) {
+            eprintln!(
+                "tombolo: warning: the overlay {range} lies in {route}, which this machine routes elsewhere: what is there is \
+                 not reached any more"
+            );
+        }
+    }
 }
 
 /// Writes key and token. A key that an earlier try has left stays: the token may have been spent with it.
@@ -192,9 +217,7 @@ fn read_token(given: Option<&Path>) -> Result<Token, Failure> {
         (Some(path), _) if path == Path::new("-") => read_all(std::io::stdin(), "standard input")?,
         (Some(path), _) => read_file(path)?,
         (None, Some(path)) => read_file(Path::new(&path))?,
-        (None, None) if std::io::stdin().is_terminal() => {
-            Zeroizing::new(rpassword::prompt_password("Token: ").map_err(failed)?)
-        }
+        (None, None) if std::io::stdin().is_terminal() => super::prompt("Token: ")?,
         (None, None) => {
             return Err(Failure::Mistake(format!(
                 "there is no token: give a file, - for standard input, or name a file in {TOKEN_FILE}"
@@ -205,6 +228,13 @@ fn read_token(given: Option<&Path>) -> Result<Token, Failure> {
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    if path.to_str().is_some_and(|text| text.starts_with(TOKEN_PREFIX)) && !path.exists() {
+        return Err(Failure::Mistake(
+            "a token does not belong on the command line, where every user of the machine and the shell's history see it: \
+             run `tombolo join`, which asks for it, or give a file, or - for standard input"
+                .to_owned(),
+        ));
+    }
     let file = std::fs::File::open(path)
         .map_err(|error| Failure::Mistake(format!("{} cannot be read: {error}", path.display())))?;
     read_all(file, &path.display().to_string())
@@ -253,7 +283,8 @@ pub(super) fn leave(cli: &Cli, directories: &Directories, arguments: &LeaveArgs)
     }
     up::down(cli, directories, &DownArgs { open: true })?;
     up::enable(directories, &network, "disable")?;
-    for path in [directories.config_file(&network), directories.state_directory(&network)] {
+    // As long as there is a configuration this can be run again.
+    for path in [directories.state_directory(&network), directories.config_file(&network)] {
         let removed =
             if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         removed.map_err(|error| Failure::runtime(format!("{} cannot be removed", path.display()), error))?;

@@ -50,7 +50,15 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "tombolo: {failure}");
+            let text = failure.to_string();
+            let _ = writeln!(std::io::stderr(), "tombolo: {text}");
+            if !rustix::process::geteuid().is_root() && text.contains("ermission denied") {
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "tombolo: this wants root, as with sudo; only `server init` can be tried without, in folders of your own: \
+                     TOMBOLO_CONFIG_DIR, TOMBOLO_STATE_DIR, TOMBOLO_RUN_DIR"
+                );
+            }
             failure.into()
         }
     }
@@ -103,6 +111,19 @@ fn manual(directory: Option<&std::path::Path>) -> Result<(), Failure> {
         .render(&mut text)
         .map_err(|error| Failure::runtime("cannot make the page", error))?;
     print_bytes(&text)
+}
+
+/// Asks without echo.
+///
+/// # Errors
+/// When nobody answers.
+fn prompt(question: &str) -> Result<zeroize::Zeroizing<String>, Failure> {
+    rpassword::prompt_password(question).map(zeroize::Zeroizing::new).map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            Failure::Mistake("nothing was typed; nothing was done".to_owned())
+        }
+        _ => Failure::runtime("the terminal cannot be read", error),
+    })
 }
 
 /// Writes to standard output. A reader that went away (`| head`) is not a failure.

@@ -155,7 +155,7 @@ fn identity(arguments: &RestoreArgs) -> Result<Identity, Failure> {
 }
 
 fn who() -> Actor {
-    Actor::Local(format!("uid {}", rustix::process::getuid().as_raw()))
+    Actor::Local(crate::user::shown(rustix::process::getuid().as_raw()))
 }
 
 fn whole_now() -> UnixTime {

@@ -88,16 +88,11 @@ pub(super) fn passphrase(
             prompt.trim_end_matches([' ', ':'])
         )));
     }
-    let ask = |prompt: &str| {
-        rpassword::prompt_password(prompt)
-            .map(Zeroizing::new)
-            .map_err(|error| Failure::runtime("no answer", error))
-    };
-    let first = ask(prompt)?;
+    let first = super::prompt(prompt)?;
     if first.is_empty() {
         return Err(Failure::Mistake("the passphrase is empty".to_owned()));
     }
-    if twice && *ask("Once more: ")? != *first {
+    if twice && *super::prompt("Once more: ")? != *first {
         return Err(Failure::Mistake("the passphrases differ; nothing was done".to_owned()));
     }
     Ok(first)

@@ -30,7 +30,7 @@ pub(super) fn ask(client: &Client) -> Result<StatusReport, Failure> {
     }
 }
 
-fn render_membership(membership: &MembershipReport) -> String {
+fn render_membership(membership: &MembershipReport, peers: &[PeerReport]) -> String {
     let mut text = String::new();
     let expires = membership.not_after.map(|end| end.saturating_sub(unix_now().as_secs()) / 3600);
     // Writing to a String cannot fail.
@@ -42,9 +42,9 @@ fn render_membership(membership: &MembershipReport) -> String {
     if let (Some(hours), Some(serial)) = (expires, membership.serial) {
         let _ = write!(text, " for {} days {} h (serial {serial})", hours / 24, hours % 24);
     }
-    if let (Some(version), Some(age)) = (&membership.network_version, membership.network_age_seconds) {
+    if let (Some(version), Some(age)) = (&membership.network_version, &membership.network_age_seconds) {
         let stale = if membership.stale { ", STALE" } else { "" };
-        let _ = write!(text, ", document {version}, {age} s old{stale}");
+        let _ = write!(text, ", document {version}, {} old{stale}", duration(*age as f64));
     }
     text.push('\n');
     for server in &membership.servers {
@@ -53,7 +53,18 @@ fn render_membership(membership: &MembershipReport) -> String {
             (_, true) => "connected",
             _ => "NOT CONNECTED",
         };
-        let _ = writeln!(text, "server {} ({}): {state}", server.endpoints.join(" "), server.roles);
+        let heard = peers
+            .iter()
+            .find(|peer| !server.this_machine && peer.public_key == server.public_key)
+            .and_then(|peer| peer.last_received_age_seconds)
+            .map(|age| format!(", heard {} ago", duration(age)));
+        let _ = writeln!(
+            text,
+            "server {} ({}): {state}{}",
+            server.endpoints.join(" "),
+            server.roles,
+            heard.unwrap_or_default()
+        );
     }
     text
 }
@@ -83,7 +94,7 @@ fn render(report: &StatusReport) -> String {
         None => writeln!(text),
     };
     if let Some(membership) = &report.membership {
-        text.push_str(&render_membership(membership));
+        text.push_str(&render_membership(membership, &report.peers));
     }
     text.push_str(&offloads(&report.offloads));
     let assist = report.assist;
@@ -156,6 +167,7 @@ fn table(peers: &[PeerReport]) -> String {
             "ENDPOINT",
             "MTU",
             "HANDSHAKE",
+            "HEARD",
             "ROUND TRIP",
             "RECEIVED",
             "SENT",
@@ -168,17 +180,18 @@ fn table(peers: &[PeerReport]) -> String {
             name(peer).to_owned(),
             peer.address.clone().unwrap_or_else(dash),
             peer.state.clone(),
-            peer.relay.as_ref().map_or_else(|| peer.path.clone(), |relay| format!("by {relay}")),
+            peer.relay.as_ref().map_or_else(|| peer.path.clone(), |relay| format!("relayed by {relay}")),
             peer.endpoint.clone().or_else(|| peer.configured_endpoint.clone()).unwrap_or_else(dash),
             peer.mtu_bytes.to_string(),
             peer.last_handshake_age_seconds.map_or_else(dash, |age| format!("{} ago", duration(age))),
+            peer.last_received_age_seconds.map_or_else(dash, |age| format!("{} ago", duration(age))),
             peer.round_trip_seconds.map_or_else(dash, |time| format!("{:.1} ms", time * 1e3)),
             bytes(peer.received_bytes),
             bytes(peer.sent_bytes),
         ]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 10] = std::array::from_fn(width);
+    let widths: [usize; 11] = std::array::from_fn(width);
     let mut text = String::new();
     for row in &rows {
         let cells: Vec<String> =

@@ -42,6 +42,9 @@ pub(super) fn up(cli: &Cli, directories: &Directories, arguments: &UpArgs) -> Re
     }
     // A mistake in the configuration is told here, where the user is, and not in a log.
     config::load_network(directories, &network)?;
+    if Client::new(&directories.control_socket(&network)).ask(&Request::Status).is_ok() {
+        return print_line(&format!("{network} is up already"));
+    }
     print_line(&start(cli, directories, &network)?)
 }
 
@@ -133,7 +136,21 @@ fn stop(directories: &Directories, network: &str) -> Result<(), Failure> {
 
 /// Has the network started at boot, where systemd runs.
 pub(super) fn enable(directories: &Directories, network: &str, verb: &str) -> Result<(), Failure> {
-    if directories.are_default() && unit_is_installed() { systemctl(verb, network) } else { Ok(()) }
+    if !directories.are_default() {
+        return Ok(());
+    }
+    if unit_is_installed() {
+        return systemctl(verb, network);
+    }
+    if verb == "enable" {
+        let why = if Path::new("/run/systemd/system").is_dir() {
+            "tombolo@.service is not installed (packaging/systemd)"
+        } else {
+            "systemd does not run here"
+        };
+        eprintln!("tombolo: note: {why}, so nothing starts it at boot: have `tombolo up -n {network}` run then");
+    }
+    Ok(())
 }
 
 fn open(config: &NetworkConfig, directories: &Directories, network: &str) -> Result<(), Failure> {

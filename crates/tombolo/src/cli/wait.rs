@@ -27,6 +27,11 @@ pub(super) fn wait(cli: &Cli, directories: &Directories, arguments: &WaitArgs) -
     let network = directories.choose_network(cli.network.as_deref())?;
     let mut config = config::load_network(directories, &network)?;
     if config.membership.is_some() {
+        if arguments.peer.is_empty() && (arguments.tcp.is_some() || arguments.quorum.is_some()) {
+            return Err(Failure::Mistake(
+                "in a network by membership no file says who the peers are: name them with --peer".to_owned(),
+            ));
+        }
         expect_members(&mut config, &arguments.peer);
     }
     let client = Client::new(&directories.control_socket(&network));
@@ -214,6 +219,7 @@ pub(super) fn ping(cli: &Cli, directories: &Directories, arguments: &PingArgs) -
     let network = directories.choose_network(cli.network.as_deref())?;
     let client = Client::new(&directories.control_socket(&network));
     let mut times: Vec<f64> = Vec::new();
+    let (mut path, mut last_relay) = (None, None);
     for number in 1..=arguments.count {
         let started = now();
         let request = Request::Probe {
@@ -221,11 +227,20 @@ pub(super) fn ping(cli: &Cli, directories: &Directories, arguments: &PingArgs) -
             timeout_milliseconds: u64::try_from(arguments.timeout.as_millis()).unwrap_or(u64::MAX),
         };
         match client.ask(&request).map_err(|error| Failure::Runtime(error.to_string()))? {
-            Answer::Probe { round_trip_seconds, address, endpoint } => {
+            Answer::Probe { round_trip_seconds, address, endpoint, relay, gateway } => {
                 times.push(round_trip_seconds);
+                path = Some(if relay.is_some() { "relayed" } else { "direct" });
+                last_relay.clone_from(&relay);
                 if !arguments.json {
-                    let path =
-                        endpoint.map(|endpoint| format!(" directly at {endpoint}")).unwrap_or_default();
+                    let path = match (&relay, endpoint) {
+                        (Some(relay), _) => format!(" relayed by {relay}"),
+                        (None, Some(endpoint)) => format!(" directly at {endpoint}"),
+                        (None, None) => String::new(),
+                    };
+                    let path = match gateway {
+                        Some(gateway) => format!(" behind {gateway}, which is reached{path}"),
+                        None => path,
+                    };
                     let time = round_trip_seconds * 1e3;
                     print_line(&format!("{number}: {} ({address}){path}: {time:.2} ms", arguments.name))?;
                 }
@@ -251,7 +266,7 @@ pub(super) fn ping(cli: &Cli, directories: &Directories, arguments: &PingArgs) -
     let mean = least.map(|_| times.iter().sum::<f64>() / received as f64);
     if arguments.json {
         let summary = json!({
-            "peer": arguments.name, "path": "direct", "sent": sent, "received": received,
+            "peer": arguments.name, "path": path, "relay": last_relay, "sent": sent, "received": received,
             "round_trip_seconds": { "least": least, "mean": mean, "greatest": greatest },
         });
         print_line(&summary.to_string())?;

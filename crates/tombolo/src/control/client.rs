@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens: the network is not up.
-    #[error("the network is not up (no daemon at {0})")]
+    #[error("the network is not up (no daemon at {}): `tombolo up -n {}` starts it", .0.display(), network(.0))]
     NotRunning(PathBuf),
     /// The socket may not be used by this user.
     #[error("not permitted to use {0}: run as root")]
@@ -30,6 +30,11 @@ pub enum ClientError {
     /// The answer is not one.
     #[error("the daemon's answer cannot be read: {0}")]
     Malformed(#[from] serde_json::Error),
+}
+
+/// `prod` of `/run/tombolo/prod.sock`.
+fn network(socket: &Path) -> std::borrow::Cow<'_, str> {
+    socket.file_stem().map_or("NETWORK".into(), |name| name.to_string_lossy())
 }
 
 /// Asks one daemon.
@@ -57,7 +62,9 @@ impl Client {
             _ => ClientError::Io(error),
         })?;
         let extra = match request {
-            Request::Probe { timeout_milliseconds, .. } => Duration::from_millis(*timeout_milliseconds),
+            Request::Probe { timeout_milliseconds, .. } | Request::Whois { timeout_milliseconds, .. } => {
+                Duration::from_millis(*timeout_milliseconds)
+            }
             _ => Duration::ZERO,
         };
         stream.set_read_timeout(Some(PATIENCE.saturating_add(extra)))?;

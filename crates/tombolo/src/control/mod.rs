@@ -35,6 +35,9 @@ pub enum Request {
     Whois {
         /// The address.
         address: std::net::IpAddr,
+        /// For how long to look for somebody who is not known yet.
+        #[serde(default)]
+        timeout_milliseconds: u64,
     },
     /// An administrator's request, as the frame that would carry it, in hexadecimal digits.
     Admin {
@@ -73,8 +76,14 @@ pub enum Answer {
         round_trip_seconds: f64,
         /// The overlay address that answered.
         address: String,
-        /// Where the peer is on the underlay.
+        /// Where the peer is on the underlay, where it is reached directly.
         endpoint: Option<String>,
+        /// The relay by which it is reached otherwise: its name, or its key.
+        #[serde(default)]
+        relay: Option<String>,
+        /// The gateway behind which it is, being a stock WireGuard peer; the way is the gateway's.
+        #[serde(default)]
+        gateway: Option<String>,
     },
     /// To a `probe` that was not answered: worth trying again.
     NoAnswer {

@@ -114,10 +114,10 @@ fn guard_plan(name: &str, config: &NetworkConfig) -> GuardPlan {
     }
 }
 
-/// Opens the device of a network.
+/// Opens the device of a network. Before the end of a join it goes with the process, however that ends.
 pub(super) fn open_device(name: &str, config: &NetworkConfig) -> Result<Device, DeviceError> {
     Device::open(&DeviceOptions {
-        persistent: config.interface.persistent,
+        persistent: config.interface.persistent && !config.interface.addresses.is_empty(),
         offloads: config.offload.tun(),
         queues: queues_for(config.interface.threads.workers()),
         ..DeviceOptions::new(name)

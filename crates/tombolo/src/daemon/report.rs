@@ -144,6 +144,34 @@ fn socket_entry(socket: &SocketReport) -> SocketEntry {
     }
 }
 
+/// The relay by which a peer is reached: its name, or its key where that is not known.
+pub(super) fn relay(peer: &PeerStatus, names: &HashMap<PublicKey, String>) -> Option<String> {
+    match peer.path {
+        Some(Path::Relayed { relay, .. }) => {
+            Some(names.get(&relay).cloned().unwrap_or_else(|| relay.to_string()))
+        }
+        _ => None,
+    }
+}
+
+/// What is known of a peer that does not answer.
+pub(super) fn silence(peer: &PeerStatus, relay: Option<&str>) -> String {
+    let way = match (relay, peer.endpoint) {
+        (Some(relay), _) => format!("relayed by {relay}"),
+        (None, Some(endpoint)) => format!("directly at {endpoint}"),
+        (None, None) => "no way to it is known".to_owned(),
+    };
+    let state = match peer.state {
+        PeerState::Connecting => ", its handshake is not answered",
+        _ => "",
+    };
+    let heard = match peer.last_received_age {
+        Some(age) => format!("last heard {} s ago", age.as_secs()),
+        None => "never heard since the start".to_owned(),
+    };
+    format!("{way}{state}; {heard}")
+}
+
 fn mtu_state(state: PathMtuState) -> &'static str {
     match state {
         PathMtuState::Interface => "interface",

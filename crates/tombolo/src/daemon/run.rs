@@ -1,5 +1,6 @@
 //! The main loop: signals, requests, changes of the system, events of the engine.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -490,16 +491,20 @@ impl Daemon {
             Request::Status => self.report(),
             Request::Probe { peer, timeout_milliseconds } if self.looks_for(&peer, timeout_milliseconds) => {
                 let left = timeout_milliseconds.saturating_sub(LOOK_UP_PAUSE.as_millis() as u64);
-                let request = Request::Probe { peer, timeout_milliseconds: left };
-                let (calls, call) = (self.calls.clone(), Call { request, ..call });
-                tokio::spawn(async move {
-                    tokio::time::sleep(LOOK_UP_PAUSE).await;
-                    // Nobody takes it when the daemon is stopping.
-                    let _ = calls.send(call).await;
+                self.ask_again(Call { request: Request::Probe { peer, timeout_milliseconds: left }, ..call });
+                return false;
+            }
+            Request::Whois { address, timeout_milliseconds }
+                if self.looks_for_owner(address, timeout_milliseconds) =>
+            {
+                let left = timeout_milliseconds.saturating_sub(LOOK_UP_PAUSE.as_millis() as u64);
+                self.ask_again(Call {
+                    request: Request::Whois { address, timeout_milliseconds: left },
+                    ..call
                 });
                 return false;
             }
-            Request::Whois { address } => match &self.member {
+            Request::Whois { address, .. } => match &self.member {
                 Some(member) => member.whois(address),
                 None => not_by_membership(),
             },
@@ -560,6 +565,31 @@ impl Daemon {
         false
     }
 
+    /// Puts a request back, to be looked at again in a moment.
+    fn ask_again(&self, call: Call) {
+        let calls = self.calls.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LOOK_UP_PAUSE).await;
+            // Nobody takes it when the daemon is stopping.
+            let _ = calls.send(call).await;
+        });
+    }
+
+    /// Whether nobody here knows yet whose an address of the overlay is; then that is being asked from now on.
+    fn looks_for_owner(&mut self, address: std::net::IpAddr, timeout_milliseconds: u64) -> bool {
+        let Some(member) = &mut self.member else { return false };
+        let ours = self.config.overlay().iter().any(|range| range.contains(&address));
+        if !ours
+            || member.knows_owner(address)
+            || !member.is_connected()
+            || u128::from(timeout_milliseconds) <= LOOK_UP_PAUSE.as_millis()
+        {
+            return false;
+        }
+        member.handle_wanted(address);
+        true
+    }
+
     /// Whether a peer is a member whom nobody here knows yet; then it is being looked for from now on.
     fn looks_for(&mut self, name: &str, timeout_milliseconds: u64) -> bool {
         let known =
@@ -606,7 +636,12 @@ impl Daemon {
             }
             None => {
                 let presented = self.member.as_ref().and_then(|member| member.presented(name));
-                presented.ok_or_else(|| format!("there is no peer called `{name}`"))?
+                presented.ok_or_else(|| match &self.member {
+                    Some(member) if !member.is_connected() => {
+                        format!("`{name}` is not known here, and no server of the network answers now")
+                    }
+                    _ => format!("there is no peer called `{name}`"),
+                })?
             }
         };
         let source = self
@@ -614,17 +649,39 @@ impl Daemon {
             .own_address_for(destination)
             .ok_or_else(|| format!("this machine has no address of the family of {destination}"))?;
         let handle = self.slot.handle().map_err(|error| error.to_string())?;
-        Ok(tokio::task::spawn_blocking(move || match handle.probe(key, source, destination, timeout) {
-            Ok(time) => Answer::Probe {
-                round_trip_seconds: time.as_secs_f64(),
-                address: destination.to_string(),
-                endpoint: handle.status().ok().and_then(|status| {
-                    let peer = status.peers.into_iter().find(|peer| peer.public_key == key)?;
-                    peer.endpoint.map(|endpoint| endpoint.to_string())
-                }),
-            },
-            Err(ProbeError::Stopped) => Answer::Error { message: ProbeError::Stopped.to_string() },
-            Err(error) => Answer::NoAnswer { reason: error.to_string() },
+        let names: HashMap<PublicKey, String> =
+            self.config.peers.iter().map(|peer| (peer.public_key, peer.name.clone())).collect();
+        let gateway = peer.is_none().then(|| names.get(&key).cloned().unwrap_or_else(|| key.to_string()));
+        Ok(tokio::task::spawn_blocking(move || {
+            let result = handle.probe(key, source, destination, timeout);
+            let peer = handle
+                .status()
+                .ok()
+                .and_then(|status| status.peers.into_iter().find(|peer| peer.public_key == key));
+            let relay = peer.as_ref().and_then(|peer| report::relay(peer, &names));
+            match result {
+                Ok(time) => Answer::Probe {
+                    round_trip_seconds: time.as_secs_f64(),
+                    address: destination.to_string(),
+                    endpoint: peer
+                        .and_then(|peer| peer.endpoint)
+                        .filter(|_| relay.is_none())
+                        .map(|endpoint| endpoint.to_string()),
+                    relay,
+                    gateway,
+                },
+                Err(ProbeError::Stopped) => Answer::Error { message: ProbeError::Stopped.to_string() },
+                Err(error) => Answer::NoAnswer {
+                    reason: match peer {
+                        Some(peer) => {
+                            let behind =
+                                gateway.map_or(String::new(), |gateway| format!("behind {gateway}, "));
+                            format!("{error} ({behind}{})", report::silence(&peer, relay.as_deref()))
+                        }
+                        None => error.to_string(),
+                    },
+                },
+            }
         }))
     }
 }

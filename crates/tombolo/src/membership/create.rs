@@ -48,6 +48,36 @@ pub fn local_routes() -> Vec<IpNet> {
     networks.into_iter().collect()
 }
 
+/// What an overlay must not contain: [`local_routes`], and this machine's own addresses, which the guard would cut off.
+pub fn taken_ranges() -> Vec<IpNet> {
+    let mut ranges = local_routes();
+    let Ok(mut netlink) = Netlink::open() else { return ranges };
+    for (index, address) in netlink.all_addresses().unwrap_or_default() {
+        let link = netlink.link_by_index(index).ok().flatten();
+        if !link.is_some_and(|link| link.name.starts_with("tombolo")) {
+            ranges.push(address.addr().into());
+        }
+    }
+    ranges
+}
+
+/// The ranges of the other networks of this machine, with their names.
+pub fn other_networks(directories: &Directories, network: &str) -> Vec<(String, IpNet)> {
+    let mut ranges = Vec::new();
+    for name in directories.networks().into_iter().filter(|name| name != network) {
+        // One that cannot be read is not up either.
+        let Ok(config) = crate::config::load_network(directories, &name) else { continue };
+        ranges.extend(config.overlay().into_iter().map(|range| (name.clone(), range)));
+    }
+    ranges
+}
+
+/// Whether nobody has a UDP port of this machine now.
+pub fn port_is_free(port: u16) -> bool {
+    // Whatever else is in the way is told by whoever needs the port.
+    !UdpSocket::bind(("0.0.0.0", port)).is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+}
+
 /// How `prefix` stands to `routes`.
 pub fn overlap(prefix: &IpNet, routes: &[IpNet]) -> Overlap {
     if let Some(inner) = routes.iter().find(|route| prefix.contains(*route)) {
@@ -81,7 +111,7 @@ pub fn free_port(directories: &Directories) -> u16 {
         .map(|config| config.interface.listen_port)
         .collect();
     (DEFAULT_PORT..DEFAULT_PORT + 1000)
-        .find(|port| !taken.contains(port) && UdpSocket::bind(("0.0.0.0", *port)).is_ok())
+        .find(|port| !taken.contains(port) && port_is_free(*port))
         .unwrap_or(DEFAULT_PORT)
 }
 

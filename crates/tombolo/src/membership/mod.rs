@@ -446,8 +446,12 @@ pub fn error_file(directories: &Directories, network: &str) -> PathBuf {
 /// # Errors
 /// When the machine is no member and no join is under way, or the state cannot be used.
 pub fn complete(config: &mut NetworkConfig, network: &str, directory: &Path) -> Result<(), MembershipError> {
-    if !directory.is_dir() {
-        return Err(MembershipError::NotJoined(network.to_owned()));
+    match fs::metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(MembershipError::Io { path: directory.to_owned(), error });
+        }
+        Ok(found) if found.is_dir() => {}
+        _ => return Err(MembershipError::NotJoined(network.to_owned())),
     }
     let state = MembershipState::open(directory)?;
     let Some(key) = state.key()? else { return Err(MembershipError::NotJoined(network.to_owned())) };

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use crate::report::{OffloadReport, PeerReport, StatusReport};
+use crate::report::{MembershipReport, OffloadReport, PeerReport, StatusReport};
 
 /// All metrics. Names are `tombolo_*`, units are seconds and bytes.
 pub fn render(report: &StatusReport) -> String {
@@ -43,8 +43,44 @@ pub fn render(report: &StatusReport) -> String {
     }
     page.family("tombolo_warnings", "gauge", "Warnings that `tombolo status` shows.");
     page.sample("tombolo_warnings", &[], report.warnings.len());
+    if let Some(held) = &report.membership {
+        membership(&mut page, held);
+    }
     peers(&mut page, &report.peers);
     page.text
+}
+
+fn membership(page: &mut Page, held: &MembershipReport) {
+    page.family("tombolo_membership_valid", "gauge", "Whether this machine's membership is valid.");
+    page.sample("tombolo_membership_valid", &[], u8::from(held.state == "valid"));
+    if let Some(end) = held.not_after {
+        page.family(
+            "tombolo_membership_end_seconds",
+            "gauge",
+            "Unix time at which this machine's membership ends.",
+        );
+        page.sample("tombolo_membership_end_seconds", &[], end);
+    }
+    if let Some(age) = held.network_age_seconds {
+        page.family(
+            "tombolo_network_document_age_seconds",
+            "gauge",
+            "Age of the network document; a new one comes hourly.",
+        );
+        page.sample("tombolo_network_document_age_seconds", &[], age);
+    }
+    page.family("tombolo_network_document_stale", "gauge", "Whether it is older than it should be.");
+    page.sample("tombolo_network_document_stale", &[], u8::from(held.stale));
+    page.family(
+        "tombolo_server_connected",
+        "gauge",
+        "Whether there is a tunnel with a server, or this machine is it.",
+    );
+    for server in &held.servers {
+        let endpoint = server.endpoints.first().map_or("", String::as_str);
+        let labels = [("server", &*server.public_key), ("endpoint", endpoint), ("roles", &server.roles)];
+        page.sample("tombolo_server_connected", &labels, u8::from(server.connected || server.this_machine));
+    }
 }
 
 fn sockets_and_device(page: &mut Page, offloads: &OffloadReport) {

@@ -7,6 +7,7 @@ mod token;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::json;
 use tombolo_control::frame::Frame;
@@ -24,6 +25,9 @@ use crate::paths::Directories;
 pub(super) use network::network;
 pub(super) use node::node;
 pub(super) use token::token;
+
+/// So long the servers are asked who has an address.
+const LOOK_UP: Duration = Duration::from_millis(1500);
 
 pub(super) fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Runtime(error.to_string())
@@ -74,7 +78,8 @@ pub(super) fn selector(text: &str) -> Result<NodeSelector, Failure> {
 
 pub(super) fn whois(cli: &Cli, directories: &Directories, arguments: &WhoisArgs) -> Result<(), Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
-    let request = Request::Whois { address: arguments.address };
+    let timeout_milliseconds = LOOK_UP.as_millis() as u64;
+    let request = Request::Whois { address: arguments.address, timeout_milliseconds };
     match Client::new(&directories.control_socket(&network)).ask(&request).map_err(failed)? {
         Answer::Whois { node, name, groups, public_key } if arguments.json => print_line(
             &json!({ "node": node, "name": name, "groups": groups, "public_key": public_key }).to_string(),

@@ -13,7 +13,7 @@ use crate::cli::args::{Cli, NodeCommand, NodeSetArgs};
 use crate::cli::{Failure, print_line};
 use crate::paths::Directories;
 
-fn all_nodes(cli: &Cli, directories: &Directories) -> Result<Vec<NodeInfo>, Failure> {
+pub(super) fn all_nodes(cli: &Cli, directories: &Directories) -> Result<Vec<NodeInfo>, Failure> {
     let mut all: Vec<NodeInfo> = Vec::new();
     loop {
         let last = all.last().map(|last| last.name.clone());

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 use tombolo_control::frame::admin::{Operation, Reply, TokenInfo, TokenSpec};
-use tombolo_control::{KeyId, SigningKey};
+use tombolo_control::{KeyId, NodeId, SigningKey};
 
-use super::{ask, done, failed, groups, left, name, other, table};
+use super::{ask, done, failed, groups, left, name, node, other, table};
 use crate::cli::args::{Cli, TokenArgs, TokenCommand};
 use crate::cli::init::grant;
 use crate::cli::{Failure, print_line, servers};
@@ -25,16 +25,25 @@ pub(in crate::cli) fn token(
                 let list: Vec<Value> = tokens.iter().map(token_json).collect();
                 return print_line(&json!(list).to_string());
             }
+            let nodes = if tokens.iter().any(|token| token.first_spender.is_some()) {
+                node::all_nodes(cli, directories)?
+            } else {
+                Vec::new()
+            };
+            let spender = |id: &NodeId| {
+                let known = nodes.iter().find(|node| node.node == *id);
+                known.map_or_else(|| id.to_string(), |node| node.name.to_string())
+            };
             let rows = tokens.iter().map(|token| {
                 [
                     token.id.to_string(),
                     left(token.expires),
                     token.uses_left.to_string(),
                     token.name.as_ref().map_or("-".to_owned(), ToString::to_string),
-                    token.first_spender.map_or("-".to_owned(), |node| node.to_string()),
+                    token.first_spender.as_ref().map_or("-".to_owned(), spender),
                 ]
             });
-            table(["TOKEN", "GOOD FOR", "USES", "NAME", "SPENT BY"], rows)
+            table(["TOKEN", "GOOD FOR", "USES LEFT", "NAME", "FIRST SPENT BY"], rows)
         }
         TokenCommand::Revoke { token } => {
             let id = from_hex(token).ok().and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
@@ -70,7 +79,14 @@ pub(super) fn new_token(
         let text = json!({ "token": token.as_str(), "id": id.to_string(), "expires": expires.0.as_secs() });
         return print_line(&zeroize::Zeroizing::new(text.to_string()));
     }
-    eprintln!("tombolo: good for {}; give it to `tombolo join`", left(expires));
+    let machines = match arguments.uses.unwrap_or(1) {
+        1 => "one machine".to_owned(),
+        uses => format!("{uses} machines"),
+    };
+    eprintln!(
+        "tombolo: the token {id}, good for {machines} and for {}; give it to `tombolo join`",
+        left(expires)
+    );
     print_line(&token)
 }
 

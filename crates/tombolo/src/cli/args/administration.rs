@@ -9,12 +9,17 @@ use clap::{Args, Subcommand};
 pub enum TokenCommand {
     /// Make a token, and print it.
     #[command(
-        after_long_help = "Examples:\n  tombolo token new\n  tombolo token new --name db-3 --expires 24h"
+        long_about = "Make a token and print it on standard output; its short form, for `token revoke`, is printed on standard \
+                      error. Nothing of it is kept here but what proves it.",
+        after_long_help = "Examples:\n  tombolo token new\n  tombolo token new --name db-3 --expires 24h\n  \
+                           tombolo token new --uses 20 --ephemeral 1h     for containers that come and go\n  \
+                           tombolo token new --role lighthouse,relay      for a further server"
     )]
     New(TokenArgs),
     /// List tokens.
     List(ListArgs),
-    /// Make a token worthless.
+    /// Make a token worthless. Who has joined with it stays.
+    #[command(after_long_help = "Example:\n  tombolo token revoke 0f2aac540984f565")]
     Revoke {
         /// Its short form, as `token list` shows it.
         token: String,
@@ -43,6 +48,7 @@ pub struct TokenArgs {
     #[arg(long, value_name = "ROLE", value_delimiter = ',')]
     pub role: Vec<String>,
     /// The machine comes and goes: it is forgotten when it was not seen for so long.
+    /// An hour where no time is given.
     #[arg(long, value_name = "TIME", value_parser = super::parse_duration, num_args = 0..=1, default_missing_value = "1h")]
     pub ephemeral: Option<Duration>,
     /// Print JSON.
@@ -93,6 +99,9 @@ pub enum NodeCommand {
                            tombolo node set site-7 --role gateway")]
     Set(NodeSetArgs),
     /// Make a token with which another machine, or another key, takes the place of a node.
+    #[command(
+        after_long_help = "Example:\n  tombolo node replace db-3     then, on the new machine: tombolo join"
+    )]
     Replace {
         /// Its name, or its id.
         node: String,
@@ -100,12 +109,14 @@ pub enum NodeCommand {
         #[command(flatten)]
         token: TokenArgs,
     },
-    /// Put a node out: its tunnels are cut.
+    /// Put a node out: its tunnels are cut, at the server at once, elsewhere with the document that follows.
+    #[command(after_long_help = "Example:\n  tombolo node revoke ada-laptop")]
     Revoke {
         /// Its name, or its id.
         node: String,
     },
     /// Give a node another name.
+    #[command(after_long_help = "Example:\n  tombolo node rename db-3 db-4")]
     Rename {
         /// Its name, or its id.
         node: String,
@@ -133,6 +144,9 @@ pub enum NetworkCommand {
 #[derive(Debug, Subcommand)]
 pub enum NetworkServerCommand {
     /// Have all members use a node as lighthouse and relay, by the roles that its token gave it.
+    #[command(
+        after_long_help = "Example:\n  tombolo network server add relay-2 --endpoint relay-2.example.net"
+    )]
     Add {
         /// Its name, or its id.
         node: String,

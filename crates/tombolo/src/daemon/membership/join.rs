@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tombolo_control::HostEndpoint;
 use tombolo_control::frame::{JoinAnswer, JoinRefusal};
 use tombolo_control::token::Token;
+use tombolo_control::{HostEndpoint, NodeName};
 use tombolo_engine::now;
 use tombolo_noise::PublicKey;
 use tombolo_noise::clock::{Instant, Now, UnixTime};
@@ -14,7 +14,6 @@ use tombolo_noise::clock::{Instant, Now, UnixTime};
 use super::super::Daemon;
 use super::Member;
 use crate::cli::{Failure, span, utc};
-use crate::config::load_network;
 use crate::membership::create::{self, Overlap};
 
 /// A closed port is told of within ten seconds.
@@ -34,6 +33,8 @@ pub(super) struct Joining {
     deadline: Instant,
     tried: Vec<SocketAddr>,
     unresolved: Vec<String>,
+    /// The name that is asked for.
+    name: Option<NodeName>,
     has_session: bool,
     /// The key has never been used.
     fresh: bool,
@@ -44,7 +45,7 @@ pub(super) struct Joining {
 }
 
 impl Joining {
-    pub(super) fn new(token: &Token, fresh: bool, now: Now) -> Self {
+    pub(super) fn new(token: &Token, name: Option<NodeName>, fresh: bool, now: Now) -> Self {
         Self {
             fresh,
             server: *token.server_key(),
@@ -52,6 +53,7 @@ impl Joining {
             deadline: now.boot + PATIENCE,
             tried: Vec::new(),
             unresolved: Vec::new(),
+            name,
             has_session: false,
             clock_ahead: None,
             refused: None,
@@ -168,7 +170,7 @@ fn check_ranges(addresses: &[IpNet], others: &[(String, IpNet)], routes: &[IpNet
             }
             Overlap::Taken(route) => {
                 return Err(format!(
-                    "the network's range {prefix} overlaps {route}, which this machine routes elsewhere: one of both would not be \
+                    "the network's range {prefix} overlaps {route}, which this machine reaches otherwise: one of both would not be \
                      reached. Give up that route (`ip route`), or make the network anew with another range \
                      (`tombolo server init --cidr`). This machine has left the network again; to join it wants a new token"
                 ));
@@ -192,7 +194,12 @@ pub(super) fn refused(refusal: JoinRefusal, joining: Option<&Joining>) -> Failur
         }
         JoinRefusal::Expired => "the token has expired: have a new one made with `tombolo token new`",
         JoinRefusal::NameTaken => {
-            "the name is another node's, or reserved: choose another with `tombolo join --name NAME`"
+            let name = joining.and_then(|joining| joining.name.as_ref());
+            let name = name.map_or(String::new(), |name| format!(" `{name}`"));
+            return Failure::Mistake(format!(
+                "the name{name} is another node's, or reserved: choose another with `tombolo join --name NAME`, or have it given \
+                 back (`tombolo node list`, `tombolo node revoke` on the server){clock}"
+            ));
         }
         JoinRefusal::Full => "no address is left in the network: nodes that are gone must be revoked first",
         JoinRefusal::Revoked => "this machine's key is revoked: join again, which makes another",
@@ -202,17 +209,6 @@ pub(super) fn refused(refusal: JoinRefusal, joining: Option<&Joining>) -> Failur
 }
 
 impl Daemon {
-    /// The ranges of the other networks of this machine.
-    fn other_networks(&self) -> Vec<(String, IpNet)> {
-        let mut ranges = Vec::new();
-        for name in self.directories.networks().into_iter().filter(|name| *name != self.network) {
-            // One that cannot be read is not up either.
-            let Ok(config) = load_network(&self.directories, &name) else { continue };
-            ranges.extend(config.overlay().into_iter().map(|range| (name.clone(), range)));
-        }
-        ranges
-    }
-
     /// The membership is there and on the disk: now the interface can have its addresses.
     pub(super) fn joined(&mut self, member: &mut Member) -> Result<(), Failure> {
         if member.joining.is_none() {
@@ -220,7 +216,8 @@ impl Daemon {
         }
         let mut config = self.config.clone();
         config.interface.addresses = member.state.addresses();
-        let (others, routes) = (self.other_networks(), create::local_routes());
+        let others = create::other_networks(&self.directories, &self.network);
+        let routes = create::taken_ranges();
         if let Err(reason) = check_ranges(&config.interface.addresses, &others, &routes) {
             // The membership is of no use here: its name and addresses are given back.
             tracing::error!("{reason}");
@@ -243,6 +240,8 @@ impl Daemon {
             );
         }
         self.reload_interface(&config).map_err(Failure::Runtime)?;
+        let kept = self.device.set_persistent(config.interface.persistent);
+        kept.map_err(|error| Failure::Runtime(error.to_string()))?;
         self.config = config;
         self.tell_overlay()?;
         self.joined = true;
@@ -265,6 +264,7 @@ mod tests {
             deadline: now.boot,
             tried: Vec::new(),
             unresolved: Vec::new(),
+            name: None,
             has_session: true,
             fresh: true,
             clock_ahead: None,

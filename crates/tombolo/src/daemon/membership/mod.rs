@@ -3,6 +3,7 @@
 //! Events of the engine, results of the store, answers of the resolver and requests of the control socket go in; what comes
 //! out is done at once and in order: frames, changes of the engine, writes, transactions. Nothing here waits.
 
+mod alarms;
 mod asking;
 mod attached;
 mod candidates;
@@ -22,10 +23,9 @@ use tombolo_control::authority::{Outcome, TransactionId};
 use tombolo_control::document::{Roles, Validity};
 use tombolo_control::frame::Frame;
 use tombolo_control::frame::admin::AdminRequest;
-use tombolo_control::lighthouse::{LighthouseAlarm, LighthouseOptions};
-use tombolo_control::node::{Event as NodeEvent, Node, NodeAlarm, NodeOptions, Output, Save};
+use tombolo_control::lighthouse::LighthouseOptions;
+use tombolo_control::node::{Event as NodeEvent, Node, NodeOptions, Output, Save};
 use tombolo_control::path::Path;
-use tombolo_control::verifier::ClockFault;
 use tombolo_control::{HostEndpoint, NodeName};
 use tombolo_engine::{EngineEvent, now};
 use tombolo_noise::clock::{Instant, UnixTime};
@@ -49,10 +49,6 @@ use server::Server;
 const USE_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while there were none; the engine tells of the first of a silent member, mostly.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
-/// Kind of the alarms that a renewal ends.
-const RENEWAL: &str = "renewal";
-const STALE: &str =
-    "the network document is older than it should be: no server is up, or somebody withholds it";
 /// Peers of a server at once: all nodes of a large network.
 const SERVER_PEERS: usize = 20_000;
 
@@ -86,8 +82,8 @@ pub(super) struct Member {
     leaving: Option<oneshot::Sender<Answer>>,
     /// Who waits for another key.
     rotating: Option<rotation::Waiting>,
-    /// What somebody should look at, the newest of each kind.
-    alarms: HashMap<&'static str, String>,
+    /// What happened that somebody should look at, the newest of each kind.
+    alarms: HashMap<&'static str, alarms::Happened>,
     /// When it is looked at next with whom packets are exchanged.
     next_look: Instant,
     /// Frames since the last one that was waited for.
@@ -139,7 +135,7 @@ impl Member {
                 let pending = pending.ok_or_else(|| {
                     Failure::Mistake(format!("this machine is no member of `{network}`: run `tombolo join`"))
                 })?;
-                let joining = Joining::new(&pending.token, state.is_fresh(), time);
+                let joining = Joining::new(&pending.token, pending.name.clone(), state.is_fresh(), time);
                 let node = Node::join(key.public(), pending.token, pending.name, options, time, &mut random);
                 (node, Some(joining))
             }
@@ -245,7 +241,7 @@ impl Member {
     }
 
     /// Packets wait for an address to which there is no tunnel.
-    fn handle_wanted(&mut self, address: IpAddr) {
+    pub(super) fn handle_wanted(&mut self, address: IpAddr) {
         self.handle_event(NodeEvent::Wanted { address });
     }
 
@@ -480,9 +476,24 @@ impl Member {
     }
 
     /// Who has an overlay address: from what is known here.
+    /// Whether it is known here whose an address is.
+    pub(super) fn knows_owner(&self, address: IpAddr) -> bool {
+        self.node.verifier().member_at(address).is_some()
+    }
+
     pub(super) fn whois(&self, address: IpAddr) -> Answer {
         let Some(member) = self.node.verifier().member_at(address) else {
-            return Answer::Error { message: format!("nobody with the address {address} is known here") };
+            let overlay = self.node.verifier().pins().overlay.as_ref();
+            let ours =
+                overlay.is_none_or(|overlay| overlay.cidrs.iter().any(|range| range.contains(&address)));
+            let why = match (ours, self.is_connected()) {
+                (false, _) => ": it is not one of this network's",
+                (true, true) => ", and the servers know of nobody either",
+                (true, false) => ", and no server of the network answers now",
+            };
+            return Answer::Error {
+                message: format!("nobody with the address {address} is known here{why}"),
+            };
         };
         Answer::Whois {
             node: member.node.to_string(),
@@ -502,46 +513,6 @@ impl Member {
         }
         self.leaving = Some(reply);
         self.node.leave();
-    }
-
-    fn alarm(&mut self, kind: &'static str, text: String) {
-        tracing::warn!("{text}");
-        self.alarms.insert(kind, text);
-    }
-
-    fn take_alarm(&mut self, alarm: &NodeAlarm) {
-        match alarm {
-            // Those two are looked at anew for each report: they pass by themselves.
-            NodeAlarm::Stale => tracing::warn!("{STALE}"),
-            NodeAlarm::Clock(fault) => tracing::warn!("{}", clock_text(*fault)),
-            NodeAlarm::NotRenewed { not_after } => self.alarm(
-                RENEWAL,
-                format!(
-                    "the membership was not renewed for more than half of its life; it ends at {}: see that the server can \
-                     be reached",
-                    crate::cli::utc(*not_after)
-                ),
-            ),
-            NodeAlarm::RenewalRefused(reason) => {
-                self.alarm(RENEWAL, format!("the server does not renew the membership: {reason:?}"));
-            }
-            NodeAlarm::Refused { peer, reason, clock_difference } => self.alarm(
-                "refused",
-                format!("{peer} does not take our membership: {reason:?}; its clock is {clock_difference} s ahead of ours"),
-            ),
-            NodeAlarm::Lighthouse(LighthouseAlarm::TwoPlaces { node, one, other }) => {
-                let known = self.node.verifier().member(node).map(|member| member.name.to_string());
-                let name = known.unwrap_or_else(|| node.to_string());
-                self.alarm(
-                    "two places",
-                    format!(
-                        "the node {name} speaks from {one} and from {other} by turns: a copied disk, or a stolen key; \
-                         `tombolo node replace {name}` gives one of them another"
-                    ),
-                );
-            }
-            other => self.alarm("conflict", format!("{other:?}")),
-        }
     }
 
     /// For `status`.
@@ -588,19 +559,6 @@ impl Member {
         }
     }
 
-    /// What somebody should look at.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> = self.alarms.values().cloned().collect();
-        let time = now();
-        warnings.extend(self.node.clock_fault(time).map(clock_text));
-        if self.node.verifier().network().is_some() && self.node.status(time).stale {
-            warnings.push(STALE.to_owned());
-        }
-        warnings.extend(self.server.iter().flat_map(Server::warnings));
-        warnings.sort();
-        warnings
-    }
-
     /// What was decided is written, and the register is free for others.
     pub(super) fn stop(self) {
         if let Some(server) = self.server {
@@ -614,18 +572,6 @@ impl Member {
             self.alarm("disk", error.to_string());
         }
     }
-}
-
-fn clock_text(fault: ClockFault) -> String {
-    let (by, way, perhaps) = match fault {
-        ClockFault::Behind(by) => (by, "behind", ""),
-        ClockFault::Ahead(by) => (by, "ahead of", ", unless the machine was off for so long"),
-    };
-    let (days, hours, minutes) = (by.as_secs() / 86_400, by.as_secs() / 3600 % 24, by.as_secs() / 60 % 60);
-    format!(
-        "this machine's clock is {days} days, {hours} hours and {minutes} minutes {way} what the network has signed{perhaps}: set it; \
-         until then the network's time is used"
-    )
 }
 
 /// The request in a frame of the control socket.
@@ -670,12 +616,12 @@ impl Daemon {
                     server.handle_documents(documents, &mut member.random);
                 }
                 let renewed = matches!(save, Save::Membership(_));
-                if renewed {
-                    member.alarms.remove(RENEWAL);
-                }
                 let dated = matches!(save, Save::Time(_) | Save::Documents(_));
                 if let Err(error) = member.state.save(save) {
                     member.alarm("disk", error.to_string());
+                }
+                if renewed {
+                    member.note_renewed();
                 }
                 if dated {
                     self.tell_time(member);

@@ -1,0 +1,249 @@
+//! What somebody should look at: what is wrong now, and what happened in the last hour.
+
+use std::time::Duration;
+
+use tombolo_control::NodeId;
+use tombolo_control::frame::{RenewRefusal, ShowRefusal};
+use tombolo_control::lighthouse::LighthouseAlarm;
+use tombolo_control::node::NodeAlarm;
+use tombolo_control::verifier::{Alarm, ClockFault, Owned};
+use tombolo_engine::now;
+use tombolo_noise::PublicKey;
+use tombolo_noise::clock::Instant;
+
+use super::Member;
+use super::server::Server;
+
+/// For so long something that happened once is shown.
+const SHOWN: Duration = Duration::from_secs(3600);
+/// Clocks that differ by more are told of.
+const NOTABLE_DIFFERENCE: u64 = 5;
+
+/// Something that happened.
+#[derive(Debug)]
+pub(super) struct Happened {
+    text: String,
+    at: Instant,
+}
+
+impl Member {
+    /// Something has happened; the newest of each kind is kept.
+    pub(super) fn alarm(&mut self, kind: &'static str, text: String) {
+        tracing::warn!("{text}");
+        self.alarms.insert(kind, Happened { text, at: now().boot });
+    }
+
+    /// The membership was renewed: what was said of that before is over.
+    pub(super) fn note_renewed(&mut self) {
+        self.alarms.remove("renewal");
+    }
+
+    pub(super) fn take_alarm(&mut self, alarm: &NodeAlarm) {
+        match alarm {
+            // These last, and are shown for as long as they do.
+            NodeAlarm::Stale | NodeAlarm::Clock(_) | NodeAlarm::NotRenewed { .. } => {
+                for text in self.lasting() {
+                    tracing::warn!("{text}");
+                }
+            }
+            NodeAlarm::RenewalRefused(reason) => self.alarm("renewal", renewal_text(*reason)),
+            NodeAlarm::Refused { peer, reason, clock_difference } => {
+                let text = refused_text(&self.called(peer), *reason, *clock_difference);
+                self.alarm("refused", text);
+            }
+            NodeAlarm::Lighthouse(LighthouseAlarm::TwoPlaces { node, one, other }) => {
+                let name = self.named(node);
+                self.alarm(
+                    "two places",
+                    format!(
+                        "the node {name} speaks from {one} and from {other} by turns: a copied disk, or a stolen key; \
+                         `tombolo node replace {name}` gives one of them another"
+                    ),
+                );
+            }
+            NodeAlarm::Verifier(alarm) => {
+                let text = conflict_text(alarm, |node| self.named(node));
+                self.alarm("conflict", text);
+            }
+        }
+    }
+
+    /// A node's name where it is known.
+    fn named(&self, node: &NodeId) -> String {
+        let known = self.node.verifier().member(node).map(|member| member.name.to_string());
+        known.unwrap_or_else(|| node.to_string())
+    }
+
+    /// The name of whose key it is, where that is known.
+    fn called(&self, key: &PublicKey) -> String {
+        let held = self.node.verifier().authorised(key, self.node.times(now()));
+        held.map_or_else(|| key.to_string(), |(member, _)| member.name.to_string())
+    }
+
+    /// What is wrong now.
+    fn lasting(&self) -> Vec<String> {
+        let time = now();
+        let status = self.node.status(time);
+        let mut texts = Vec::new();
+        if status.stale && self.node.verifier().network().is_some() {
+            let issued = self.node.verifier().network().map_or(time.wall.0, |network| network.issued.0);
+            let minutes = time.wall.0.saturating_sub(issued).as_secs() / 60;
+            texts.push(format!(
+                "the network document is {minutes} minutes old, and a new one comes every hour: no server is up, or somebody \
+                 withholds it; revocations and changes are not heard of. See `tombolo status` for the servers"
+            ));
+        }
+        texts.extend(self.node.clock_fault(time).map(clock_text));
+        if let Some(own) = self.node.membership() {
+            let half = own.not_before.0 + own.lifetime() / 2;
+            let confirmed = self.node.times(time).confirmed.0;
+            if confirmed > half {
+                let left = own.not_after.0.saturating_sub(confirmed).as_secs();
+                texts.push(format!(
+                    "the membership was not renewed for more than half of its life; it ends in {} days and {} h: see that the \
+                     server can be reached",
+                    left / 86_400,
+                    left / 3600 % 24
+                ));
+            }
+        }
+        texts
+    }
+
+    /// All of it.
+    pub(in super::super) fn warnings(&self) -> Vec<String> {
+        let time = now().boot;
+        let mut warnings = self.lasting();
+        for happened in self.alarms.values() {
+            let age = time.saturating_duration_since(happened.at);
+            if age < SHOWN {
+                warnings.push(format!("{} ({})", happened.text, ago(age)));
+            }
+        }
+        warnings.extend(self.server.iter().flat_map(Server::warnings));
+        warnings.sort();
+        warnings
+    }
+}
+
+fn ago(age: Duration) -> String {
+    match age.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s ago"),
+        seconds => format!("{} min ago", seconds / 60),
+    }
+}
+
+fn clock_text(fault: ClockFault) -> String {
+    let (by, way, perhaps) = match fault {
+        ClockFault::Behind(by) => (by, "behind", ""),
+        ClockFault::Ahead(by) => (by, "ahead of", ", unless the machine was off for so long"),
+    };
+    let (days, hours, minutes) = (by.as_secs() / 86_400, by.as_secs() / 3600 % 24, by.as_secs() / 60 % 60);
+    format!(
+        "this machine's clock is {days} days, {hours} hours and {minutes} minutes {way} what the network has signed{perhaps}: set it; \
+         until then the network's time is used"
+    )
+}
+
+fn renewal_text(reason: RenewRefusal) -> String {
+    let why = match reason {
+        RenewRefusal::NotAMember => {
+            "it does not know this machine: look for it there with `tombolo node list`, or `tombolo leave --force` here and \
+             join anew"
+                .to_owned()
+        }
+        RenewRefusal::Revoked => {
+            "this machine, or its key, is revoked: `tombolo leave --force`, and join anew if that was a mistake".to_owned()
+        }
+        RenewRefusal::UnknownTicket => "it has forgotten the change of this machine's key; it is asked again".to_owned(),
+        RenewRefusal::NotPresented => "this machine does not present that node any more".to_owned(),
+        RenewRefusal::Busy => "it is busy; it is asked again".to_owned(),
+        other => format!("for a reason that this version does not know ({})", other.code()),
+    };
+    format!("the server does not renew the membership: {why}")
+}
+
+fn refused_text(peer: &str, reason: ShowRefusal, clock_difference: i64) -> String {
+    let why = match reason {
+        ShowRefusal::Invalid => "it does not verify there".to_owned(),
+        ShowRefusal::Expired => "it has expired there".to_owned(),
+        ShowRefusal::NotYet => "it begins later, by the clock there".to_owned(),
+        ShowRefusal::Revoked => "it is revoked".to_owned(),
+        ShowRefusal::Owned => "what it claims (name, address or key) is another node's there".to_owned(),
+        ShowRefusal::Later => "it lacks documents for it".to_owned(),
+        ShowRefusal::Stale => "its network document is stale, and it takes no new peers meanwhile".to_owned(),
+        other => format!("for a reason that this version does not know ({})", other.code()),
+    };
+    let clock = match clock_difference {
+        ahead if ahead.unsigned_abs() <= NOTABLE_DIFFERENCE => String::new(),
+        ahead => {
+            let way = if ahead > 0 { "ahead of" } else { "behind" };
+            format!("; its clock is {} s {way} ours", ahead.unsigned_abs())
+        }
+    };
+    format!("{peer} does not take our membership: {why}{clock}")
+}
+
+fn conflict_text(alarm: &Alarm, name: impl Fn(&NodeId) -> String) -> String {
+    match alarm {
+        Alarm::TrustFork { epoch, .. } => format!(
+            "two different trust documents of epoch {epoch} are signed: the root key was used in two places, or is in other \
+             hands; the one that came first holds"
+        ),
+        Alarm::NetworkFork { version, .. } => format!(
+            "two different network documents of version {version} are signed: two servers run with one issuer key, such as a \
+             restored one beside the original, or it is in other hands; see `tombolo server trust show`"
+        ),
+        Alarm::SerialFork { node, serial } => format!(
+            "two different memberships of {} with the serial {serial} are signed: two servers run with one issuer key, or it is \
+             in other hands; see `tombolo server trust show`",
+            name(node)
+        ),
+        Alarm::OwnerConflict { owned, holder, claimant } => {
+            let owned = match owned {
+                Owned::Address(address) => format!("the address {address}"),
+                Owned::Name(name) => format!("the name {name}"),
+                Owned::Key(key) => format!("the key {key}"),
+            };
+            format!(
+                "a membership gives {owned}, which is {}'s, to {} as well; the first keeps it. `tombolo node revoke` one of them",
+                name(holder),
+                name(claimant)
+            )
+        }
+        Alarm::OverlayChanged { version } => format!(
+            "the network document {version} names another range or domain than this machine joined with, which is not taken; if \
+             that is meant, leave and join anew"
+        ),
+        other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_words_and_with_the_clocks() {
+        let text = refused_text("db-1", ShowRefusal::NotYet, -3600);
+        assert_eq!(
+            text,
+            "db-1 does not take our membership: it begins later, by the clock there; its clock is 3600 s behind ours"
+        );
+        assert!(!refused_text("db-1", ShowRefusal::Revoked, 2).contains("clock"));
+        assert!(refused_text("db-1", ShowRefusal::from_code(99), 0).contains("(99)"));
+    }
+
+    #[test]
+    fn a_conflict_names_what_and_whose() {
+        let (holder, claimant) = (NodeId::from_bytes([1; 16]), NodeId::from_bytes([2; 16]));
+        let alarm = Alarm::OwnerConflict { owned: Owned::Address([10, 0, 0, 7].into()), holder, claimant };
+        let text = conflict_text(&alarm, |node| if *node == holder { "ada" } else { "bob" }.to_owned());
+        assert!(
+            text.starts_with("a membership gives the address 10.0.0.7, which is ada's, to bob as well"),
+            "{text}"
+        );
+        assert_eq!(ago(Duration::from_secs(59)), "59 s ago");
+        assert_eq!(ago(Duration::from_secs(3599)), "59 min ago");
+    }
+}
