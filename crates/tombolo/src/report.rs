@@ -7,6 +7,16 @@ use serde::{Deserialize, Serialize};
 /// Version of the schema; fields are added without a new one, and removed or changed only with it.
 pub const SCHEMA: u32 = 1;
 
+/// A span of time as people say it.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
 /// The whole report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StatusReport {

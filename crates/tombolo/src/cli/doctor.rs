@@ -10,7 +10,7 @@ use crate::config::{self, NetworkConfig};
 use crate::control::Client;
 use crate::daemon::report::unix_now;
 use crate::paths::Directories;
-use crate::report::{MembershipReport, ServerReport};
+use crate::report::{MembershipReport, ServerReport, span};
 
 /// 1 January 2025: a clock before it has not been set.
 const PLAUSIBLE: u64 = 1_735_689_600;
@@ -169,10 +169,11 @@ fn network_findings(directories: &Directories, network: &str) -> Vec<Finding> {
 
 fn membership_findings(network: &str, membership: &MembershipReport) -> Vec<Finding> {
     let left = membership.not_after.map_or(0, |end| end.saturating_sub(unix_now().as_secs()));
-    let lasts = format!("for {} days and {} h", left / 86_400, left / 3600 % 24);
     let own = membership.name.as_deref().unwrap_or("-");
     let mut findings = vec![match membership.state.as_str() {
-        "valid" => Finding::Good(format!("{network}: member {own}, its membership is valid {lasts}")),
+        "valid" => {
+            Finding::Good(format!("{network}: member {own}, its membership is valid for {}", span(left)))
+        }
         state => Finding::Bad(format!(
             "{network}: member {own}, its membership is {state}: it is renewed as soon as a server answers"
         )),
@@ -196,7 +197,7 @@ fn membership_findings(network: &str, membership: &MembershipReport) -> Vec<Find
             Finding::Notable(text)
         } else {
             Finding::Bad(format!(
-                "{text}. Known members go on {lasts}; meanwhile nobody joins or renews, and nobody new is found"
+                "{text}. Tunnels with known members go on; meanwhile nobody joins or renews, and nobody new is found"
             ))
         }
     });

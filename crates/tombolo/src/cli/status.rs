@@ -7,7 +7,7 @@ use super::{Failure, print_bytes, print_line};
 use crate::control::{Answer, Client, Request};
 use crate::daemon::report::unix_now;
 use crate::paths::Directories;
-use crate::report::{MembershipReport, OffloadEntry, OffloadReport, PeerReport, StatusReport};
+use crate::report::{MembershipReport, OffloadEntry, OffloadReport, PeerReport, StatusReport, span};
 
 pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &StatusArgs) -> Result<(), Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
@@ -32,19 +32,28 @@ pub(super) fn ask(client: &Client) -> Result<StatusReport, Failure> {
 
 fn render_membership(membership: &MembershipReport, peers: &[PeerReport]) -> String {
     let mut text = String::new();
-    let expires = membership.not_after.map(|end| end.saturating_sub(unix_now().as_secs()) / 3600);
     // Writing to a String cannot fail.
     let _ = write!(text, "member {}", membership.name.as_deref().unwrap_or("-"));
     if let Some(domain) = &membership.domain {
         let _ = write!(text, " in {domain}");
     }
-    let _ = write!(text, ", membership {}", membership.state);
-    if let (Some(hours), Some(serial)) = (expires, membership.serial) {
-        let _ = write!(text, " for {} days {} h (serial {serial})", hours / 24, hours % 24);
+    let now = unix_now().as_secs();
+    let (left, over) =
+        membership.not_after.map_or((0, 0), |end| (end.saturating_sub(now), now.saturating_sub(end)));
+    let _ = match membership.state.as_str() {
+        "valid" => write!(text, ", membership valid for {}", span(left)),
+        "grace" => write!(text, ", membership ENDED {} ago, known members still take it", span(over)),
+        "expired" if membership.not_after.is_some() => {
+            write!(text, ", membership EXPIRED {} ago", span(over))
+        }
+        state => write!(text, ", membership {state}"),
+    };
+    if let Some(serial) = membership.serial {
+        let _ = write!(text, " (serial {serial})");
     }
     if let (Some(version), Some(age)) = (&membership.network_version, &membership.network_age_seconds) {
         let stale = if membership.stale { ", STALE" } else { "" };
-        let _ = write!(text, ", document {version}, {} old{stale}", duration(*age as f64));
+        let _ = write!(text, ", document {version}, {} old{stale}", span(*age));
     }
     text.push('\n');
     for server in &membership.servers {
@@ -57,7 +66,7 @@ fn render_membership(membership: &MembershipReport, peers: &[PeerReport]) -> Str
             .iter()
             .find(|peer| !server.this_machine && peer.public_key == server.public_key)
             .and_then(|peer| peer.last_received_age_seconds)
-            .map(|age| format!(", heard {} ago", duration(age)));
+            .map(|age| format!(", heard {} ago", span(age as u64)));
         let _ = writeln!(
             text,
             "server {} ({}): {state}{}",
@@ -183,8 +192,8 @@ fn table(peers: &[PeerReport]) -> String {
             peer.relay.as_ref().map_or_else(|| peer.path.clone(), |relay| format!("relayed by {relay}")),
             peer.endpoint.clone().or_else(|| peer.configured_endpoint.clone()).unwrap_or_else(dash),
             peer.mtu_bytes.to_string(),
-            peer.last_handshake_age_seconds.map_or_else(dash, |age| format!("{} ago", duration(age))),
-            peer.last_received_age_seconds.map_or_else(dash, |age| format!("{} ago", duration(age))),
+            peer.last_handshake_age_seconds.map_or_else(dash, |age| format!("{} ago", span(age as u64))),
+            peer.last_received_age_seconds.map_or_else(dash, |age| format!("{} ago", span(age as u64))),
             peer.round_trip_seconds.map_or_else(dash, |time| format!("{:.1} ms", time * 1e3)),
             bytes(peer.received_bytes),
             bytes(peer.sent_bytes),
@@ -199,16 +208,6 @@ fn table(peers: &[PeerReport]) -> String {
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
     text
-}
-
-fn duration(seconds: f64) -> String {
-    let seconds = seconds as u64;
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
-    }
 }
 
 fn bytes(count: u64) -> String {
@@ -258,8 +257,8 @@ mod tests {
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(1500), "1.5 KB");
         assert_eq!(bytes(u64::MAX), "18446744.1 TB");
-        assert_eq!(duration(59.9), "59 s");
-        assert_eq!(duration(125.0), "2 min 5 s");
-        assert_eq!(duration(90_000.0), "1 d 1 h");
+        assert_eq!(span(59), "59 s");
+        assert_eq!(span(125), "2 min 5 s");
+        assert_eq!(span(90_000), "1 d 1 h");
     }
 }

@@ -148,7 +148,9 @@ pub(super) fn enable(directories: &Directories, network: &str, verb: &str) -> Re
         } else {
             "systemd does not run here"
         };
-        eprintln!("tombolo: note: {why}, so nothing starts it at boot: have `tombolo up -n {network}` run then");
+        eprintln!(
+            "tombolo: note: {why}, so nothing starts it at boot: have `tombolo up -n {network}` run then"
+        );
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use tombolo_noise::clock::Instant;
 
 use super::Member;
 use super::server::Server;
+use crate::report::span;
 
 /// For so long something that happened once is shown.
 const SHOWN: Duration = Duration::from_secs(3600);
@@ -35,7 +36,9 @@ impl Member {
 
     /// The membership was renewed: what was said of that before is over.
     pub(super) fn note_renewed(&mut self) {
-        self.alarms.remove("renewal");
+        for kind in ["renewal", "refused"] {
+            self.alarms.remove(kind);
+        }
     }
 
     pub(super) fn take_alarm(&mut self, alarm: &NodeAlarm) {
@@ -87,9 +90,9 @@ impl Member {
         let mut texts = Vec::new();
         if status.stale && self.node.verifier().network().is_some() {
             let issued = self.node.verifier().network().map_or(time.wall.0, |network| network.issued.0);
-            let minutes = time.wall.0.saturating_sub(issued).as_secs() / 60;
+            let age = span(time.wall.0.saturating_sub(issued).as_secs());
             texts.push(format!(
-                "the network document is {minutes} minutes old, and a new one comes every hour: no server is up, or somebody \
+                "the network document is {age} old, and a new one comes every hour: no server is up, or somebody \
                  withholds it; revocations and changes are not heard of. See `tombolo status` for the servers"
             ));
         }
@@ -98,12 +101,14 @@ impl Member {
             let half = own.not_before.0 + own.lifetime() / 2;
             let confirmed = self.node.times(time).confirmed.0;
             if confirmed > half {
-                let left = own.not_after.0.saturating_sub(confirmed).as_secs();
+                let (end, now) = (own.not_after.0.as_secs(), confirmed.as_secs());
+                let end = if now < end {
+                    format!("ends in {}", span(end - now))
+                } else {
+                    format!("ended {} ago", span(now - end))
+                };
                 texts.push(format!(
-                    "the membership was not renewed for more than half of its life; it ends in {} days and {} h: see that the \
-                     server can be reached",
-                    left / 86_400,
-                    left / 3600 % 24
+                    "the membership was not renewed for more than half of its life; it {end}: see that the server can be reached"
                 ));
             }
         }
@@ -117,19 +122,12 @@ impl Member {
         for happened in self.alarms.values() {
             let age = time.saturating_duration_since(happened.at);
             if age < SHOWN {
-                warnings.push(format!("{} ({})", happened.text, ago(age)));
+                warnings.push(format!("{} ({} ago)", happened.text, span(age.as_secs())));
             }
         }
         warnings.extend(self.server.iter().flat_map(Server::warnings));
         warnings.sort();
         warnings
-    }
-}
-
-fn ago(age: Duration) -> String {
-    match age.as_secs() {
-        seconds @ 0..60 => format!("{seconds} s ago"),
-        seconds => format!("{} min ago", seconds / 60),
     }
 }
 
@@ -243,7 +241,5 @@ mod tests {
             text.starts_with("a membership gives the address 10.0.0.7, which is ada's, to bob as well"),
             "{text}"
         );
-        assert_eq!(ago(Duration::from_secs(59)), "59 s ago");
-        assert_eq!(ago(Duration::from_secs(3599)), "59 min ago");
     }
 }
