@@ -178,7 +178,7 @@ fn a_token_on_the_command_line_is_refused_and_not_repeated() {
     let (code, _, errors) = machine.run(&["join", "tombolo1aaaabbbb"]);
     assert_eq!(code, 1);
     assert!(errors.contains("command line") && !errors.contains("aaaabbbb"), "{errors}");
-    assert!(!machine.path("state").exists(), "nothing is made for it");
+    assert!(!machine.path("state/tombolo").exists(), "nothing is made for it");
 }
 
 #[test]
