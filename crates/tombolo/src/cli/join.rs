@@ -101,7 +101,7 @@ pub(super) fn begin_unattended(cli: &Cli, directories: &Directories) -> Result<O
     if !is_member {
         let Some(file) = file else { return Ok(None) };
         let name = std::env::var(NODE_NAME).ok().filter(|name| !name.is_empty());
-        let text = read_file(Path::new(&file))?;
+        let text = read_named(Path::new(&file))?;
         let token = text.parse().map_err(|error| Failure::Mistake(format!("{error}")))?;
         prepare(directories, &network, &PendingJoin { token, name: wished_name(name.as_deref())? })?;
     }
@@ -216,7 +216,7 @@ fn read_token(given: Option<&Path>) -> Result<Token, Failure> {
     let text = match (given, from_environment) {
         (Some(path), _) if path == Path::new("-") => read_all(std::io::stdin(), "standard input")?,
         (Some(path), _) => read_file(path)?,
-        (None, Some(path)) => read_file(Path::new(&path))?,
+        (None, Some(path)) => read_named(Path::new(&path))?,
         (None, None) if std::io::stdin().is_terminal() => super::prompt("Token: ")?,
         (None, None) => {
             return Err(Failure::Mistake(format!(
@@ -225,6 +225,11 @@ fn read_token(given: Option<&Path>) -> Result<Token, Failure> {
         }
     };
     text.parse().map_err(|error| Failure::Mistake(format!("{error}")))
+}
+
+/// The file that the environment names.
+fn read_named(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    read_file(path).map_err(|failure| Failure::Mistake(format!("{TOKEN_FILE}: {failure}")))
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
@@ -259,7 +264,8 @@ pub(super) fn leave(cli: &Cli, directories: &Directories, arguments: &LeaveArgs)
         )));
     }
     let state = MembershipState::open(&directories.state_directory(&network)).map_err(failed)?;
-    if state.issuer().map_err(failed)?.is_some() && !arguments.force {
+    let is_server = state.issuer().map_err(failed)?.is_some();
+    if is_server && !arguments.force {
         return Err(Failure::Mistake(
             "this machine is the network's server: without it nobody joins or renews; \
              --force removes register and issuer key for good"
@@ -273,13 +279,16 @@ pub(super) fn leave(cli: &Cli, directories: &Directories, arguments: &LeaveArgs)
         Ok(_) => Some("the daemon gave another answer".to_owned()),
         Err(error) => Some(error.to_string()),
     };
-    if let Some(reason) = reason
-        && !arguments.force
-    {
-        return Err(Failure::Runtime(format!(
-            "the server could not be told ({reason}); --force leaves all the same, and `tombolo node revoke` on the \
-             server ends the membership"
-        )));
+    if let Some(reason) = reason.filter(|_| !is_server) {
+        if !arguments.force {
+            return Err(Failure::Runtime(format!(
+                "the server could not be told ({reason}); --force leaves all the same, and `tombolo node revoke` on the server \
+                 ends the membership"
+            )));
+        }
+        eprintln!(
+            "tombolo: note: no server was told ({reason}): name and addresses stay this node's until `tombolo node revoke` there"
+        );
     }
     up::down(cli, directories, &DownArgs { open: true })?;
     up::enable(directories, &network, "disable")?;
