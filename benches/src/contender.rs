@@ -94,11 +94,13 @@ pub struct Running {
     pub public_keys: Option<[String; 2]>,
     /// The interfaces of east and west, where `wg` knows them.
     pub interfaces: Option<[String; 2]>,
+    /// East and west, where `tombolo status` knows them.
+    pub nodes: Vec<Node>,
 }
 
 impl Running {
     fn new(daemons: Vec<Process>, destination: Ipv4Addr) -> Self {
-        Self { daemons, destination, public_keys: None, interfaces: None }
+        Self { daemons, destination, public_keys: None, interfaces: None, nodes: Vec::new() }
     }
 
     /// The numbers of the daemons.
@@ -309,10 +311,9 @@ fn start_daemons(scene: &Scene, wire: &Wire, program: &Path) -> Result<Running> 
     east.start(scene)?;
     west.start(scene)?;
     let daemons = [&mut east, &mut west].into_iter().filter_map(|node| node.process.take()).collect();
-    Ok(Running {
-        public_keys: Some([east.keys.public, west.keys.public]),
-        ..Running::new(daemons, west.address)
-    })
+    let running = Running::new(daemons, west.address);
+    let public_keys = Some([&east, &west].map(|node| node.keys.public.clone()));
+    Ok(Running { public_keys, nodes: vec![east, west], ..running })
 }
 
 fn start_forwarders(scene: &Scene, wire: &Wire) -> Result<Vec<Process>> {

@@ -56,11 +56,13 @@ pub struct Results {
 }
 
 impl Results {
-    /// A figure of a subject in one round, if it counts.
+    /// A figure of a subject in one round, if it counts: the median, where it was measured several times.
     pub fn in_round(&self, round: u32, subject: &str, figure: &str) -> Option<f64> {
         let counts =
             |sample: &&Sample| sample.round == round && sample.subject == subject && sample.undisturbed;
-        self.samples.iter().filter(counts).find_map(|sample| sample.figures.get(figure).copied())
+        let values = self.samples.iter().filter(counts).filter_map(|sample| sample.figures.get(figure));
+        let values: Vec<f64> = values.copied().collect();
+        (!values.is_empty()).then(|| median(&values))
     }
 
     /// What `value` gives for each round in which it gives something finite.

@@ -125,12 +125,16 @@ pub(crate) const TABLES: &[Table] = &[
         ratios: false,
     },
     Table {
-        title: "Wires of other sizes: TCP ×1 Gbit/s, MTU not configured",
+        title: "Wires of other sizes, MTU not configured: Gbit/s of the first gigabyte over one TCP connection, and the largest packet found",
         columns: &[
             Column("1500", "u1500_gbps", 2),
             Column("1280", "u1280_gbps", 2),
             Column("1280, hidden from the sender", "hidden_gbps", 2),
             Column("9000", "u9000_gbps", 2),
+            Column("largest packet, 1500", "u1500_mtu", 0),
+            Column("1280", "u1280_mtu", 0),
+            Column("1280, hidden", "hidden_mtu", 0),
+            Column("9000", "u9000_mtu", 0),
         ],
         ratios: false,
     },

@@ -167,13 +167,10 @@ const WANTED: &[Wanted] = &[
         r.ratios(OURS, PLAIN, "impaired_mbps")
     }),
     at_most("memory after that", 40.0, "MB", 1, |r| r.values(OURS, "impaired_peak_mb")),
-    at_least_gigabyte("carried in 4 s on a wire of 1280 bytes", |r| r.values(DAEMON, "u1280_gb")),
-    at_least_gigabyte("carried in 4 s on one that hides its 1280 bytes", |r| r.values(DAEMON, "hidden_gb")),
-    times("TCP on a wire of 9000 bytes, to 1500 bytes", 1.05, |r| {
-        r.by_round(|round| {
-            Some(r.in_round(round, DAEMON, "u9000_gbps")? / r.in_round(round, DAEMON, "u1500_gbps")?)
-        })
-    }),
+    at_least_gigabyte("carried on a wire of 1280 bytes", |r| r.values(DAEMON, "u1280_gb")),
+    at_least_gigabyte("carried on one that hides its 1280 bytes", |r| r.values(DAEMON, "hidden_gb")),
+    // 9000 less 80: the outer headers over IPv6.
+    at_least("largest packet on a wire of 9000 bytes", 8920.0, "bytes", |r| r.values(DAEMON, "u9000_mtu")),
     at_least("joins a second, one processor", 500.0, "", |r| r.values(SERVER, "joins_per_second")),
     at_least("look-ups a second, one processor", 20_000.0, "", |r| r.values(SERVER, "look_ups_per_second")),
     at_most("memory of a server with 10,000 registered nodes", 100.0, "MB", 1, |r| {

@@ -64,22 +64,59 @@ impl Streams {
     /// # Errors
     /// That of `job`.
     pub fn run<T>(self, job: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
-        let received = AtomicU64::new(0);
+        self.metered(|meter| {
+            thread::sleep(SETTLING);
+            meter.during(job)
+        })
+    }
+
+    /// Sends over all of them while `job` runs, which sees what arrives, from the first byte on.
+    ///
+    /// # Errors
+    /// That of `job`.
+    pub fn metered<T>(self, job: impl FnOnce(&Meter) -> Result<T>) -> Result<T> {
+        let meter = Meter::default();
         thread::scope(|scope| {
             for (sender, receiver) in &self.0 {
                 scope.spawn(|| send(sender));
-                scope.spawn(|| receive(receiver, &received));
+                scope.spawn(|| receive(receiver, &meter.0));
             }
-            thread::sleep(SETTLING);
-            let (start, before) = (now(), received.load(Ordering::Relaxed));
-            let result = job();
-            let bytes = received.load(Ordering::Relaxed) - before;
-            let gigabits_per_second = bytes as f64 * 8e-9 / start.elapsed().as_secs_f64();
+            let result = job(&meter);
             for stream in self.0.iter().flat_map(|(sender, receiver)| [sender, receiver]) {
                 let _ = stream.shutdown(Shutdown::Both);
             }
-            Ok((result?, gigabits_per_second))
+            result
         })
+    }
+}
+
+/// Counts what arrives.
+#[derive(Debug, Default)]
+pub struct Meter(AtomicU64);
+
+impl Meter {
+    /// Bytes that have arrived.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// What `job` gave, and the Gbit/s that arrived meanwhile.
+    ///
+    /// # Errors
+    /// That of `job`.
+    pub fn during<T>(&self, job: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+        let (start, before) = (now(), self.bytes());
+        let result = job()?;
+        Ok((result, (self.bytes() - before) as f64 * 8e-9 / start.elapsed().as_secs_f64()))
+    }
+
+    /// Waits until so many bytes have arrived, or the time is over; how long it took.
+    pub fn wait(&self, bytes: u64, limit: Duration) -> Duration {
+        let start = now();
+        while self.bytes() < bytes && start.elapsed() < limit {
+            thread::sleep(Duration::from_millis(2));
+        }
+        start.elapsed()
     }
 }
 

@@ -32,6 +32,8 @@ const RESPONSE_LIMIT: Duration = Duration::from_millis(500);
 const ATTEMPTS: u32 = 20;
 /// Bytes of the packets inside the tunnel.
 const PACKET: usize = 64;
+/// The port inside the tunnel to which they send.
+pub const DISCARD: u16 = 9;
 const RECEIVE_SLOTS: usize = 16;
 
 /// Peers of one WireGuard interface.
@@ -278,7 +280,7 @@ fn datagram(source: Ipv4Addr, destination: Ipv4Addr) -> [u8; PACKET] {
     let sum = Sum::of(&packet[..20]).checksum();
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet[20..22].copy_from_slice(&4000_u16.to_be_bytes());
-    packet[22..24].copy_from_slice(&9_u16.to_be_bytes());
+    packet[22..24].copy_from_slice(&DISCARD.to_be_bytes());
     packet[24..26].copy_from_slice(&((PACKET - 20) as u16).to_be_bytes());
     packet
 }

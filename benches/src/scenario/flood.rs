@@ -1,8 +1,6 @@
 //! Junk initiations with a correct mac1, which anybody who knows the public key can make, beside a bulk
 //! stream; and the same packets to a closed port.
 
-use std::net::SocketAddr;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -16,22 +14,25 @@ use tombolo_tests::interrupt;
 use tombolo_tests::transfer::Noise;
 use tombolo_udp::{BindOptions, Family, UdpSocket};
 
-use super::{west, west_key};
+use super::{paired, west, west_key};
 use crate::Result;
 use crate::contender::{DAEMON, Entrant, FORWARDER, PLAIN};
 use crate::load::bulk;
 use crate::load::clients::send_at;
 use crate::results::{Figures, figures};
+use crate::statistics::median;
 use crate::suite::Suite;
 use crate::wire::Wire;
 
 /// Initiations a second.
 const RATE: f64 = 50_000.0;
+/// What the stream gets to settle after each change.
+const CHANGE: Duration = Duration::from_millis(150);
 /// Different ones, sent over and over.
 const DIFFERENT: usize = 4096;
 
 pub(super) fn measure(suite: &mut Suite<'_>) -> Result {
-    let span = suite.plan.span(Duration::from_millis(2000), Duration::from_millis(700));
+    let span = suite.plan.span(Duration::from_millis(600), Duration::from_millis(300));
     for contender in &suite.plan.contenders {
         if [PLAIN, FORWARDER, DAEMON].contains(&contender.name.as_str()) {
             continue;
@@ -55,25 +56,24 @@ fn flood(entrant: &Entrant, messages: &[u8], span: Duration) -> Result<Figures> 
     let options = BindOptions { gso: false, gro: false, ..BindOptions::default() };
     let socket = entrant.wire.east.namespace.enter(|| Ok(UdpSocket::bind(Family::V4, 0, &options)?))?;
     let [tunnel, closed] = west(entrant);
-    let (mut carried, mut rate) = ([0.0; 2], 0.0);
-    // In both orders, so that what changes steadily meets both alike.
-    for which in [0, 1, 1, 0] {
-        let target: SocketAddr = if which == 0 { closed } else { tunnel };
-        let send = || {
-            let sending = || send_at(&socket, target, messages, INITIATION_LEN as u16, RATE, span);
-            let sent = thread::scope(|scope| scope.spawn(sending).join());
-            sent.map_err(|_| anyhow!("the flood panicked"))
-        };
-        let (sent, gigabits) = bulk::beside(&entrant.wire, entrant.running.destination, 1, send)?;
-        carried[which] += gigabits / 2.0;
-        rate += sent.datagrams as f64 / sent.duration.as_secs_f64() / 4.0;
-    }
-    let [closed, tunnel] = carried;
+    let mut rates = Vec::new();
+    let streams = bulk::Streams::connect(&entrant.wire, entrant.running.destination, 1)?;
+    // One stream through all of it, so that it need not find its speed each time.
+    let carried = streams.metered(|meter| {
+        paired(|to_the_tunnel| {
+            let target = if to_the_tunnel { tunnel } else { closed };
+            let sending = |span| send_at(&socket, target, messages, INITIATION_LEN as u16, RATE, span);
+            sending(CHANGE);
+            let (sent, gigabits) = meter.during(|| Ok(sending(span)))?;
+            rates.push(sent.datagrams as f64 / sent.duration.as_secs_f64());
+            Ok(gigabits)
+        })
+    })?;
     Ok(figures([
-        ("junk_kpps", rate / 1e3),
-        ("junk_closed_gbps", closed),
-        ("junk_tunnel_gbps", tunnel),
-        ("junk_loss", (1.0 - tunnel / closed) * 100.0),
+        ("junk_kpps", median(&rates) / 1e3),
+        ("junk_closed_gbps", carried.without),
+        ("junk_tunnel_gbps", carried.with),
+        ("junk_loss", carried.loss * 100.0),
         ("junk_peak_mb", entrant.running.megabytes("VmHWM")?),
     ]))
 }

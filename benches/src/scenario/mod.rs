@@ -12,9 +12,11 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use tombolo_tests::command::run;
+use tombolo_tests::interrupt;
 
 use crate::Result;
 use crate::contender::{Entrant, PORT};
+use crate::statistics::median;
 use crate::suite::{Part, Suite};
 
 type Scenario = fn(&mut Suite<'_>) -> Result;
@@ -44,6 +46,34 @@ fn west(entrant: &Entrant) -> [SocketAddr; 2] {
 /// The public key of the west end.
 fn west_key(entrant: &Entrant) -> Result<&str> {
     Ok(&entrant.running.public_keys.as_ref().context("a contender without keys")?[1])
+}
+
+/// How often [`paired`] measures both.
+const PAIRS: usize = 8;
+
+/// What a stream carried without something and with it.
+struct Paired {
+    /// Gbit/s, medians.
+    without: f64,
+    with: f64,
+    /// The median of what each pair lost, as a share.
+    loss: f64,
+}
+
+/// Measures without and with something by turns, and compares neighbours: the speed of the machine changes within seconds.
+fn paired(mut gigabits: impl FnMut(bool) -> Result<f64>) -> Result<Paired> {
+    let (mut without, mut with, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..PAIRS {
+        interrupt::check()?;
+        // In both orders, so that what changes steadily meets both alike.
+        let first = pair % 2 == 1;
+        let (one, other) = (gigabits(first)?, gigabits(!first)?);
+        let (one, other) = if first { (other, one) } else { (one, other) };
+        losses.push(1.0 - other / one);
+        without.push(one);
+        with.push(other);
+    }
+    Ok(Paired { without: median(&without), with: median(&with), loss: median(&losses) })
 }
 
 /// Adds peers to the interface of one end (0: east, 1: west), and the route to all of them.

@@ -12,6 +12,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use support::{EAST, Machine, PORT, WEST, udp, wait_until};
 use tombolo_engine::{AllowedIpChange, PeerChange, Transaction};
 use tombolo_noise::clock::{Instant, Now, UnixTime};
+use tombolo_noise::cookie::CookieJar;
+use tombolo_noise::keys::{RemoteStatic, StaticIdentity};
 use tombolo_noise::{Device, Keypair, Output, PrivateKey};
 use tombolo_packet::{DropReason, Endpoint};
 use tombolo_tun::Offloads;
@@ -63,6 +65,37 @@ impl Hostile {
         self.keypair.seal(self.keypair.reserve(1).unwrap(), &mut message);
         self.socket.send(&[Transmit::new(self.target.remote, &message)], &mut SendOutcome::default());
     }
+}
+
+/// Requirement 13: what comes in a flood is answered or dropped, all of it, and the control thread does the rest of its work meanwhile.
+#[test]
+fn a_flood_of_junk_initiations_is_worked_off_and_commands_are_heard() {
+    let network = MemoryNetwork::new(4);
+    let machine = Machine::start(&network, 1, Offloads::ALL);
+    let socket = network.socket(&["203.0.113.5".parse().unwrap()], PORT);
+    let target = (machine.outer, PORT).into();
+    let mut random = ChaCha20Rng::seed_from_u64(7);
+    let identity = StaticIdentity::new(PrivateKey::generate(&mut random));
+    let remote = RemoteStatic::new(&identity, machine.public_key);
+    let mut message = [0; 148];
+    let mut sent = 0;
+    let total = || machine.handle.status().unwrap().drops.iter().map(|(_, count)| count).sum::<u64>();
+    let asked = DropReason::CookieRequired;
+    wait_until("questions for cookies", || {
+        for _ in 0..500 {
+            random.fill_bytes(&mut message);
+            message[..4].copy_from_slice(&[1, 0, 0, 0]);
+            CookieJar::new().write_macs(&mut message, &remote, NOW.boot);
+            socket.send(&[Transmit::new(target, &message)], &mut SendOutcome::default());
+            sent += 1;
+        }
+        wait_until("all to be dropped", || total() >= sent);
+        machine.dropped(asked) >= 1000
+    });
+    assert_eq!(total(), sent);
+    let (mut arena, mut received) = (vec![0; RECEIVE_SLOT], Vec::new());
+    wait_until("a cookie reply", || socket.receive(&mut arena, &mut received).unwrap() > 0);
+    assert_eq!(received[0].segments(&arena).next().map(<[u8]>::len), Some(64));
 }
 
 #[test]

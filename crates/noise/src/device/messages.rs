@@ -90,6 +90,12 @@ impl Device {
         last_under_load.is_some()
     }
 
+    /// Whether so many handshake messages came within the last second that senders are asked for cookies (requirement 13).
+    pub fn is_flooded(&self, now: Instant) -> bool {
+        let lasts = |last: &Instant| now.saturating_duration_since(*last) < UNDER_LOAD_AFTER_TIME;
+        self.last_under_load.iter().flatten().any(lasts)
+    }
+
     /// mac1 first, always. Under load mac2 as well, or a cookie reply; then the rate of the source,
     /// which is known to be real by then (requirement 13, §5.3). Says whether the source holds a cookie of ours, if that matters.
     fn admit(
