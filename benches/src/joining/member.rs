@@ -210,6 +210,8 @@ impl Member {
             Ok(Frame::JoinAnswer(JoinAnswer { outcome: Err(refusal), .. })) => {
                 self.answer = Some(Answer::Refused(refusal));
             }
+            // As everybody does, or it would be taken for gone.
+            Ok(Frame::Challenge(nonce)) => self.send(&Frame::ChallengeAnswer(nonce)),
             Ok(Frame::LookUpAnswer(answer)) => {
                 self.open.0 = self.open.0.saturating_sub(1);
                 self.found += u64::from(answer.found.is_some());

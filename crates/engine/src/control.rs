@@ -1,8 +1,10 @@
 //! The control thread: owner of the protocol state, the routes and the peers.
 
 mod apply;
+mod instructions;
 mod membership;
 mod on_demand;
+mod outputs;
 mod path_mtu;
 mod probes;
 mod relay;
@@ -19,18 +21,16 @@ use rand_core::CryptoRng;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
+use tombolo_noise::Device;
 use tombolo_noise::clock::{Instant, Now};
-use tombolo_noise::{Device, Output};
 use tombolo_packet::{DropReason, PeerId, Steering};
 use tombolo_route::AllowedIps;
 use tombolo_tun::Queue;
-use tombolo_udp::{SendOutcome, Transmit};
 
 use crate::clock;
 use crate::handle::Command;
 use crate::options::{EngineEvent, PathMtuOptions, SocketBinder};
 use crate::send_batch::SendBatch;
-use crate::sender::Sender;
 use crate::shared::{HANDSHAKE_QUEUE_LEN, Peer, Shared, Snapshot, wait_readable};
 use crate::suspend::SuspendWatch;
 
@@ -59,7 +59,9 @@ pub(crate) struct Control<B, R> {
     device: Device,
     random: R,
     binder: B,
-    events: Box<dyn Fn(EngineEvent) + Send + Sync>,
+    events: Box<dyn Fn(Vec<EngineEvent>) + Send + Sync>,
+    /// What the owner is told at the end of the turn.
+    news: Vec<EngineEvent>,
     commands: mpsc::Receiver<Command>,
     routes: AllowedIps,
     /// Boxed: the nodes of a tree that is filled in order stay half empty.
@@ -71,11 +73,12 @@ pub(crate) struct Control<B, R> {
     probes: Probes,
     paths: Paths,
     batch: SendBatch,
-    outcome: SendOutcome,
     timer: OwnedFd,
     timer_set_to: Option<Instant>,
     suspend: SuspendWatch,
     reported_gone: bool,
+    /// Peers or routes have changed, and workers do not see it yet.
+    unpublished: bool,
     /// Peers that are reached by relays.
     relayed: BTreeSet<PeerId>,
     /// For the few packets that this thread writes itself.
@@ -88,7 +91,7 @@ pub(crate) struct ControlParts<B, R> {
     pub(crate) device: Device,
     pub(crate) random: R,
     pub(crate) binder: B,
-    pub(crate) events: Box<dyn Fn(EngineEvent) + Send + Sync>,
+    pub(crate) events: Box<dyn Fn(Vec<EngineEvent>) + Send + Sync>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) firewall_mark: u32,
     pub(crate) steering: Steering,
@@ -108,6 +111,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             random: parts.random,
             binder: parts.binder,
             events: parts.events,
+            news: Vec::new(),
             commands: parts.commands,
             routes: AllowedIps::default(),
             peers: BTreeMap::new(),
@@ -118,11 +122,11 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             probes: Probes::default(),
             paths: Paths::new(parts.path_mtu),
             batch: SendBatch::small(),
-            outcome: SendOutcome::default(),
             timer,
             timer_set_to: None,
             suspend: SuspendWatch::new(clock::slept(), now),
             reported_gone: false,
+            unpublished: false,
             relayed: BTreeSet::new(),
             queue: parts.queue,
         };
@@ -154,7 +158,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             }
             self.arm_timer();
             if let Err(error) = wait_readable(shared.control_waker(), [Some(self.timer.as_fd())], None) {
-                (self.events)(EngineEvent::Failed(format!("waiting for work failed: {error}")));
+                self.news.push(EngineEvent::Failed(format!("waiting for work failed: {error}")));
+                self.tell_news();
                 break;
             }
             shared.control_waker().finish();
@@ -219,7 +224,15 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         self.shared.probes.set_outstanding(self.probes.len());
         worked |= self.drain_outputs(now);
         self.report_workers();
+        self.tell_news();
         worked
+    }
+
+    /// The owner is woken once for all that a turn has brought.
+    fn tell_news(&mut self) {
+        if !self.news.is_empty() {
+            (self.events)(std::mem::take(&mut self.news));
+        }
     }
 
     fn drain_outputs(&mut self, now: Now) -> bool {
@@ -229,7 +242,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             self.output(output, now);
         }
         // Under a flood there are many answers, often to one place: one system call for all.
-        self.batch.flush(&self.shared.sockets.load(), &self.shared);
+        self.flush();
         worked
     }
 
@@ -239,7 +252,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         let suspended = self.suspend.observe(clock::slept(), now);
         if suspended {
             self.device.expire_all(now, &mut self.random);
-            (self.events)(EngineEvent::Resumed);
+            self.news.push(EngineEvent::Resumed);
         }
         suspended
     }
@@ -247,10 +260,10 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     fn report_workers(&mut self) {
         if self.shared.tun_gone.load(Ordering::SeqCst) && !self.reported_gone {
             self.reported_gone = true;
-            (self.events)(EngineEvent::TunGone);
+            self.news.push(EngineEvent::TunGone);
         }
         while let Some(failure) = self.shared.failures.pop() {
-            (self.events)(EngineEvent::Failed(failure));
+            self.news.push(EngineEvent::Failed(failure));
         }
     }
 
@@ -270,13 +283,17 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 self.probe(public_key, source, destination, timeout, reply, now);
             }
             Command::Member(command, reply) => {
-                let _ = reply.send(self.member_command(command, now));
+                let changed = self.member_command(command, now);
+                self.show_workers();
+                let _ = reply.send(changed);
             }
             Command::SendFrame { public_key, frame, path, reply } => {
-                let sent = self.send_frame(&public_key, &frame, path, now);
-                if let Some(reply) = reply {
-                    let _ = reply.send(sent);
-                }
+                let _ = reply.send(self.send_frame(&public_key, &frame, path, now));
+            }
+            Command::Instruct(instructions, reply) => {
+                self.instruct(instructions, now);
+                // Nobody listens, unless too many were waiting.
+                drop(reply);
             }
             Command::SetOverlay(networks) => {
                 let dropped = self.shared.seeking.set_networks(networks);
@@ -306,164 +323,17 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         }
     }
 
-    fn output(&mut self, output: Output, now: Now) {
-        match output {
-            Output::Datagram { peer: None, destination, contents, traffic_class }
-                if !destination.is_relayed() =>
-            {
-                self.batch_reply(destination, &contents, traffic_class);
-            }
-            Output::Datagram { peer, destination, contents, traffic_class } => {
-                if let Some(record) = peer.and_then(|peer| self.peers.get_mut(&peer))
-                    && contents.len() == tombolo_packet::message::INITIATION_LEN
-                {
-                    record.initiation_sent = Some(now.boot);
-                }
-                self.send_handshake(peer, destination, &contents, traffic_class);
-            }
-            Output::Keepalive { peer } => {
-                if let Some(record) = self.peers.get(&peer) {
-                    let sockets = self.shared.sockets.load();
-                    let mut sender = Sender {
-                        shared: &self.shared,
-                        sockets: &sockets,
-                        batch: &mut self.batch,
-                        line: None,
-                        now: now.boot,
-                    };
-                    if sender.flush_staged(&record.peer) == 0 {
-                        sender.send_keepalive(&record.peer);
-                    }
-                }
-            }
-            Output::FlushStaged { peer } => {
-                if let Some(record) = self.peers.get(&peer) {
-                    let sockets = self.shared.sockets.load();
-                    Sender {
-                        shared: &self.shared,
-                        sockets: &sockets,
-                        batch: &mut self.batch,
-                        line: None,
-                        now: now.boot,
-                    }
-                    .flush_staged(&record.peer);
-                    self.deliver_held(peer, now);
-                }
-            }
-            Output::SessionReady { peer, initiator } => self.session_ready(peer, initiator, now),
-            Output::DropStaged { peer } => {
-                if let Some(record) = self.peers.get(&peer) {
-                    let dropped = record.peer.staging.clear(&self.shared.staging_budget);
-                    self.shared.drops.add(DropReason::HandshakeAbandoned, dropped as u64);
-                }
-            }
-            Output::ResolveEndpoint { peer } => {
-                if let Some(record) = self.peers.get(&peer) {
-                    (self.events)(EngineEvent::ResolveEndpoint(*record.peer.link.public_key()));
-                }
-            }
-            Output::TimestampAdvanced { peer } => self.peer_changed(peer),
-            Output::EndpointMoved { peer } => {
-                self.peer_changed(peer);
-                self.report_move(peer);
-            }
-            Output::PeerAppeared { peer } => {
-                self.add_record(peer);
-                self.publish();
-            }
-            Output::PeerGone { peer, public_key } => {
-                // The slot may have another peer already.
-                if self.peers.get(&peer).is_some_and(|record| *record.peer.link.public_key() == public_key) {
-                    self.forget_peer(peer);
-                    self.publish();
-                    (self.events)(EngineEvent::PeerGone(public_key));
-                }
-            }
-            Output::KeyInTwoPlaces { peer, other } => self.report_two_places(peer, other),
-        }
-    }
-
-    fn peer_changed(&self, peer: PeerId) {
-        if let Some(record) = self.peers.get(&peer) {
-            (self.events)(EngineEvent::PeerChanged(*record.peer.link.public_key()));
-        }
-    }
-
-    /// New keys: what waited goes out. The initiator must send something at once, since the
-    /// responder may not use the keys before (§5.4.3).
-    fn session_ready(&mut self, peer: PeerId, initiator: bool, now: Now) {
-        let Some(record) = self.peers.get_mut(&peer) else { return };
-        if initiator {
-            record.round_trip = record
-                .initiation_sent
-                .take()
-                .map(|sent| now.boot.saturating_duration_since(sent))
-                .or(record.round_trip);
-        }
-        let sockets = self.shared.sockets.load();
-        let mut sender = Sender {
-            shared: &self.shared,
-            sockets: &sockets,
-            batch: &mut self.batch,
-            line: None,
-            now: now.boot,
-        };
-        if sender.flush_staged(&record.peer) == 0 && initiator {
-            sender.send_keepalive(&record.peer);
-        }
-        (self.events)(EngineEvent::SessionEstablished(*record.peer.link.public_key()));
-        self.report_session(peer, now);
-        self.go_on_with_path(peer, now);
-    }
-
-    /// A cookie reply. It leaves with those that follow.
-    fn batch_reply(&mut self, destination: tombolo_packet::Endpoint, contents: &[u8], traffic_class: u8) {
-        if self.batch.room(contents.len()).is_none() {
-            self.batch.flush(&self.shared.sockets.load(), &self.shared);
-        }
-        if let Some(room) = self.batch.room(contents.len()) {
-            room.copy_from_slice(contents);
-            self.batch.commit(None, destination, traffic_class, contents.len());
-        }
-    }
-
-    fn send_handshake(
-        &mut self,
-        peer: Option<PeerId>,
-        destination: tombolo_packet::Endpoint,
-        contents: &[u8],
-        traffic_class: u8,
-    ) {
-        if destination.is_relayed() {
-            if let Err(reason) = self.send_by_relay(&destination, contents, traffic_class) {
-                self.shared.drops.count(reason);
-            }
-            return;
-        }
-        let sockets = self.shared.sockets.load();
-        let socket = if destination.remote.is_ipv4() { &sockets.v4 } else { &sockets.v6 };
-        let Some(socket) = socket else {
-            self.shared.drops.count(DropReason::UdpSendFailed);
-            return;
-        };
-        let transmit = Transmit {
-            destination: destination.remote,
-            source: destination.local,
-            traffic_class,
-            contents,
-            segment_size: None,
-        };
-        socket.send(&[transmit], &mut self.outcome);
-        self.shared.drops.add(DropReason::UdpSendFailed, self.outcome.failures.len() as u64);
-        if !self.outcome.stale_sources.is_empty()
-            && let Some(record) = peer.and_then(|peer| self.peers.get(&peer))
-        {
-            record.peer.link.forget_source(destination);
-        }
+    /// Peers or routes have changed. Workers see it before anything leaves or anybody is answered; a picture of all takes time
+    /// in proportion to their number, and is made once for the changes of a turn.
+    fn publish(&mut self) {
+        self.unpublished = true;
     }
 
     /// Shows workers the peers and routes as they are now.
-    fn publish(&self) {
+    fn show_workers(&mut self) {
+        if !std::mem::take(&mut self.unpublished) {
+            return;
+        }
         let len = self.peers.keys().next_back().map_or(0, |id| id.0 as usize + 1);
         let mut peers = vec![None; len];
         for (id, record) in &self.peers {
@@ -500,7 +370,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         let interval = Timespec { tv_sec: 0, tv_nsec: 0 };
         let setting = Itimerspec { it_interval: interval, it_value: value };
         if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &setting) {
-            (self.events)(EngineEvent::Failed(format!("setting the timer failed: {error}")));
+            self.news.push(EngineEvent::Failed(format!("setting the timer failed: {error}")));
+            self.tell_news();
         }
     }
 }

@@ -48,7 +48,8 @@ pub struct Engine {
 
 impl Engine {
     /// Starts the threads, on at most as many of `queues` as [`queues_for`](crate::queues_for) gives for the
-    /// workers that the options want. `events` is called on the control thread and must not block.
+    /// workers that the options want. `events` is called on the control thread with all
+    /// that one turn of it has brought, in order, and must not block.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -57,7 +58,7 @@ impl Engine {
         queues: Vec<Arc<dyn Queue>>,
         mut binder: impl SocketBinder,
         mut random: impl CryptoRng + Send + 'static,
-        events: impl Fn(EngineEvent) + Send + Sync + 'static,
+        events: impl Fn(Vec<EngineEvent>) + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
         let threads = layout(options.workers, queues.len());
         let lanes =

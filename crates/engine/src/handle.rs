@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -9,11 +10,15 @@ use ipnet::IpNet;
 use tombolo_noise::clock::UnixTime;
 use tombolo_noise::{MembershipOptions, PublicKey};
 
+use crate::instruction::Instruction;
 use crate::options::Path;
 use crate::relay::RelayPermissions;
 use crate::shared::Shared;
 use crate::status::EngineStatus;
 use crate::transaction::{ApplyError, Transaction};
+
+/// Instructions that wait before whoever gives more waits for them.
+const INSTRUCTIONS_WAITING: usize = 512;
 
 /// The engine has stopped and answers no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,9 +100,10 @@ pub(crate) enum Command {
         public_key: PublicKey,
         frame: Vec<u8>,
         path: Option<Path>,
-        /// None: whether it went is nobody's concern.
-        reply: Option<mpsc::SyncSender<Result<(), SendFrameError>>>,
+        reply: mpsc::SyncSender<Result<(), SendFrameError>>,
     },
+    /// The reply is dropped when they were carried out.
+    Instruct(Vec<Instruction>, Option<mpsc::SyncSender<()>>),
     SetOverlay(Vec<IpNet>),
     SetRelay(Option<RelayPermissions>),
     SetGateway(Vec<IpNet>),
@@ -347,22 +353,26 @@ impl EngineHandle {
         path: Option<Path>,
     ) -> Result<(), SendFrameError> {
         let (reply, answer) = mpsc::sync_channel(1);
-        self.send(Command::SendFrame { public_key, frame, path, reply: Some(reply) })
+        self.send(Command::SendFrame { public_key, frame, path, reply })
             .map_err(|Stopped| SendFrameError::Stopped)?;
         answer.recv().unwrap_or(Err(SendFrameError::Stopped))
     }
 
-    /// Sends a frame as [`EngineHandle::send_control`] does, by `path` where one is given, and does not wait to hear whether it went. Nothing holds
-    /// back a caller that sends faster than the control thread seals: call one of the others now and then.
+    /// Hands over what is to be done, in this order, and does not wait for it: one hand-over, and one system call for the frames in it,
+    /// however many they are. Whoever hands over faster than the control thread works is held back.
     ///
     /// # Errors
     /// The engine has stopped.
-    pub fn post_control(
-        &self,
-        public_key: PublicKey,
-        path: Option<Path>,
-        frame: Vec<u8>,
-    ) -> Result<(), Stopped> {
-        self.send(Command::SendFrame { public_key, frame, path, reply: None })
+    pub fn instruct(&self, instructions: Vec<Instruction>) -> Result<(), Stopped> {
+        let count = instructions.len();
+        let waiting = self.shared.instructions.fetch_add(count, Ordering::Relaxed);
+        if waiting < INSTRUCTIONS_WAITING {
+            return self.send(Command::Instruct(instructions, None));
+        }
+        let (reply, done) = mpsc::sync_channel::<()>(1);
+        self.send(Command::Instruct(instructions, Some(reply)))?;
+        // It ends with the reply's end.
+        let _ = done.recv();
+        Ok(())
     }
 }

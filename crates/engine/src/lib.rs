@@ -20,6 +20,7 @@ mod gateway;
 mod handle;
 mod held;
 mod inbound;
+mod instruction;
 mod offload;
 mod options;
 mod outbound;
@@ -45,6 +46,7 @@ pub use clock::now;
 pub use engine::{Engine, StartError};
 pub use frames::FrameCredit;
 pub use handle::{EngineHandle, ProbeError, SendFrameError, Stopped};
+pub use instruction::Instruction;
 pub use options::{
     EngineEvent, EngineOptions, MAX_WORKERS, Path, PathMtuOptions, Route, Session, SocketBinder, Sockets,
     queues_for,

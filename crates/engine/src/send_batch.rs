@@ -16,6 +16,9 @@ use crate::shared::Shared;
 /// Bytes of sealed messages that one batch holds: two of the largest super-datagrams.
 const ARENA_LEN: usize = 2 * 65_536;
 
+/// The same where there are no IP packets to be sent, but for a few.
+const SMALL_ARENA_LEN: usize = 32 * 1024;
+
 /// Transmits in one batch at most; each is one entry of `sendmmsg`.
 const MAX_TRANSMITS: usize = 64;
 
@@ -51,9 +54,9 @@ impl SendBatch {
         Self { arena: vec![0; ARENA_LEN], used: 0, pending: ArrayVec::new(), outcome: SendOutcome::default() }
     }
 
-    /// A batch for single messages, as the control thread sends them.
+    /// A batch for handshake messages and control frames.
     pub(crate) fn small() -> Self {
-        Self { arena: vec![0; 4096], ..Self::new_empty() }
+        Self { arena: vec![0; SMALL_ARENA_LEN], ..Self::new_empty() }
     }
 
     fn new_empty() -> Self {

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -198,6 +198,8 @@ pub(crate) struct Shared {
     pub(crate) assisted: AssistCounters,
     /// The outer header tells the inner packet's DSCP.
     pub(crate) copy_dscp: bool,
+    /// Instructions that the control thread has not taken yet.
+    pub(crate) instructions: AtomicUsize,
     stop: AtomicBool,
     control: Waker,
     /// Of the data threads.
@@ -242,6 +244,7 @@ impl Shared {
             flow_hasher: FlowHasher::new([0; 2]),
             assisted: AssistCounters::default(),
             copy_dscp: false,
+            instructions: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             control: Waker::new()?,
             workers,

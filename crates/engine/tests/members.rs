@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use support::{EAST, Machine, PATIENCE, PORT, WEST, udp, wait_until};
 use tombolo_engine::{
-    AllowedIpChange, EngineEvent, MemberChange, Path, PeerChange, SendFrameError, Session, Transaction,
+    AllowedIpChange, EngineEvent, Instruction, MemberChange, Path, PeerChange, SendFrameError, Session,
+    Stopped, Transaction,
 };
 use tombolo_noise::clock::Instant;
 use tombolo_noise::{MembershipOptions, Standing};
@@ -261,4 +262,55 @@ fn a_replaced_configuration_keeps_members_and_a_configured_key_is_static_control
     assert_eq!(server.handle.revoke(node.public_key), Ok(false), "static peers outrank memberships");
     server.handle.apply(Transaction { replace_peers: true, ..Transaction::default() }).unwrap();
     assert!(server.handle.status().unwrap().peers.is_empty());
+}
+
+/// The next frames that the control plane of a machine hears of, without their headers.
+fn frames(machine: &Machine, count: usize) -> Vec<u8> {
+    let events = machine.events.lock().unwrap();
+    let told = std::iter::from_fn(|| events.recv_timeout(PATIENCE).ok());
+    let bodies = told.filter_map(|event| match event {
+        EngineEvent::ControlFrame { bytes, .. } => bytes.last().copied(),
+        _ => None,
+    });
+    bodies.take(count).collect()
+}
+
+#[test]
+fn what_is_handed_over_together_is_done_in_order() {
+    let network = MemoryNetwork::new(15);
+    let server = Machine::start(&network, 1, Offloads::NONE);
+    let node = Machine::start(&network, 2, Offloads::NONE);
+    change(&node, &server, FOREVER, "10.0.0.1/32");
+    change(&server, &node, MemberChange::Unverified, "10.0.0.2/32");
+    session(&node);
+    let frame = |number| Instruction::Frame {
+        public_key: node.public_key,
+        path: None,
+        frame: vec![0xf1, 3, 0, 1, number],
+    };
+    let promoted = PeerChange { member: Some(FOREVER), ..PeerChange::new(node.public_key) };
+    let together: Vec<Instruction> =
+        std::iter::once(Instruction::Peer(Box::new(promoted))).chain((0..40).map(frame)).collect();
+    server.handle.instruct(together).unwrap();
+    assert_eq!(frames(&node, 40), Vec::from_iter(0..40));
+    arrives(&server, &node, &udp(EAST, WEST, b"a member since"));
+    // Of the two the first alone is sent.
+    server.handle.instruct(vec![frame(50), Instruction::Revoke(node.public_key), frame(51)]).unwrap();
+    assert_eq!(frames(&node, 1), [50]);
+    wait_until("the peer is gone", || server.handle.status().unwrap().peers.is_empty());
+    let events = node.events.lock().unwrap();
+    assert!(!events.try_iter().any(|event| matches!(event, EngineEvent::ControlFrame { .. })));
+}
+
+#[test]
+fn whoever_hands_over_without_end_waits_and_a_stopped_engine_says_so() {
+    let network = MemoryNetwork::new(16);
+    let server = Machine::start(&network, 1, Offloads::NONE);
+    let (nobody, handle) = (tombolo_noise::PrivateKey::from_bytes([9; 32]).public(), server.handle.clone());
+    let lost = || Instruction::Frame { public_key: nobody, path: None, frame: vec![0xf1, 3, 0, 0] };
+    for _ in 0..100 {
+        handle.instruct((0..64).map(|_| lost()).collect()).unwrap();
+    }
+    server.engine.stop();
+    assert_eq!(handle.instruct(vec![lost()]), Err(Stopped));
 }

@@ -149,7 +149,7 @@ impl Node {
 
     pub(super) fn lighthouses(&self) -> impl Iterator<Item = PublicKey> {
         let lighthouse = |peer: &Peer| peer.is_verified() && peer.has_role(Roles::LIGHTHOUSE);
-        self.peers.iter().filter(move |(_, peer)| lighthouse(peer)).map(|(key, _)| *key)
+        self.held_servers().filter(move |(_, peer)| lighthouse(peer)).map(|(key, _)| key)
     }
 
     /// Nobody was found. That displaces no membership that holds (control rule 12).

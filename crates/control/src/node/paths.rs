@@ -113,8 +113,8 @@ impl Node {
         if peer.server.is_some() {
             return Vec::new();
         }
-        let usable = self.peers.iter().filter(|(relay, held)| {
-            **relay != key
+        let usable = self.held_servers().filter(|(relay, held)| {
+            *relay != key
                 && held.is_verified()
                 && held.has_role(Roles::RELAY)
                 && held.current.is_none_or(|path| !path.is_relayed())
@@ -256,8 +256,10 @@ impl Node {
         self.challenge_moved(key, peer, call);
         let unused = now.saturating_duration_since(peer.used);
         let hot = unused < HOT;
-        // A server has keepalives, and that is enough while no packets go there.
-        if peer.server.is_some() && !hot && peer.failing.is_none() {
+        // Between a server and those whom it serves there are keepalives, and that is enough while no packets go there. Else a
+        // region that goes away would be called by each server, all of it and twice a second.
+        let served = self.lighthouse.is_some() && !peer.saved;
+        if (peer.server.is_some() || served) && !hot && peer.failing.is_none() {
             peer.next_probe = peer.moved.is_some().then_some(now + PROBE_HOT);
             return;
         }

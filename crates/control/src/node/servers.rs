@@ -174,10 +174,16 @@ impl Node {
         );
     }
 
+    /// The servers of the network that are among the peers, of whom a server has twenty thousand.
+    pub(super) fn held_servers(&self) -> impl Iterator<Item = (PublicKey, &Peer)> {
+        let servers = self.verifier.network().map_or(&[][..], |network| &network.servers);
+        servers.iter().filter_map(|server| Some((server.key, self.peers.get(&server.key)?)))
+    }
+
     /// Relays with which there is a tunnel; `taken` is one that is in hand, and not among the peers at the moment.
     fn relays_held(&self, taken: Option<NodeId>) -> Vec<NodeId> {
-        let held = self.peers.values().filter(|peer| peer.is_verified() && peer.has_role(Roles::RELAY));
-        let held = held.filter_map(|peer| peer.server.as_ref().map(|server| server.node));
+        let held = self.held_servers().filter(|(_, peer)| peer.is_verified() && peer.has_role(Roles::RELAY));
+        let held = held.filter_map(|(_, peer)| peer.server.as_ref().map(|server| server.node));
         taken.into_iter().chain(held).take(4).collect()
     }
 

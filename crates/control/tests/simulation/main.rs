@@ -192,15 +192,26 @@ fn restarted_nodes_reach_their_peers_with_every_server_away() {
 }
 
 #[test]
-fn a_lighthouse_restarts_with_an_empty_memory_and_is_complete_again_control_rule_11() {
-    let mut world = joined(seed(7), 12, 0);
+fn a_lighthouse_with_an_empty_memory_is_complete_within_two_unanswered_keepalives_control_rule_11() {
+    const NODES: usize = 24;
+    let remembered = |world: &World| {
+        let node = world.machines[1].node.as_ref();
+        node.and_then(|node| node.lighthouse()).map_or(0, |lighthouse| lighthouse.len())
+    };
+    let mut world = joined(seed(7), NODES, 0);
     world.kill(1);
-    world.run_for(5);
+    world.run_for(1);
     world.start(1);
-    // Two unanswered keepalives: 25 s, and three seconds each.
-    world.run_for(35);
-    let memory = world.machines[1].node.as_ref().unwrap().lighthouse().unwrap().len();
-    assert!(memory >= 12, "{memory} of 12 nodes");
+    assert_eq!(remembered(&world), 0, "nothing of it is on the disk");
+    // The next keepalive of each comes within 25 s. Two that have no answer, for three seconds each, and a handshake.
+    world.run_for(25 + 2 * 3 + 1);
+    let others = NODES + SERVERS - 1;
+    assert_eq!(remembered(&world), others, "it remembers all nodes and the other lighthouses");
+    // And what it remembers is of use: two that never met find each other by it alone.
+    let (one, other) = (SERVERS + 3, SERVERS + 10);
+    world.kill(0);
+    world.kill(2);
+    assert_reach(&mut world, one, other, 2);
 }
 
 #[test]

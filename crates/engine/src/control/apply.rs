@@ -1,8 +1,10 @@
 //! Transactions.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use ipnet::IpNet;
 use rand_core::CryptoRng;
 use tombolo_noise::clock::Now;
 use tombolo_noise::{AddPeerError, Standing};
@@ -12,7 +14,7 @@ use super::path_mtu::PathRecord;
 use super::{Control, PeerRecord};
 use crate::options::SocketBinder;
 use crate::shared::Peer;
-use crate::transaction::{ApplyError, MemberChange, PeerChange, Transaction};
+use crate::transaction::{AllowedIpChange, ApplyError, MemberChange, PeerChange, Transaction};
 
 impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     /// What can fail comes first, so that a failure leaves everything as it was.
@@ -45,7 +47,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         for change in transaction.peers {
             self.change_peer(change, now);
         }
-        self.publish();
+        // Before whoever asked is answered.
+        self.show_workers();
         Ok(())
     }
 
@@ -73,7 +76,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         Ok(())
     }
 
-    fn change_peer(&mut self, change: PeerChange, now: Now) {
+    pub(super) fn change_peer(&mut self, change: PeerChange, now: Now) {
         let known = self.device.peer_by_key(&change.public_key);
         if change.remove {
             if let Some(id) = known {
@@ -97,16 +100,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         if let Some(endpoint) = change.endpoint {
             self.device.set_endpoint(id, Some(Endpoint::new(endpoint)), now, &mut self.random);
         }
-        if change.replace_allowed_ips {
-            self.routes.remove_peer(id);
-        }
-        for allowed in change.allowed_ips {
-            if allowed.remove {
-                self.routes.remove(allowed.network, id);
-            } else {
-                self.routes.insert(allowed.network, id);
-            }
-        }
+        self.change_routes(id, change.replace_allowed_ips, &change.allowed_ips);
         if let Some(seconds) = change.persistent_keepalive {
             let interval = (seconds != 0).then_some(seconds);
             self.device.set_persistent_keepalive(id, interval, now, &mut self.random);
@@ -135,6 +129,28 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         self.go_on_with_path(id, now);
         if change.initiate {
             self.device.initiate(id, now, &mut self.random);
+        }
+    }
+
+    /// Members are told again, with each handshake, what they have: that is no change for workers.
+    fn change_routes(&mut self, id: PeerId, replace: bool, changes: &[AllowedIpChange]) {
+        let held: BTreeSet<IpNet> = self.routes.peer_networks(id).collect();
+        let mut wanted = if replace { BTreeSet::new() } else { held.clone() };
+        for change in changes {
+            let network = change.network.trunc();
+            if change.remove {
+                wanted.remove(&network);
+            } else {
+                wanted.insert(network);
+            }
+        }
+        for &network in held.difference(&wanted) {
+            self.routes.remove(network, id);
+            self.publish();
+        }
+        for &network in wanted.difference(&held) {
+            self.routes.insert(network, id);
+            self.publish();
         }
     }
 
@@ -171,6 +187,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         };
         self.next_order += 1;
         self.peers.insert(id, Box::new(record));
+        self.publish();
     }
 
     fn remove_peer(&mut self, id: PeerId) {
@@ -179,6 +196,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     }
 
     pub(super) fn forget_peer(&mut self, id: PeerId) {
+        self.publish();
         self.routes.remove_peer(id);
         if let Some(mut record) = self.peers.remove(&id) {
             self.paths.forget(id, &mut record.path);

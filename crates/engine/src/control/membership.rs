@@ -7,7 +7,7 @@ use rand_core::CryptoRng;
 use tombolo_noise::clock::Now;
 use tombolo_noise::handshake::Role;
 use tombolo_noise::{Keypair, PublicKey, Standing, TRANSPORT_OVERHEAD, padded_len};
-use tombolo_packet::message::TRANSPORT_HEADER_LEN;
+use tombolo_packet::message::{TAG_LEN, TRANSPORT_HEADER_LEN};
 use tombolo_packet::{DropReason, Endpoint, PeerId};
 
 use super::Control;
@@ -51,11 +51,11 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     }
 
     /// The first packet for a while may be the one by which a dead path shows.
-    pub(super) fn report_use(&self, id: PeerId) {
+    pub(super) fn report_use(&mut self, id: PeerId) {
         if let Some(link) = self.device.link(id)
             && link.standing() == Standing::Member
         {
-            (self.events)(EngineEvent::MemberUsed(*link.public_key()));
+            self.news.push(EngineEvent::MemberUsed(*link.public_key()));
         }
     }
 
@@ -68,7 +68,6 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         let ended = end(&mut self.device, id);
         if ended {
             self.forget_peer(id);
-            self.publish();
         }
         ended
     }
@@ -102,10 +101,15 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             })?,
         };
         let counter = keypair.reserve(1).map_err(|_| SendFrameError::NoSession)?;
-        let mut message = vec![0; len];
-        message[TRANSPORT_HEADER_LEN..TRANSPORT_HEADER_LEN + frame.len()].copy_from_slice(frame);
-        keypair.seal(counter, &mut message);
-        self.send_handshake(Some(id), destination, &message, 0);
+        let gathered = self.gather(Some(&link), destination, 0, len, |message| {
+            let plaintext = &mut message[TRANSPORT_HEADER_LEN..len - TAG_LEN];
+            plaintext[..frame.len()].copy_from_slice(frame);
+            plaintext[frame.len()..].fill(0);
+            keypair.seal(counter, message);
+        });
+        if let Err(reason) = gathered {
+            self.shared.drops.count(reason);
+        }
         if let Some(event) = link.note_sent(&keypair, now.boot, 1, len as u64, true) {
             self.shared.raise(event);
         }
@@ -113,51 +117,53 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     }
 
     /// Who is no static peer has a new session: its first frame may go out at once (control rule 9).
-    pub(super) fn report_session(&self, id: PeerId, now: Now) {
+    pub(super) fn report_session(&mut self, id: PeerId, now: Now) {
         let Some(link) = self.device.link(id).filter(|link| link.standing() != Standing::Static) else {
             return;
         };
         let Some(keypair) = link.session_keypair(now.boot) else { return };
         // Where the handshake has shown it to be, and not where its first message seems to come from (control rule 10).
         let endpoint = keypair.proven_remote().map(Endpoint::new).or_else(|| link.endpoint());
-        (self.events)(EngineEvent::MemberSession {
+        let event = EngineEvent::MemberSession {
             public_key: *link.public_key(),
             standing: link.standing(),
             session: session_of(&keypair),
             remote: endpoint.filter(|endpoint| !endpoint.is_relayed()).map(|endpoint| endpoint.remote),
             path: endpoint.and_then(|endpoint| self.path_of(endpoint)),
-        });
+        };
+        self.news.push(event);
     }
 
     /// A frame that is for the control plane. Of a peer that is gone by now, or is a static one, it is for nobody.
-    pub(super) fn report_frame(&self, id: PeerId, frame: &ReceivedFrame) {
+    pub(super) fn report_frame(&mut self, id: PeerId, frame: ReceivedFrame) {
         let Some(link) = self.device.link(id).filter(|link| link.standing() != Standing::Static) else {
             return self.shared.drops.count(DropReason::UnknownFrame);
         };
-        (self.events)(EngineEvent::ControlFrame {
+        let event = EngineEvent::ControlFrame {
             public_key: *link.public_key(),
             session: session_of(&frame.keypair),
             remote: link.endpoint().filter(|endpoint| !endpoint.is_relayed()).map(|endpoint| endpoint.remote),
             path: self.path_of(frame.from),
-            bytes: frame.bytes.clone(),
+            bytes: frame.bytes,
             credit: FrameCredit::take(&self.shared),
-        });
+        };
+        self.news.push(event);
     }
 
-    pub(super) fn report_move(&self, id: PeerId) {
+    pub(super) fn report_move(&mut self, id: PeerId) {
         let Some(link) = self.device.link(id) else { return };
         let Some(endpoint) = link.endpoint().filter(|endpoint| !endpoint.is_relayed()) else { return };
-        (self.events)(EngineEvent::MemberMoved {
+        self.news.push(EngineEvent::MemberMoved {
             public_key: *link.public_key(),
             remote: endpoint.remote,
             challenge: link.is_path_limited(),
         });
     }
 
-    pub(super) fn report_two_places(&self, id: PeerId, older: SocketAddr) {
+    pub(super) fn report_two_places(&mut self, id: PeerId, older: SocketAddr) {
         let Some(link) = self.device.link(id) else { return };
         let Some(endpoint) = link.endpoint().filter(|endpoint| !endpoint.is_relayed()) else { return };
-        (self.events)(EngineEvent::KeyInTwoPlaces {
+        self.news.push(EngineEvent::KeyInTwoPlaces {
             public_key: *link.public_key(),
             newer: endpoint.remote,
             older,

@@ -47,7 +47,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             self.settle_sought(&snapshot.routes);
         }
         for &destination in sought {
-            (self.events)(EngineEvent::TunnelWanted(destination));
+            self.news.push(EngineEvent::TunnelWanted(destination));
         }
         let expired = self.shared.seeking.expire(now.boot);
         self.shared.drops.add(DropReason::NoTunnel, expired as u64);

@@ -315,12 +315,12 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     pub(super) fn handle_frames(&mut self, now: Now) -> bool {
         for taken in 0..FRAMES_PER_TURN {
             let Some(frame) = self.shared.frames.pop() else { return taken > 0 };
-            self.handle_frame(&frame, now);
+            self.handle_frame(frame, now);
         }
         true
     }
 
-    fn handle_frame(&mut self, frame: &ReceivedFrame, now: Now) {
+    fn handle_frame(&mut self, frame: ReceivedFrame, now: Now) {
         let id = frame.peer.link.peer();
         // A peer that was removed a moment ago may have left its slot to another one.
         let Some(record) = self.peers.get_mut(&id).filter(|record| Arc::ptr_eq(&record.peer, &frame.peer))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -13,7 +14,6 @@ use tombolo_packet::PeerId;
 use super::Control;
 use crate::handle::ProbeError;
 use crate::options::SocketBinder;
-use crate::sender::Sender;
 
 /// Probes under way at most.
 const MAX_PROBES: usize = 1024;
@@ -105,16 +105,9 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         // Before it leaves: the answer may come while this thread is still in here.
         self.shared.probes.set_outstanding(self.probes.len() + 1);
         record.peer.staging.push(&request, &self.shared.staging_budget, &self.shared.drops);
-        let sockets = self.shared.sockets.load();
-        let mut sender = Sender {
-            shared: &self.shared,
-            sockets: &sockets,
-            batch: &mut self.batch,
-            line: None,
-            now: now.boot,
-        };
-        if sender.flush_staged(&record.peer) == 0
-            && let Some(event) = record.peer.link.want_handshake()
+        let peer = Arc::clone(&record.peer);
+        if self.seal_for(now, |sender| sender.flush_staged(&peer)) == 0
+            && let Some(event) = peer.link.want_handshake()
         {
             self.shared.raise(event);
         }

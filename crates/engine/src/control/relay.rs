@@ -81,22 +81,22 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
     }
 
     /// Pairs that workers have no grant for. `false`: there were none.
-    pub(super) fn poll_relays(&self) -> bool {
+    pub(super) fn poll_relays(&mut self) -> bool {
         let wanted = self.shared.relays.take_wanted();
         for &(source, destination) in &wanted {
-            (self.events)(EngineEvent::RelayWanted { source, destination });
+            self.news.push(EngineEvent::RelayWanted { source, destination });
         }
         !wanted.is_empty()
     }
 
     /// Pairs that talk through this gateway. `false`: none has begun to.
-    pub(super) fn poll_gateway(&self) -> bool {
+    pub(super) fn poll_gateway(&mut self) -> bool {
         let mut worked = false;
         while let Some((source, destination)) = self.shared.gateway.next_news() {
             worked = true;
             let key = |id| self.device.link(id).map(|link| *link.public_key());
             if let (Some(source), Some(destination)) = (key(source), key(destination)) {
-                (self.events)(EngineEvent::Forwarded { source, destination });
+                self.news.push(EngineEvent::Forwarded { source, destination });
             }
         }
         worked

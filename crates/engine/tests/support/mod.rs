@@ -118,8 +118,9 @@ impl Machine {
         let (sender, events) = channel();
         let sender = Mutex::new(sender);
         let private_key = PrivateKey::generate(&mut random);
-        let engine = Engine::start(options, queues, binder, random, move |event| {
-            let _ = sender.lock().unwrap().send(event);
+        let engine = Engine::start(options, queues, binder, random, move |events| {
+            let sender = sender.lock().unwrap();
+            events.into_iter().for_each(|event| drop(sender.send(event)));
         })
         .unwrap();
         let sockets = binding.recv().unwrap();

@@ -62,8 +62,8 @@ impl SocketBinder for UdpBinder {
     }
 }
 
-/// Starts an engine on the queues of a device; its events go to `events`.
-pub(crate) fn start<E: From<EngineEvent> + Send + 'static>(
+/// Starts an engine on the queues of a device; its events go to `events`, those of one turn together.
+pub(crate) fn start<E: From<Vec<EngineEvent>> + Send + 'static>(
     options: EngineOptions,
     device: &Device,
     binder: UdpBinder,
@@ -72,9 +72,9 @@ pub(crate) fn start<E: From<EngineEvent> + Send + 'static>(
     let queues = device.queues().iter().map(|queue| Arc::clone(queue) as Arc<dyn Queue>).collect();
     let generator =
         random::generator().map_err(|error| Failure::runtime("the system gives no randomness", error))?;
-    let report = move |event| {
+    let report = move |together| {
         // The daemon is stopping when nobody listens any more.
-        let _ = events.send(E::from(event));
+        let _ = events.send(E::from(together));
     };
     Engine::start(options, queues, binder, generator, report)
         .map_err(|error| Failure::Runtime(error.to_string()))

@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use tokio::sync::mpsc;
 use tombolo_control::HostEndpoint;
 use tombolo_control::authority::{Outcome, TransactionId};
-use tombolo_engine::{Engine, EngineEvent};
+use tombolo_engine::{Engine, EngineEvent, Instruction};
 use tombolo_noise::PublicKey;
 use tombolo_tun::Device;
 
@@ -72,7 +72,8 @@ pub(crate) fn guard(
 
 /// What happens beside requests and signals.
 enum Event {
-    Engine(EngineEvent),
+    /// Of one turn of the engine.
+    Engine(Vec<EngineEvent>),
     Resolved(PublicKey, Result<SocketAddr, String>),
     /// Of a server of the network.
     ServerResolved(HostEndpoint, Result<Vec<SocketAddr>, String>),
@@ -80,9 +81,9 @@ enum Event {
     Stored(TransactionId, Outcome),
 }
 
-impl From<EngineEvent> for Event {
-    fn from(event: EngineEvent) -> Self {
-        Self::Engine(event)
+impl From<Vec<EngineEvent>> for Event {
+    fn from(together: Vec<EngineEvent>) -> Self {
+        Self::Engine(together)
     }
 }
 
@@ -104,6 +105,8 @@ struct Daemon {
     /// `None` for the moment in which a new one is started, and after the stop.
     engine: Option<Engine>,
     slot: EngineSlot,
+    /// What the engine is to do, and has not been handed yet.
+    instructions: Vec<Instruction>,
     store: StateStore,
     /// Peers that were saved by an earlier run and have not been heard in this one keep what was saved.
     saved: SavedPeers,

@@ -133,7 +133,7 @@ impl Daemon {
         for key in changed {
             self.resolving.remove(&key);
             // The same way as when the engine asks for it.
-            let _ = self.events.send(super::Event::Engine(EngineEvent::ResolveEndpoint(key)));
+            let _ = self.events.send(super::Event::Engine(vec![EngineEvent::ResolveEndpoint(key)]));
         }
         self.resolving.retain(|key, _| self.config.peers.iter().any(|peer| peer.public_key == *key));
     }

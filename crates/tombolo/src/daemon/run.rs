@@ -1,6 +1,6 @@
 //! The main loop: signals, requests, changes of the system, events of the engine.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,6 +28,10 @@ const SETTLE: Duration = Duration::from_millis(50);
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// New names are written at once, those that follow within this time together.
 const NAMES_INTERVAL: Duration = Duration::from_millis(500);
+/// Of the time, writing names takes one part in so many, as long as they are not this much behind: a new name is there within two
+/// seconds.
+const NAMES_SHARE: u32 = 20;
+const NAMES_LATEST: Duration = Duration::from_millis(1500);
 /// Where the kernel does not tell of changed packet filters, they are looked at by the clock.
 const LOOK_INTERVAL: Duration = Duration::from_millis(900);
 /// A peer that was heard within this time is where it was heard from: roaming knows better than a name
@@ -35,8 +39,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(900);
 const HEARD_LATELY: Duration = Duration::from_secs(10);
 /// Between two looks for a member that is being looked for.
 const LOOK_UP_PAUSE: Duration = Duration::from_millis(30);
-/// Events that are taken in before what they led to is done.
-const EVENTS_AT_ONCE: usize = 64;
+/// Events that are taken in, about, before what they led to is done.
+const EVENTS_AT_ONCE: usize = 256;
 const LONGEST_PROBE: Duration = Duration::from_secs(60);
 /// Pauses between attempts to resolve a name, in seconds; the last one repeats.
 const RESOLVE_PAUSES: [u64; 6] = [1, 2, 4, 8, 15, 30];
@@ -131,11 +135,12 @@ impl Daemon {
                     }
                 }
                 Some(event) = events.recv() => {
-                    self.handle_event(event)?;
-                    // What has come meanwhile goes with it: a server of many nodes is not woken for each frame.
-                    for _ in 1..EVENTS_AT_ONCE {
-                        let Ok(event) = events.try_recv() else { break };
-                        self.handle_event(event)?;
+                    let mut taken = self.handle_event(event)?;
+                    // What has come meanwhile goes with it, and what it leads to leaves together.
+                    while taken < EVENTS_AT_ONCE
+                        && let Ok(event) = events.try_recv()
+                    {
+                        taken += self.handle_event(event)?;
                     }
                 }
                 Some(query) = names.recv() => self.ask_name(query),
@@ -176,8 +181,10 @@ impl Daemon {
                 }
                 () = until(names_at) => {
                     names_at = None;
-                    next_names = after(NAMES_INTERVAL);
+                    let begun = Instant::now();
                     self.write_names();
+                    // Ten thousand names take their time, and a server has other things to do.
+                    next_names = after((begun.elapsed() * NAMES_SHARE).clamp(NAMES_INTERVAL, NAMES_LATEST));
                 }
                 () = until(member_at) => {
                     if let Some(member) = &mut self.member {
@@ -330,7 +337,19 @@ impl Daemon {
         self.slot.status().ok()
     }
 
+    /// Lets the engine do what has gathered, without waiting for it.
+    pub(super) fn hand_over(&mut self) {
+        let instructions = std::mem::take(&mut self.instructions);
+        if !instructions.is_empty()
+            && let Ok(handle) = self.slot.handle()
+        {
+            // It fails only when the engine has stopped.
+            let _ = handle.instruct(instructions);
+        }
+    }
+
     pub(super) fn apply(&mut self, transaction: Transaction) -> bool {
+        self.hand_over();
         match self.slot.apply(transaction) {
             Ok(()) => true,
             Err(error) => {
@@ -347,9 +366,8 @@ impl Daemon {
         let now = unix_now().as_secs();
         let mut peers = SavedPeers::new();
         // Strangers that only knocked are not worth a disk.
-        let known = |key: &PublicKey| {
-            self.config.membership.is_none() || self.config.peers.iter().any(|peer| peer.public_key == *key)
-        };
+        let listed: HashSet<PublicKey> = self.config.peers.iter().map(|peer| peer.public_key).collect();
+        let known = |key: &PublicKey| self.config.membership.is_none() || listed.contains(key);
         for peer in status.peers.iter().filter(|peer| known(&peer.public_key)) {
             let before = self.saved.get(&peer.public_key);
             let heard = peer.last_received_age.map(|age| now.saturating_sub(age.as_secs()));
@@ -368,38 +386,16 @@ impl Daemon {
         }
     }
 
-    fn handle_event(&mut self, event: Event) -> Result<(), Failure> {
-        if let (Event::Engine(event), Some(member)) = (&event, &mut self.member)
-            && member.handle_engine(event)
-        {
-            return Ok(());
-        }
+    /// Gives how many events it was.
+    fn handle_event(&mut self, event: Event) -> Result<usize, Failure> {
         match event {
-            Event::Engine(EngineEvent::ResolveEndpoint(key)) => self.resolve(key),
-            Event::Engine(EngineEvent::SessionEstablished(key)) => {
-                tracing::debug!("session with {}", self.label(&key));
-                if let Some(resolving) = self.resolving.get_mut(&key) {
-                    resolving.error = None;
+            Event::Engine(together) => {
+                let count = together.len();
+                for event in together {
+                    self.handle_engine(event)?;
                 }
-                self.save_wanted = true;
+                return Ok(count);
             }
-            Event::Engine(EngineEvent::PeerChanged(_)) => self.save_wanted = true,
-            Event::Engine(EngineEvent::RelayWanted { source, destination }) => {
-                self.relay_wanted(source, destination);
-            }
-            Event::Engine(EngineEvent::Resumed) => {
-                tracing::info!(
-                    "the machine slept, was resumed from a snapshot, or its clock was set; all session keys were thrown away"
-                );
-            }
-            // A device that we have replaced already tells of its end, too.
-            Event::Engine(EngineEvent::TunGone) => {
-                if matches!(self.device.place(), Ok(Place::Gone)) {
-                    self.replace_device()?;
-                }
-            }
-            Event::Engine(EngineEvent::Failed(reason)) => return Err(Failure::Runtime(reason)),
-            Event::Engine(_) => {}
             Event::Resolved(key, result) => self.handle_resolved(key, result),
             Event::ServerResolved(endpoint, result) => {
                 if let Some(member) = &mut self.member {
@@ -411,6 +407,40 @@ impl Daemon {
                     member.handle_store(id, outcome);
                 }
             }
+        }
+        Ok(1)
+    }
+
+    fn handle_engine(&mut self, event: EngineEvent) -> Result<(), Failure> {
+        if let Some(member) = &mut self.member
+            && member.handle_engine(&event)
+        {
+            return Ok(());
+        }
+        match event {
+            EngineEvent::ResolveEndpoint(key) => self.resolve(key),
+            EngineEvent::SessionEstablished(key) => {
+                tracing::debug!("session with {}", self.label(&key));
+                if let Some(resolving) = self.resolving.get_mut(&key) {
+                    resolving.error = None;
+                }
+                self.save_wanted = true;
+            }
+            EngineEvent::PeerChanged(_) => self.save_wanted = true,
+            EngineEvent::RelayWanted { source, destination } => self.relay_wanted(source, destination),
+            EngineEvent::Resumed => {
+                tracing::info!(
+                    "the machine slept, was resumed from a snapshot, or its clock was set; all session keys were thrown away"
+                );
+            }
+            // A device that we have replaced already tells of its end, too.
+            EngineEvent::TunGone => {
+                if matches!(self.device.place(), Ok(Place::Gone)) {
+                    self.replace_device()?;
+                }
+            }
+            EngineEvent::Failed(reason) => return Err(Failure::Runtime(reason)),
+            _ => {}
         }
         Ok(())
     }

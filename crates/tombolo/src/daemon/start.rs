@@ -202,6 +202,7 @@ impl Daemon {
             device,
             engine: Some(running),
             slot,
+            instructions: Vec::new(),
             store,
             saved,
             member: member.map(Box::new),

@@ -132,7 +132,7 @@ fn serve(interface: &str, child: bool) -> Result<(), Failure> {
 struct Running {
     device: Device,
     engine: Engine,
-    events: mpsc::UnboundedReceiver<EngineEvent>,
+    events: mpsc::UnboundedReceiver<Vec<EngineEvent>>,
     notices: mpsc::Receiver<watching::Notice>,
     socket: UapiSocket,
     link: Link,
@@ -270,11 +270,16 @@ impl Running {
                         return Ok(());
                     }
                 }
-                event = self.events.recv() => match event {
-                    Some(EngineEvent::TunGone) | None => return Ok(()),
-                    Some(EngineEvent::Failed(reason)) => return Err(Failure::Runtime(reason)),
-                    Some(_) => {}
-                },
+                together = self.events.recv() => {
+                    let Some(together) = together else { return Ok(()) };
+                    for event in together {
+                        match event {
+                            EngineEvent::TunGone => return Ok(()),
+                            EngineEvent::Failed(reason) => return Err(Failure::Runtime(reason)),
+                            _ => {}
+                        }
+                    }
+                }
                 Some(notice) = self.notices.recv() => {
                     if notice.link != LinkState::Missing {
                         self.link.follow(&handle)?;

@@ -62,6 +62,7 @@ impl Daemon {
             Some(known) => self.config.peers[known] = peer,
             None => self.config.peers.push(peer),
         }
+        self.hand_over();
         let own = self.config.interface.addresses.iter().map(|address| IpNet::from(address.addr()));
         if let Ok(handle) = self.slot.handle() {
             // It fails only when the engine has stopped.

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use tombolo_control::document::Roles;
 use tombolo_control::node::{EngineChange, Event as NodeEvent};
 use tombolo_control::path::{Outgoing, Path};
-use tombolo_engine::{AllowedIpChange, MemberChange, PeerChange, SendFrameError, Transaction, now};
+use tombolo_engine::{AllowedIpChange, Instruction, MemberChange, PeerChange, now};
 use tombolo_noise::PublicKey;
 use tombolo_noise::clock::UnixTime;
 
@@ -33,48 +33,26 @@ fn engine_path(member: &Member, key: &PublicKey, path: Path) -> Option<tombolo_e
     Some(tombolo_engine::Path::Relayed { relay: server.key, node: *peer.node.as_bytes() })
 }
 
-/// Frames that go to the engine before one of them is waited for.
-const POSTED_AT_ONCE: u32 = 64;
-
 impl Daemon {
-    pub(super) fn send_frame(&mut self, member: &mut Member, outgoing: &Outgoing) {
-        let Ok(bytes) = outgoing.frame.to_bytes() else {
+    pub(super) fn send_frame(&mut self, member: &Member, outgoing: &Outgoing) {
+        let Ok(frame) = outgoing.frame.to_bytes() else {
             tracing::debug!("a frame for {} is too long", outgoing.to);
             return;
         };
-        let Ok(handle) = self.slot.handle() else { return };
         let path = outgoing.path.filter(|path| member.paths.get(&outgoing.to) != Some(path));
         let path = match path.map(|path| engine_path(member, &outgoing.to, path)) {
             // Through a relay that is none any more.
             Some(None) => return,
             path => path.flatten(),
         };
-        // Not to be waited for each time, but neither to be left behind.
-        member.posted = (member.posted + 1) % POSTED_AT_ONCE;
-        if member.posted != 0 {
-            // It fails only when the engine has stopped.
-            let _ = handle.post_control(outgoing.to, path, bytes);
-            return;
-        }
-        let sent = match path {
-            None => handle.send_control(outgoing.to, bytes),
-            Some(path) => handle.send_control_by(outgoing.to, path, bytes),
-        };
-        match sent {
-            // To be dropped where there is no session: whoever wanted it sends it again.
-            Ok(()) | Err(SendFrameError::NoSession | SendFrameError::UnknownPeer) => {}
-            Err(error) => tracing::debug!("a frame for {}: {error}", outgoing.to),
-        }
+        self.instructions.push(Instruction::Frame { public_key: outgoing.to, path, frame });
     }
 
     pub(super) fn change_data_path(&mut self, member: &mut Member, change: EngineChange) {
         match change {
             EngineChange::Install { key, networks, until } => self.install(member, key, networks, until),
             EngineChange::Remove { key } => {
-                if let Ok(handle) = self.slot.handle() {
-                    // It fails only when the engine has stopped.
-                    let _ = handle.revoke(key);
-                }
+                self.instructions.push(Instruction::Revoke(key));
                 self.config.peers.retain(|peer| peer.public_key != key);
                 member.sessions.remove(&key);
                 member.paths.remove(&key);
@@ -94,35 +72,24 @@ impl Daemon {
                 });
                 let paths: Vec<_> =
                     paths.into_iter().filter_map(|path| engine_path(member, &key, path)).collect();
-                if let Ok(handle) = self.slot.handle() {
-                    // It fails only when the engine has stopped.
-                    let _ = handle.handshake(key, paths);
-                }
+                self.instructions.push(Instruction::Handshake(key, paths));
             }
             EngineChange::Use { key, path } => {
                 let known = member.paths.insert(key, path) == Some(path);
-                if let Ok(handle) = self.slot.handle() {
-                    // They fail only when the engine has stopped.
-                    if let Some(path) = engine_path(member, &key, path).filter(|_| !known) {
-                        let _ = handle.set_path(key, path);
-                    }
-                    if let Some(remote) = path.direct() {
-                        let _ = handle.path_validated(key, remote);
-                    }
+                if let Some(path) = engine_path(member, &key, path).filter(|_| !known) {
+                    self.instructions.push(Instruction::SetPath(key, path));
+                }
+                if let Some(remote) = path.direct() {
+                    self.instructions.push(Instruction::PathValidated(key, remote));
                 }
                 self.note_place(member, key);
             }
-            EngineChange::Drop { address } => {
-                if let Ok(handle) = self.slot.handle() {
-                    // It fails only when the engine has stopped.
-                    let _ = handle.refuse_tunnel(address);
-                }
-            }
+            EngineChange::Drop { address } => self.instructions.push(Instruction::RefuseTunnel(address)),
         }
     }
 
     pub(super) fn apply_member(&mut self, change: PeerChange) {
-        self.apply(Transaction { peers: vec![change], ..Transaction::default() });
+        self.instructions.push(Instruction::Peer(Box::new(change)));
     }
 
     /// Packets for these networks wait for a tunnel, rather than be dropped at once.
@@ -154,7 +121,9 @@ impl Daemon {
             relay: Some(is_relay(member, &key)),
             ..PeerChange::new(key)
         });
-        let Some(held) = member.node.verifier().members().find(|held| held.key == key) else { return };
+        let Some((held, _)) = member.node.verifier().authorised(&key, member.node.times(time)) else {
+            return;
+        };
         // Its own addresses first, as it is known by the first of all.
         let (own, behind): (Vec<IpNet>, Vec<IpNet>) = networks
             .into_iter()
@@ -169,6 +138,9 @@ impl Daemon {
             tombolo: true,
             rate_limit: 0,
         };
+        let routed = &self.interface.plan.routed;
+        let covered = |network: &IpNet| routed.iter().any(|route| route.contains(network));
+        let reload = !peer.allowed_ips.iter().all(covered);
         match self.config.peers.iter_mut().find(|held| held.public_key == key) {
             Some(held) if *held == peer => return,
             Some(held) => *held = peer,
@@ -176,7 +148,7 @@ impl Daemon {
         }
         self.note_place(member, key);
         self.save_wanted = true;
-        if !self.config.routes().iter().all(|route| self.interface.plan.routed.contains(route)) {
+        if reload {
             let config = self.config.clone();
             if let Err(error) = self.reload_interface(&config) {
                 member.alarm("routes", error);

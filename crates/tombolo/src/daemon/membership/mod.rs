@@ -86,8 +86,6 @@ pub(super) struct Member {
     alarms: HashMap<&'static str, alarms::Happened>,
     /// When it is looked at next with whom packets are exchanged.
     next_look: Instant,
-    /// Frames since the last one that was waited for.
-    posted: u32,
     /// Stock WireGuard peers that this machine presents.
     attached: HashSet<PublicKey>,
 }
@@ -159,7 +157,6 @@ impl Member {
             rotating: None,
             alarms: HashMap::new(),
             next_look: time.boot,
-            posted: 0,
             attached: HashSet::new(),
         };
         member.take_roles();
@@ -589,6 +586,7 @@ impl Daemon {
     pub(super) fn drive_member(&mut self) -> Result<(), Failure> {
         let Some(mut member) = self.member.take() else { return Ok(()) };
         let result = self.drive(&mut member);
+        self.hand_over();
         self.member = Some(member);
         result
     }

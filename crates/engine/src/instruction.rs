@@ -1,0 +1,35 @@
+//! What the owner of an engine wants done without waiting for each.
+
+use std::net::{IpAddr, SocketAddr};
+
+use tombolo_noise::PublicKey;
+
+use crate::options::Path;
+use crate::transaction::PeerChange;
+
+/// One thing of many that are handed over together ([`EngineHandle::instruct`](crate::EngineHandle::instruct)). What is about a peer
+/// that is not there, or no more, is nothing.
+pub enum Instruction {
+    /// Seals a frame, header and body, and sends it ([`EngineHandle::send_control`](crate::EngineHandle::send_control)). Where that
+    /// cannot be, it is lost, as a datagram may be.
+    Frame {
+        /// To whom.
+        public_key: PublicKey,
+        /// `None`: the way that the session uses ([`EngineHandle::send_control_by`](crate::EngineHandle::send_control_by)).
+        path: Option<Path>,
+        /// At most 1024 bytes.
+        frame: Vec<u8>,
+    },
+    /// Changes a peer, as one of a [`Transaction`](crate::Transaction) does.
+    Peer(Box<PeerChange>),
+    /// [`EngineHandle::handshake`](crate::EngineHandle::handshake).
+    Handshake(PublicKey, Vec<Path>),
+    /// [`EngineHandle::set_path`](crate::EngineHandle::set_path).
+    SetPath(PublicKey, Path),
+    /// [`EngineHandle::path_validated`](crate::EngineHandle::path_validated).
+    PathValidated(PublicKey, SocketAddr),
+    /// [`EngineHandle::revoke`](crate::EngineHandle::revoke).
+    Revoke(PublicKey),
+    /// [`EngineHandle::refuse_tunnel`](crate::EngineHandle::refuse_tunnel).
+    RefuseTunnel(IpAddr),
+}
