@@ -3,8 +3,9 @@ use rand_core::SeedableRng;
 use tombolo_noise::clock::{Instant, Now};
 
 use crate::document::{Issuer, Membership, Roles};
-use crate::frame::names::{Names, Tag, tag_of};
-use crate::frame::{Frame, Order, Show, Versions};
+use crate::frame::names::{AskNames, Names, Tag, tag_of};
+use crate::frame::{Frame, LookUp, Order, Show, Target, Versions};
+use crate::lighthouse::LighthouseOptions;
 use crate::node::{Event, NamedNode, Node, NodeOptions, Output, Saved, SavedDocuments};
 use crate::path::Path;
 use crate::test_support::*;
@@ -21,27 +22,25 @@ fn signed(membership: &Membership) -> Vec<u8> {
     membership.sign(&issuer(), &verified_trust()).unwrap()
 }
 
+fn saved(membership: &Membership) -> Saved {
+    let pins = Pins { network: network_id(), root: root().verifying_key().fingerprint(), overlay: None };
+    let documents = SavedDocuments {
+        pins,
+        floor: None,
+        trust: Some(verified_trust().encoded().to_vec()),
+        network: Some(network().sign(&issuer(), &verified_trust()).unwrap()),
+        head: None,
+    };
+    Saved { documents, membership: signed(membership), time: day(TODAY), epoch: 1, peers: Vec::new() }
+}
+
 fn lighthouse() -> Membership {
     Membership { roles: Roles::LIGHTHOUSE, ..membership(200) }
 }
 
 impl World {
     fn new() -> Self {
-        let pins = Pins { network: network_id(), root: root().verifying_key().fingerprint(), overlay: None };
-        let documents = SavedDocuments {
-            pins,
-            floor: None,
-            trust: Some(verified_trust().encoded().to_vec()),
-            network: Some(network().sign(&issuer(), &verified_trust()).unwrap()),
-            head: None,
-        };
-        let saved = Saved {
-            documents,
-            membership: signed(&membership(9)),
-            time: day(TODAY),
-            epoch: 1,
-            peers: Vec::new(),
-        };
+        let saved = saved(&membership(9));
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let now = Now { boot: Instant::from_nanos(0), wall: day(TODAY) };
         let node = Node::restore(static_key(9), &saved, NodeOptions::default(), now, &mut rng);
@@ -165,4 +164,51 @@ fn who_shows_a_newer_name_is_called_by_it() {
     }));
     let names: Vec<String> = world.node.names().map(|named| named.name.to_string()).collect();
     assert!(names.contains(&"db-200".to_owned()) && !names.contains(&"old".to_owned()), "{names:?}");
+}
+
+#[test]
+fn a_lighthouse_that_has_the_register_lists_whom_it_has_not_heard_yet_control_rule_12() {
+    let mut rng = ChaCha20Rng::seed_from_u64(2);
+    let now = Now { boot: Instant::from_nanos(0), wall: day(TODAY) };
+    let mut server =
+        Node::restore(static_key(200), &saved(&lighthouse()), NodeOptions::default(), now, &mut rng);
+    server.serve_lighthouse(LighthouseOptions::default(), now);
+    for number in [1, 2] {
+        server.know(&signed(&membership(number)), now, &mut rng).unwrap();
+    }
+    assert!(server.know(&signed(&membership(66)), now, &mut rng).is_err(), "it was revoked");
+    let lighthouse = server.lighthouse().unwrap();
+    assert!(lighthouse.is_empty(), "where anybody is, nobody knows");
+
+    // Node 9 is the first to come back.
+    let (peer, path) = (static_key(9), Path::Direct("198.51.100.9:8662".parse().unwrap()));
+    let began = Event::Established { peer, path, initiator: false, handshake_hash: [1; 32] };
+    server.handle_event(began, now, &mut rng);
+    let order = Order { epoch: 1, sequence: 1 };
+    let versions = Versions { order, trust_epoch: 1, trust_hash: verified_trust().hash(), head: None };
+    let show = Show { membership: signed(&membership(9)), versions, answer: false };
+    let look_up = LookUp { id: 7, target: Target::Node(node(1)) };
+    for frame in [Frame::Show(show), Frame::AskNames(AskNames { epoch: 0, index: 0 }), Frame::LookUp(look_up)]
+    {
+        let message = frame.to_bytes().unwrap();
+        server.handle_event(Event::Message { from: peer, path, message: &message }, now, &mut rng);
+    }
+    let (mut listed, mut found) = (Vec::new(), None);
+    while let Some(output) = server.poll_output() {
+        match output {
+            Output::Send(sent) if sent.to == peer => match sent.frame {
+                Frame::Names(names) => listed = names.tags,
+                Frame::LookUpAnswer(answer) => found = answer.found,
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    let own = server.membership().unwrap();
+    for known in [tag_of(&membership(1)), tag_of(&membership(2)), tag_of(own)] {
+        assert!(listed.contains(&known), "{listed:?}");
+    }
+    assert!(!listed.contains(&tag_of(&membership(66))));
+    let found = found.unwrap();
+    assert_eq!((found.membership, found.candidates), (signed(&membership(1)), Vec::new()));
 }
