@@ -163,6 +163,8 @@ struct Delivery<'a> {
     inner: Messages,
     forwarder: Forwarder,
     turner: Turner,
+    /// The control thread has frames that it was not woken for.
+    frames: bool,
     tun_gone: bool,
 }
 
@@ -180,6 +182,7 @@ impl<'a> Delivery<'a> {
             inner: Messages::default(),
             forwarder: Forwarder::default(),
             turner: Turner::default(),
+            frames: false,
             tun_gone: false,
         }
     }
@@ -213,6 +216,9 @@ impl<'a> Delivery<'a> {
         }
         self.forwarder.flush(bytes, sockets, self.shared, *now);
         self.write(bytes);
+        if std::mem::take(&mut self.frames) {
+            self.shared.wake_control();
+        }
     }
 
     /// Opens what relays have brought, where it lies, and takes it as if it came from endpoints of its own.
@@ -306,6 +312,7 @@ impl<'a> Delivery<'a> {
                 if path_mtu::is_frame(message) {
                     let from = sources.endpoint(opened.source);
                     self.shared.enqueue_frame(peer, session.keypair(), from, message, now);
+                    self.frames = true;
                 }
             }
         }

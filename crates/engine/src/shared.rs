@@ -296,7 +296,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Hands a control frame of a peer to the control thread.
+    /// Hands a control frame of a peer to the control thread, which is to be woken once for those of a batch.
     pub(crate) fn enqueue_frame(
         &self,
         peer: &Arc<Peer>,
@@ -305,9 +305,8 @@ impl Shared {
         message: &[u8],
         now: tombolo_noise::clock::Instant,
     ) {
-        match self.frames.push(peer, keypair, from, message, now) {
-            Ok(()) => self.wake_control(),
-            Err(reason) => self.drops.count(reason),
+        if let Err(reason) = self.frames.push(peer, keypair, from, message, now) {
+            self.drops.count(reason);
         }
     }
 
