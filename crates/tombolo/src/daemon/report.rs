@@ -59,9 +59,8 @@ pub(super) fn build(context: Context<'_>, status: &EngineStatus, interface: &mut
         })
         .collect();
     // Members send nothing from further ahead than others take, and go on behind what they sent last.
-    let is_static = |peer: &&PeerReport| {
-        config.peers.iter().any(|known| known.public_key.to_string() == peer.public_key)
-    };
+    let is_static =
+        |peer: &&PeerReport| config.peers.iter().any(|known| known.public_key.to_string() == peer.public_key);
     for peer in peers.iter().filter(is_static) {
         if let Some(ahead) = peer.timestamp_ahead_seconds {
             let name = peer.name.as_deref().unwrap_or(&peer.public_key);
