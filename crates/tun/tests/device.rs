@@ -215,7 +215,7 @@ fn a_descriptor_is_taken_over_with_the_offloads_it_has() {
     let namespace = Namespace::new("inherit");
     namespace.enter(|| {
         for (options, vnet_header) in [(DeviceOptions::new(NAME), true), (plain(), false)] {
-            let device = Device::open(&options).unwrap();
+            let device = reopen(&options);
             let fd = device.queues()[0].fd().try_clone_to_owned().unwrap();
             drop(device);
             let number = std::os::fd::AsRawFd::as_raw_fd(&fd);
