@@ -69,28 +69,18 @@ pub enum Alarm {
 #[derive(Debug, Default)]
 pub(super) struct Alarms {
     waiting: VecDeque<Alarm>,
-    lost: u64,
 }
 
 impl Alarms {
     const MAX: usize = 64;
 
     pub(super) fn raise(&mut self, alarm: Alarm) {
-        if self.waiting.contains(&alarm) {
-            return;
+        if self.waiting.len() < Self::MAX && !self.waiting.contains(&alarm) {
+            self.waiting.push_back(alarm);
         }
-        if self.waiting.len() == Self::MAX {
-            self.lost += 1;
-            return;
-        }
-        self.waiting.push_back(alarm);
     }
 
     pub(super) fn poll(&mut self) -> Option<Alarm> {
         self.waiting.pop_front()
-    }
-
-    pub(super) fn lost(&self) -> u64 {
-        self.lost
     }
 }
