@@ -12,7 +12,7 @@ use ciborium::Value;
 pub use fields::FieldError;
 pub(crate) use fields::{Fields, MapBuilder};
 pub use item::Problem;
-pub(crate) use item::{Item, encode_set, strict_set};
+pub(crate) use item::{Item, choice, encode_set, end, next, strict_set};
 
 /// Deeper than anything of ours, and far from the end of any stack.
 const DEPTH_MAX: usize = 12;

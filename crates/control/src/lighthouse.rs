@@ -211,6 +211,13 @@ impl Lighthouse {
         true
     }
 
+    /// Whether a member may ask once more; counts it if not.
+    fn admit_look_up(&mut self, asker: &Verified<Membership>, now: Instant) -> bool {
+        let admitted = self.look_ups.take(asker.key, now);
+        self.counters.look_ups_limited += u64::from(!admitted);
+        admitted
+    }
+
     /// A member asks who has something. Who is absent, and whom policy keeps from the asker, look alike (control rule
     /// 12). A look-up by address or node introduces the two to each other.
     pub fn handle_look_up(
@@ -222,8 +229,7 @@ impl Lighthouse {
         times: Times,
         now: Instant,
     ) {
-        if !self.look_ups.take(asker.key, now) {
-            self.counters.look_ups_limited += 1;
+        if !self.admit_look_up(asker, now) {
             return;
         }
         self.counters.look_ups += 1;

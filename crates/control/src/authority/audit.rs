@@ -9,7 +9,7 @@ use ciborium::Value;
 use tombolo_noise::PublicKey;
 use tombolo_noise::clock::UnixTime;
 
-use crate::cbor::{self, CborError, FieldError, Fields, Item, MapBuilder, Problem};
+use crate::cbor::{self, CborError, FieldError, Fields, Item, MapBuilder, Problem, choice, next};
 use crate::{DocumentHash, KeyId, NodeId, NodeName};
 
 /// Longest text in an entry, in bytes.
@@ -244,15 +244,14 @@ impl Item for Actor {
     }
 
     fn from_value(value: Value) -> Result<Self, Problem> {
-        let mut parts = value.into_array().map_err(|_| Problem::WrongType)?.into_iter();
-        let mut next = || parts.next().ok_or(Problem::WrongType);
-        match u64::from_value(next()?)? {
+        let (kind, mut parts) = choice(value)?;
+        match kind {
             0 => Ok(Self::Authority),
-            1 => Text::from_value(next()?).map(|text| Self::Local(text.0)),
-            2 => NodeId::from_value(next()?).map(Self::Node),
-            3 => KeyId::from_value(next()?).map(Self::Token),
+            1 => next(&mut parts).map(|Text(text)| Self::Local(text)),
+            2 => next(&mut parts).map(Self::Node),
+            3 => next(&mut parts).map(Self::Token),
             4 => Ok(Self::Root),
-            5 => Ok(Self::Administrator(NodeId::from_value(next()?)?, NodeName::from_value(next()?)?)),
+            5 => Ok(Self::Administrator(next(&mut parts)?, next(&mut parts)?)),
             _ => Err(Problem::UnknownField),
         }
     }

@@ -60,6 +60,23 @@ pub(crate) trait Item: Sized {
     fn from_value(value: Value) -> Result<Self, Problem>;
 }
 
+/// An array whose first item is a number that says what the others are: that number, and the others.
+pub(crate) fn choice(value: Value) -> Result<(u64, std::vec::IntoIter<Value>), Problem> {
+    let mut parts = value.into_array().map_err(|_| Problem::WrongType)?.into_iter();
+    let kind = u64::from_value(parts.next().ok_or(Problem::WrongType)?)?;
+    Ok((kind, parts))
+}
+
+/// The next of them.
+pub(crate) fn next<T: Item>(parts: &mut std::vec::IntoIter<Value>) -> Result<T, Problem> {
+    T::from_value(parts.next().ok_or(Problem::WrongType)?)
+}
+
+/// What they came to, where nothing is left over.
+pub(crate) fn end<T>(mut parts: std::vec::IntoIter<Value>, item: T) -> Result<T, Problem> {
+    if parts.next().is_some() { Err(Problem::WrongType) } else { Ok(item) }
+}
+
 /// A set as an array in the order of the encodings.
 pub(crate) fn encode_set<T: Item>(items: &BTreeSet<T>) -> Value {
     let mut values: Vec<Value> = items.iter().map(Item::to_value).collect();

@@ -11,7 +11,7 @@ use tombolo_noise::clock::UnixTime;
 use super::{
     Content, DocumentError, LimitError, NETWORK, Roles, TrustDocument, Verified, Version, open, seal,
 };
-use crate::cbor::{FieldError, Fields, Item, MapBuilder, Problem, encode_set, strict_set};
+use crate::cbor::{FieldError, Fields, Item, MapBuilder, Problem, choice, encode_set, end, next, strict_set};
 use crate::{DocumentHash, Domain, GroupName, HostEndpoint, NetworkId, NodeId, SigningKey};
 
 /// What holds in the network. Signed anew every hour, so that withholding it shows.
@@ -161,11 +161,6 @@ impl NetworkDocument {
             || self.revocations.contains(&Revocation::Key(*key))
             || self.revocations.range(serials).next().is_some()
     }
-
-    /// Servers that have all of `roles`.
-    pub fn servers_with(&self, roles: Roles) -> impl Iterator<Item = &Server> {
-        self.servers.iter().filter(move |server| server.roles.contains(roles))
-    }
 }
 
 impl Content for NetworkDocument {
@@ -313,15 +308,14 @@ impl Item for Revocation {
     }
 
     fn from_value(value: Value) -> Result<Self, Problem> {
-        let mut parts = value.into_array().map_err(|_| Problem::WrongType)?.into_iter();
-        let mut next = || parts.next().ok_or(Problem::WrongType);
-        let revocation = match u64::from_value(next()?)? {
-            0 => Self::Node(NodeId::from_value(next()?)?),
+        let (kind, mut parts) = choice(value)?;
+        let revocation = match kind {
+            0 => Self::Node(next(&mut parts)?),
             // To revoke what is no key harms nobody, and is not worth an X25519 each.
-            1 => Self::Key(PublicKey::from_bytes(Item::from_value(next()?)?)),
-            2 => Self::Serial(NodeId::from_value(next()?)?, u64::from_value(next()?)?),
+            1 => Self::Key(PublicKey::from_bytes(next(&mut parts)?)),
+            2 => Self::Serial(next(&mut parts)?, next(&mut parts)?),
             _ => return Err(Problem::UnknownField),
         };
-        if parts.next().is_some() { Err(Problem::WrongType) } else { Ok(revocation) }
+        end(parts, revocation)
     }
 }

@@ -174,8 +174,7 @@ impl Lighthouse {
         times: Times,
         now: Instant,
     ) {
-        if !self.look_ups.take(asker.key, now) {
-            self.counters.look_ups_limited += 1;
+        if !self.admit_look_up(asker, now) {
             return;
         }
         for tag in tags.iter().take(MEMBERS_AT_ONCE) {

@@ -7,7 +7,7 @@ use super::{
     AdminAnswer, AdminRequest, DETAIL_MAX, NetworkChange, NetworkInfo, NodeChange, NodeDetail, NodeInfo,
     NodeSelector, NodeSpec, Operation, PAGE_MAX, Page, Reply, RevokeTarget, TokenGrant, TokenInfo, TokenSpec,
 };
-use crate::cbor::{FieldError, Fields, Item, MapBuilder, Problem};
+use crate::cbor::{FieldError, Fields, Item, MapBuilder, Problem, choice, end, next};
 use crate::document::Roles;
 use crate::frame::{Frame, FrameError};
 
@@ -270,21 +270,6 @@ impl Item for Detail {
         let text = value.into_text().map_err(|_| Problem::WrongType)?;
         if text.len() > DETAIL_MAX { Err(Problem::TooMany) } else { Ok(Self(text)) }
     }
-}
-
-/// A list whose first item says of what kind it is.
-fn choice(value: Value) -> Result<(u64, std::vec::IntoIter<Value>), Problem> {
-    let mut parts = value.into_array().map_err(|_| Problem::WrongType)?.into_iter();
-    let kind = u64::from_value(parts.next().ok_or(Problem::WrongType)?)?;
-    Ok((kind, parts))
-}
-
-fn next<T: Item>(parts: &mut std::vec::IntoIter<Value>) -> Result<T, Problem> {
-    T::from_value(parts.next().ok_or(Problem::WrongType)?)
-}
-
-fn end<T>(mut parts: std::vec::IntoIter<Value>, item: T) -> Result<T, Problem> {
-    if parts.next().is_some() { Err(Problem::WrongType) } else { Ok(item) }
 }
 
 impl Item for NodeSelector {
