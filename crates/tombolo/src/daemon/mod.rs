@@ -14,6 +14,9 @@ mod peers;
 pub(crate) mod privileges;
 mod reload;
 pub(crate) mod report;
+mod requests;
+mod resolving;
+mod restoring;
 mod run;
 mod start;
 #[cfg(test)]
@@ -36,6 +39,7 @@ use crate::paths::Directories;
 use crate::state::{SavedPeers, StateStore};
 use crate::uapi::server::{EngineSlot, UapiSocket};
 use interface::Interface;
+use resolving::Resolving;
 
 pub(crate) use notify::Waiting;
 pub(crate) use start::run;
@@ -85,14 +89,6 @@ impl From<Vec<EngineEvent>> for Event {
     fn from(together: Vec<EngineEvent>) -> Self {
         Self::Engine(together)
     }
-}
-
-/// How far the search for a peer's address is.
-#[derive(Default)]
-struct Resolving {
-    running: bool,
-    attempts: usize,
-    error: Option<String>,
 }
 
 /// A running daemon.
