@@ -7,14 +7,16 @@ use serde::{Deserialize, Serialize};
 /// Version of the schema; fields are added without a new one, and removed or changed only with it.
 pub const SCHEMA: u32 = 1;
 
-/// A span of time as people say it.
+/// A span of time as people say it: its greatest unit, and the next where there is something of it.
 pub(crate) fn span(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
-    }
+    let (great, unit, small, next) = match seconds {
+        0..60 => (seconds, "s", 0, ""),
+        60..3600 => (seconds / 60, "min", seconds % 60, "s"),
+        3600..86_400 => (seconds / 3600, "h", seconds % 3600 / 60, "min"),
+        86_400..172_800 => (1, "day", seconds % 86_400 / 3600, "h"),
+        _ => (seconds / 86_400, "days", seconds % 86_400 / 3600, "h"),
+    };
+    if small == 0 { format!("{great} {unit}") } else { format!("{great} {unit} {small} {next}") }
 }
 
 /// The whole report.

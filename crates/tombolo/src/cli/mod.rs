@@ -29,7 +29,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-pub(crate) use admin::span;
 pub(crate) use audit::utc;
 pub use failure::Failure;
 

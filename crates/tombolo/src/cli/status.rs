@@ -259,6 +259,8 @@ mod tests {
         assert_eq!(bytes(u64::MAX), "18446744.1 TB");
         assert_eq!(span(59), "59 s");
         assert_eq!(span(125), "2 min 5 s");
-        assert_eq!(span(90_000), "1 d 1 h");
+        assert_eq!(span(3600), "1 h");
+        assert_eq!(span(90_000), "1 day 1 h");
+        assert_eq!(span(14 * 86_400), "14 days");
     }
 }

@@ -21,6 +21,7 @@ use crate::control::{Answer, Client, Request};
 use crate::daemon::report::unix_now;
 use crate::membership::{from_hex, to_hex};
 use crate::paths::Directories;
+use crate::report::span;
 
 pub(super) use network::network;
 pub(super) use node::node;
@@ -104,16 +105,6 @@ pub(super) fn done(reply: Reply) -> Result<(), Failure> {
 fn joined<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     if items.is_empty() { "-".to_owned() } else { items.join(" ") }
-}
-
-/// A span of time, for people.
-pub(crate) fn span(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }
 
 fn left(until: UnixTime) -> String {

@@ -4,10 +4,11 @@ use serde_json::json;
 use tombolo_control::document::{NetworkDocument, Route};
 use tombolo_control::frame::admin::{NetworkChange, NetworkInfo, Operation, Reply};
 
-use super::{ask, failed, group, joined, left, node, other, selector, span, table};
+use super::{ask, failed, group, joined, left, node, other, selector, table};
 use crate::cli::args::{Cli, ListArgs, NetworkCommand, NetworkSetArgs};
 use crate::cli::{Failure, print_line, servers};
 use crate::paths::Directories;
+use crate::report::span;
 
 pub(in crate::cli) fn network(
     cli: &Cli,

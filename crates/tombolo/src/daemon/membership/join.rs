@@ -13,8 +13,9 @@ use tombolo_noise::clock::{Instant, Now, UnixTime};
 
 use super::super::Daemon;
 use super::Member;
-use crate::cli::{Failure, span, utc};
+use crate::cli::{Failure, utc};
 use crate::membership::create::{self, Overlap};
+use crate::report::span;
 
 /// A closed port is told of within ten seconds.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -270,7 +271,7 @@ mod tests {
             clock_ahead: None,
             refused: None,
         };
-        for (theirs, said) in [(1_800_000_000 - 86_400, "24 h ahead of"), (1_800_003_600, "60 min behind")] {
+        for (theirs, said) in [(1_800_000_000 - 86_400, "1 day ahead of"), (1_800_003_600, "1 h behind")] {
             let answer = JoinAnswer { time: at(theirs), outcome: Ok(Vec::new()) };
             joining.note_answer(&answer, now);
             let text = joining.check(now).unwrap_err().to_string();
