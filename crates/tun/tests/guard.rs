@@ -306,18 +306,8 @@ fn a_hub_forwards_between_members_through_the_interface() {
     let plan = GuardPlan { interface: "tombolo9".into(), ..guard_plan() };
     let mut guard = hub.enter(|| Guard::open(&plan).unwrap());
     guard.install().unwrap();
-    let mut tcpdump = members
-        .command("timeout 20 tcpdump -i eth0 -n -l -c 2 --immediate-mode udp and dst 10.66.0.3")
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut errors = std::io::BufReader::new(tcpdump.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("listening on") {
-        line.clear();
-        assert!(std::io::BufRead::read_line(&mut errors, &mut line).unwrap() > 0, "no tcpdump");
-    }
+    let tcpdump =
+        members.listen("timeout 20 tcpdump -i eth0 -n -l -c 2 --immediate-mode udp and dst 10.66.0.3");
     // To the hub, and back to the same wire: two copies.
     members.run("ip neigh add 10.66.0.3 lladdr 02:00:00:00:00:03 dev eth0");
     hub.run("ip neigh add 10.66.0.3 lladdr 02:00:00:00:00:03 dev tombolo9");

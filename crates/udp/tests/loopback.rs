@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod support;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -11,9 +13,11 @@ use std::os::fd::AsRawFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tombolo_packet::{LocalAddress, Steering};
 use tombolo_udp::{
-    BindError, BindOptions, Family, RECEIVE_SLOT, Received, SendError, SendOutcome, Socket, Transmit,
-    UdpSocket, bind_pair, bind_pairs,
+    BindError, BindOptions, Family, RECEIVE_SLOT, SendError, SendOutcome, Socket, Transmit, UdpSocket,
+    bind_pair, bind_pairs,
 };
+
+use support::{receive, send};
 
 fn steering(sockets: u16) -> Steering {
     Steering::new(0x2545_f491, NonZeroU16::new(sockets).unwrap())
@@ -31,29 +35,6 @@ fn loopback(socket: &UdpSocket) -> SocketAddr {
     SocketAddr::new(address, socket.local_port())
 }
 
-/// Receives until `count` datagrams came, or panics after ten seconds without one.
-fn receive_datagrams(socket: &impl Socket, count: usize) -> Vec<(Received, Vec<u8>)> {
-    let (mut arena, mut received) = (vec![0; 8 * RECEIVE_SLOT], Vec::new());
-    let mut all = Vec::new();
-    while all.len() < count {
-        let mut fds = [PollFd::from_borrowed_fd(socket.fd(), PollFlags::IN)];
-        let ready = poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap();
-        assert_eq!(ready, 1, "{} of {count} datagrams came", all.len());
-        while socket.receive(&mut arena, &mut received).unwrap() > 0 {
-            for read in &received {
-                all.extend(read.segments(&arena).map(|segment| (*read, segment.to_vec())));
-            }
-        }
-    }
-    all
-}
-
-fn send_one(socket: &impl Socket, transmit: Transmit<'_>) -> SendOutcome {
-    let mut outcome = SendOutcome::default();
-    socket.send(&[transmit], &mut outcome);
-    outcome
-}
-
 /// Payloads of `sizes`, each filled with its number.
 fn payloads(sizes: &[usize]) -> Vec<u8> {
     sizes.iter().enumerate().flat_map(|(number, &size)| vec![number as u8; size]).collect()
@@ -66,12 +47,12 @@ fn both_families_share_a_port_and_do_not_mix() {
     assert_ne!(pair.v4.local_port(), 0);
     assert_eq!(pair.v4.local_port(), v6.local_port());
     for socket in [&pair.v4, &v6] {
-        assert_eq!(send_one(socket, Transmit::new(loopback(socket), b"own family")).datagrams, 1);
-        let all = receive_datagrams(socket, 1);
+        assert_eq!(send(socket, Transmit::new(loopback(socket), b"own family")).datagrams, 1);
+        let all = receive(socket, 1);
         assert_eq!(all[0].1, b"own family");
         assert_eq!(all[0].0.source, loopback(socket));
     }
-    let outcome = send_one(&v6, Transmit::new(loopback(&pair.v4), b"other family"));
+    let outcome = send(&v6, Transmit::new(loopback(&pair.v4), b"other family"));
     assert_eq!(outcome.failures[0].error, SendError::WrongFamily);
     assert!(v6.reaches("::1".parse().unwrap()) && !v6.reaches("127.0.0.1".parse().unwrap()));
 }
@@ -125,12 +106,12 @@ fn the_kernel_steers_as_we_compute_and_hands_out_all_else_too() {
                 let mut message = [0; 32];
                 message[0] = 4;
                 message[4..8].copy_from_slice(&index.to_le_bytes());
-                assert_eq!(send_one(&sender, Transmit::new(target, &message)).datagrams, 1);
+                assert_eq!(send(&sender, Transmit::new(target, &message)).datagrams, 1);
                 expected[usize::from(steering.socket_of(index))] += 1;
             }
             for (socket, expected) in sockets.iter().zip(expected) {
                 assert!(expected > 0);
-                for (_, message) in receive_datagrams(*socket, expected) {
+                for (_, message) in receive(*socket, expected) {
                     let index = u32::from_le_bytes(message[4..8].try_into().unwrap());
                     assert_eq!(
                         sockets[usize::from(steering.socket_of(index))].fd().as_raw_fd(),
@@ -140,7 +121,7 @@ fn the_kernel_steers_as_we_compute_and_hands_out_all_else_too() {
             }
             // An initiation, and what is shorter than any message, come to some socket.
             for contents in [&[1, 0, 0, 0, 7, 7, 7, 7][..], &[4], &[4, 0, 0, 0], &[]] {
-                assert_eq!(send_one(&sender, Transmit::new(target, contents)).datagrams, 1);
+                assert_eq!(send(&sender, Transmit::new(target, contents)).datagrams, 1);
             }
             let mut left = 4;
             while left > 0 {
@@ -181,10 +162,10 @@ fn offloads_change_nothing_but_the_speed() {
                         traffic_class: 0x02,
                         ..Transmit::new(loopback(&receiver), &contents)
                     };
-                    let outcome = send_one(&sender, transmit);
+                    let outcome = send(&sender, transmit);
                     assert!(outcome.failures.is_empty(), "{size} {len} {gso} {gro}: {outcome:?}");
                     assert_eq!(outcome.datagrams as usize, transmit.datagrams());
-                    for (read, datagram) in receive_datagrams(&receiver, transmit.datagrams()) {
+                    for (read, datagram) in receive(&receiver, transmit.datagrams()) {
                         assert_eq!((read.source, read.traffic_class), (loopback(&sender), 0x02));
                         arrived.push(datagram);
                     }
@@ -205,9 +186,8 @@ fn more_segments_than_one_super_datagram_holds_are_sent_as_several() {
         let contents = payloads(&[96; 250]);
         let segment_size = NonZeroU16::new(96);
         let transmit = Transmit { segment_size, ..Transmit::new(loopback(&receiver), &contents) };
-        assert_eq!(send_one(&sender, transmit).datagrams, 250);
-        let arrived: Vec<u8> =
-            receive_datagrams(&receiver, 250).into_iter().flat_map(|(_, bytes)| bytes).collect();
+        assert_eq!(send(&sender, transmit).datagrams, 250);
+        let arrived: Vec<u8> = receive(&receiver, 250).into_iter().flat_map(|(_, bytes)| bytes).collect();
         assert_eq!(arrived, contents);
     }
 }
@@ -218,8 +198,8 @@ fn segmentation_and_coalescing_really_take_place() {
     let receiver = UdpSocket::bind(Family::V4, 0, &options(true, true)).unwrap();
     let contents = payloads(&[1000, 1000, 1000, 300]);
     let segment_size = NonZeroU16::new(1000);
-    send_one(&sender, Transmit { segment_size, ..Transmit::new(loopback(&receiver), &contents) });
-    let all = receive_datagrams(&receiver, 4);
+    send(&sender, Transmit { segment_size, ..Transmit::new(loopback(&receiver), &contents) });
+    let all = receive(&receiver, 4);
     // Loopback carries the super-datagram whole, so it is one read, with the stride and the short end.
     assert!(all.iter().all(|(read, _)| (read.stride, read.len) == (1000, 3300)), "{all:?}");
     assert_eq!(all.iter().map(|(_, datagram)| datagram.len()).collect::<Vec<_>>(), [1000, 1000, 1000, 300]);
@@ -232,8 +212,8 @@ fn the_traffic_class_goes_there_and_back_requirement_21() {
         let receiver = UdpSocket::bind(family, 0, &BindOptions::default()).unwrap();
         for traffic_class in [0x00, 0x01, 0x02, 0x03, 0x88, 0x8b, 0xfc, 0xff] {
             let transmit = Transmit { traffic_class, ..Transmit::new(loopback(&receiver), b"marked") };
-            assert!(send_one(&sender, transmit).failures.is_empty());
-            assert_eq!(receive_datagrams(&receiver, 1)[0].0.traffic_class, traffic_class, "{family:?}");
+            assert!(send(&sender, transmit).failures.is_empty());
+            assert_eq!(receive(&receiver, 1)[0].0.traffic_class, traffic_class, "{family:?}");
         }
     }
 }
@@ -244,13 +224,13 @@ fn a_sticky_source_is_sent_from_and_a_reply_finds_the_address_that_was_asked_req
     let west = UdpSocket::bind(Family::V4, 0, &BindOptions::default()).unwrap();
     // All of 127/8 is ours. Asked at .5, the answer comes from .5.
     let asked = SocketAddr::new("127.0.0.5".parse().unwrap(), west.local_port());
-    send_one(&east, Transmit::new(asked, b"question"));
-    let (question, _) = receive_datagrams(&west, 1)[0].clone();
+    send(&east, Transmit::new(asked, b"question"));
+    let (question, _) = receive(&west, 1)[0].clone();
     assert_eq!(question.local.map(|local| local.address), Some(asked.ip()));
     let endpoint = question.endpoint();
     let answer = Transmit { source: endpoint.local, ..Transmit::new(endpoint.remote, b"answer") };
-    assert!(send_one(&west, answer).stale_sources.is_empty());
-    assert_eq!(receive_datagrams(&east, 1)[0].0.source, asked);
+    assert!(send(&west, answer).stale_sources.is_empty());
+    assert_eq!(receive(&east, 1)[0].0.source, asked);
 }
 
 #[test]
@@ -262,9 +242,9 @@ fn a_source_that_is_gone_is_left_out_and_named_requirement_20() {
         let contents = payloads(&[500, 500, 20]);
         let segment_size = NonZeroU16::new(500);
         let transmit = Transmit { source, segment_size, ..Transmit::new(loopback(&receiver), &contents) };
-        let outcome = send_one(&sender, transmit);
+        let outcome = send(&sender, transmit);
         assert_eq!((outcome.datagrams, outcome.stale_sources.as_slice()), (3, &[0][..]));
-        assert_eq!(receive_datagrams(&receiver, 3).len(), 3);
+        assert_eq!(receive(&receiver, 3).len(), 3);
         assert!(sender.capabilities().gso, "segmentation was not to blame");
     }
 }
@@ -276,12 +256,12 @@ fn a_closed_port_at_the_other_end_disturbs_neither_direction() {
     let nobody = loopback(&closed);
     drop(closed);
     for _ in 0..10 {
-        assert!(send_one(&socket, Transmit::new(nobody, b"anyone?")).failures.is_empty());
+        assert!(send(&socket, Transmit::new(nobody, b"anyone?")).failures.is_empty());
     }
     let (mut arena, mut received) = (vec![0; RECEIVE_SLOT], Vec::new());
     assert_eq!(socket.receive(&mut arena, &mut received).unwrap(), 0);
-    assert_eq!(send_one(&socket, Transmit::new(loopback(&socket), b"self")).datagrams, 1);
-    assert_eq!(receive_datagrams(&socket, 1)[0].1, b"self");
+    assert_eq!(send(&socket, Transmit::new(loopback(&socket), b"self")).datagrams, 1);
+    assert_eq!(receive(&socket, 1)[0].1, b"self");
 }
 
 #[test]
@@ -289,9 +269,9 @@ fn the_largest_datagram_passes_and_a_larger_one_is_too_big() {
     let socket = UdpSocket::bind(Family::V4, 0, &BindOptions::default()).unwrap();
     let contents = vec![7; tombolo_udp::MAX_DATAGRAM + 1];
     let largest = Transmit::new(loopback(&socket), &contents[..tombolo_udp::MAX_DATAGRAM]);
-    assert_eq!(send_one(&socket, largest).datagrams, 1);
-    assert_eq!(receive_datagrams(&socket, 1)[0].1, largest.contents);
-    let outcome = send_one(&socket, Transmit::new(loopback(&socket), &contents));
+    assert_eq!(send(&socket, largest).datagrams, 1);
+    assert_eq!(receive(&socket, 1)[0].1, largest.contents);
+    let outcome = send(&socket, Transmit::new(loopback(&socket), &contents));
     assert_eq!(outcome.failures[0].error, SendError::TooBig);
 }
 
@@ -299,7 +279,7 @@ fn the_largest_datagram_passes_and_a_larger_one_is_too_big() {
 fn empty_datagrams_arrive_as_such() {
     for gro in [true, false] {
         let socket = UdpSocket::bind(Family::V4, 0, &options(true, gro)).unwrap();
-        assert_eq!(send_one(&socket, Transmit::new(loopback(&socket), b"")).datagrams, 1);
+        assert_eq!(send(&socket, Transmit::new(loopback(&socket), b"")).datagrams, 1);
         let (mut arena, mut received) = (vec![0; RECEIVE_SLOT], Vec::new());
         let mut fds = [PollFd::from_borrowed_fd(socket.fd(), PollFlags::IN)];
         assert_eq!(poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap(), 1);
@@ -331,5 +311,5 @@ fn two_batches_on_one_socket_from_two_threads_lose_nothing() {
             });
         }
     });
-    assert_eq!(receive_datagrams(&receiver, 200).len(), 200);
+    assert_eq!(receive(&receiver, 200).len(), 200);
 }

@@ -8,6 +8,8 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod support;
+
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -15,11 +17,10 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use tombolo_udp::{
-    BindOptions, RECEIVE_SLOT, Received, SendError, SendOutcome, Socket, SocketPair, Transmit, bind_pair,
-};
+use tombolo_udp::{BindOptions, SendError, Socket, SocketPair, Transmit, bind_pair};
+
+use support::{receive, send};
 
 struct Wire {
     east: String,
@@ -101,29 +102,6 @@ fn bind_in(namespace: &str, options: &BindOptions) -> SocketPair {
             .join()
             .unwrap()
     })
-}
-
-fn send(socket: &impl Socket, transmit: Transmit<'_>) -> SendOutcome {
-    let mut outcome = SendOutcome::default();
-    socket.send(&[transmit], &mut outcome);
-    outcome
-}
-
-/// Receives until `count` datagrams came, or panics after ten seconds without one.
-fn receive(socket: &impl Socket, count: usize) -> Vec<(Received, Vec<u8>)> {
-    let (mut arena, mut received) = (vec![0; 8 * RECEIVE_SLOT], Vec::new());
-    let mut all = Vec::new();
-    while all.len() < count {
-        let mut fds = [PollFd::from_borrowed_fd(socket.fd(), PollFlags::IN)];
-        let ready = poll(&mut fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap();
-        assert_eq!(ready, 1, "{} of {count} datagrams came", all.len());
-        while socket.receive(&mut arena, &mut received).unwrap() > 0 {
-            for read in &received {
-                all.extend(read.segments(&arena).map(|segment| (*read, segment.to_vec())));
-            }
-        }
-    }
-    all
 }
 
 fn pattern(len: usize) -> Vec<u8> {

@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "each test file uses some of it")]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -75,6 +75,19 @@ impl Namespace {
         let mut inside = Command::new("ip");
         inside.args(["netns", "exec", &self.name]).args(command.split_whitespace());
         inside
+    }
+
+    /// Starts tcpdump by this command line, and returns once it sees what passes.
+    pub(crate) fn listen(&self, command: &str) -> Child {
+        let mut tcpdump =
+            self.command(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut errors = BufReader::new(tcpdump.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("listening on") {
+            line.clear();
+            assert!(errors.read_line(&mut line).unwrap() > 0, "no tcpdump");
+        }
+        tcpdump
     }
 
     /// Calls a function on a thread that lives in the namespace.
