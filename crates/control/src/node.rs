@@ -325,8 +325,6 @@ impl Node {
     pub fn status(&self, now: Now) -> NodeStatus {
         let times = self.time.times(now);
         let own = self.own.as_ref().and_then(|own| self.verifier.authorised(&own.key, times));
-        let lighthouse =
-            |peer: &&Peer| peer.is_verified() && peer.has_role(crate::document::Roles::LIGHTHOUSE);
         let observed = |peer: &Peer| peer.server.as_ref().and_then(|server| server.observed);
         let mut places: Vec<SocketAddr> = self.peers.values().filter_map(observed).collect();
         places.sort_unstable();
@@ -335,7 +333,6 @@ impl Node {
             membership: own.map(|(_, validity)| validity),
             network: self.verifier.network().map(|network| network.version),
             stale: self.verifier.is_stale(times),
-            lighthouses: self.peers.values().filter(lighthouse).count(),
             observed: places,
             peers: self.peers.iter().map(|(key, peer)| peer_path(*key, peer)).collect(),
             dropped: self.dropped,

@@ -319,7 +319,6 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 }
                 self.doubt_all_paths();
             }
-            Command::ExpireKeys => self.device.expire_all(now, &mut self.random),
         }
     }
 

@@ -110,7 +110,6 @@ pub(crate) enum Command {
     RefuseTunnel(IpAddr),
     SetLinkUp(bool),
     SetMtu(u16),
-    ExpireKeys,
     ForgetSources,
 }
 
@@ -182,14 +181,6 @@ impl EngineHandle {
     /// The engine has stopped.
     pub fn set_mtu(&self, mtu: u16) -> Result<(), Stopped> {
         self.send(Command::SetMtu(mtu))
-    }
-
-    /// Throws away all session keys, as after a suspend or the resumption of a snapshot.
-    ///
-    /// # Errors
-    /// The engine has stopped.
-    pub fn expire_keys(&self) -> Result<(), Stopped> {
-        self.send(Command::ExpireKeys)
     }
 
     /// Lets the kernel choose the source address of every path anew, as when routes or addresses of

@@ -263,7 +263,7 @@ fn keys_that_were_thrown_away_are_replaced_at_once() {
     let (_network, east, west) = two(Offloads::NONE);
     east.send(&udp(EAST, WEST, b"before"));
     west.receive();
-    east.handle.expire_keys().unwrap();
+    east.handle.expire_sessions().unwrap();
     east.send(&udp(EAST, WEST, b"after"));
     assert_eq!(west.receive(), udp(EAST, WEST, b"after"));
 }

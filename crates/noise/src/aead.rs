@@ -33,17 +33,6 @@ impl AeadKey {
             .expect("a datagram is far shorter than the cipher's limit of 256 GiB");
     }
 
-    /// Seals `plaintext` into `ciphertext`, which has the same length, and writes its tag to `tag`.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    #[inline]
-    pub fn seal_into(&self, counter: u64, plaintext: &[u8], ciphertext: &mut [u8], tag: &mut [u8; TAG_LEN]) {
-        self.0
-            .seal_out_of_place_scatter(nonce_of(counter), Aad::empty(), plaintext, ciphertext, &[], tag)
-            .expect("the lengths are equal and far below the cipher's limit of 256 GiB");
-    }
-
     /// Opens `ciphertext_and_tag` in place: on success all but the last 16 bytes are the plaintext, which
     /// is returned; after a failure the contents are of no meaning.
     ///
@@ -135,11 +124,6 @@ mod tests {
             let (buffer, tag) = in_place.split_last_chunk_mut().unwrap();
             key.seal_in_place(counter, buffer, tag);
             prop_assert_eq!(&in_place, &expected);
-
-            let mut elsewhere = vec![0xee; plaintext.len() + TAG_LEN];
-            let (ciphertext, tag) = elsewhere.split_last_chunk_mut().unwrap();
-            key.seal_into(counter, &plaintext, ciphertext, tag);
-            prop_assert_eq!(&elsewhere, &expected);
 
             prop_assert_eq!(key.open_in_place(counter, &mut in_place).map(|opened| opened.to_vec()), Ok(plaintext));
         }

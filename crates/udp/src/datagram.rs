@@ -65,11 +65,6 @@ impl Received {
     pub fn segments<'a>(&self, arena: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         arena[self.offset..self.offset + self.len].chunks(self.stride)
     }
-
-    /// The datagrams, in order, to be opened where they lie.
-    pub fn segments_mut<'a>(&self, arena: &'a mut [u8]) -> impl Iterator<Item = &'a mut [u8]> + use<'a> {
-        arena[self.offset..self.offset + self.len].chunks_mut(self.stride)
-    }
 }
 
 /// What became of the transmits of one [`Socket::send`](crate::Socket::send). Meant to be reused.

@@ -65,11 +65,6 @@ impl UdpSocket {
     pub fn family(&self) -> Family {
         self.family
     }
-
-    /// The socket's own descriptor, to be handed to another process.
-    pub fn into_fd(self) -> OwnedFd {
-        self.descriptor
-    }
 }
 
 impl Socket for UdpSocket {

@@ -315,8 +315,6 @@ pub struct NodeStatus {
     pub network: Option<Version>,
     /// Whether that is older than it should be.
     pub stale: bool,
-    /// Lighthouses with a verified session.
-    pub lighthouses: usize,
     /// Where others see us.
     pub observed: Vec<SocketAddr>,
     /// Peers.

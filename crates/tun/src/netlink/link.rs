@@ -25,8 +25,6 @@ pub struct Link {
     pub name: String,
     /// Set up by an administrator (`IFF_UP`).
     pub up: bool,
-    /// Has a carrier: of a TUN, a process holds it open (`IFF_LOWER_UP`).
-    pub carrier: bool,
     /// MTU in bytes.
     pub mtu: u32,
     /// Length of the transmit queue in packets.
@@ -147,7 +145,6 @@ impl Link {
             index: message.header.index,
             name: String::new(),
             up: message.header.flags.contains(LinkFlags::Up),
-            carrier: message.header.flags.contains(LinkFlags::LowerUp),
             mtu: 0,
             transmit_queue_length: 0,
             gso_max_size: None,

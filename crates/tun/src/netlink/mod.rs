@@ -45,14 +45,6 @@ fn mend(error: &io::Error) -> &'static str {
     }
 }
 
-impl NetlinkError {
-    /// Whether the process lacks the privilege (CAP_NET_ADMIN).
-    #[must_use]
-    pub fn is_not_permitted(&self) -> bool {
-        self.source.raw_os_error() == Some(libc::EPERM)
-    }
-}
-
 /// A connection to the kernel's routing tables.
 pub struct Netlink {
     connection: Connection,
