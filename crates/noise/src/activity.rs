@@ -64,36 +64,36 @@ impl AtomicInstant {
 }
 
 /// A timer that starts with the first of some events, stops with an opposite one, and is watched
-/// lazily by the control thread.
-#[derive(Debug, Default)]
-pub(crate) struct LazyTimer {
-    since: AtomicInstant,
-    armed: AtomicBool,
+/// lazily by the control thread. Its two halves lie in [`Activity`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LazyTimer<'a> {
+    since: &'a AtomicInstant,
+    armed: &'a AtomicBool,
 }
 
-impl LazyTimer {
+impl LazyTimer<'_> {
     /// Starts the timer unless it runs. True if the control thread is not watching it and must be told.
-    pub(crate) fn start(&self, now: Instant) -> bool {
+    pub(crate) fn start(self, now: Instant) -> bool {
         self.since.set_if_never(now) && !self.armed.swap(true, Ordering::SeqCst)
     }
 
     /// Stops the timer. The control thread finds out when it looks.
-    pub(crate) fn stop(&self) {
+    pub(crate) fn stop(self) {
         self.since.clear();
     }
 
     /// When the timer started, if it runs.
-    pub(crate) fn running_since(&self) -> Option<Instant> {
+    pub(crate) fn running_since(self) -> Option<Instant> {
         self.since.get()
     }
 
     /// Control thread: takes the expiry that began at `seen`, so that it fires once.
-    pub(crate) fn take(&self, seen: Instant) {
+    pub(crate) fn take(self, seen: Instant) {
         self.since.clear_if(seen);
     }
 
     /// Control thread: what to wait for next. `None` hands the watch back: the next start is announced.
-    pub(crate) fn watch(&self) -> Option<Instant> {
+    pub(crate) fn watch(self) -> Option<Instant> {
         loop {
             if let Some(since) = self.since.get() {
                 self.armed.store(true, Ordering::SeqCst);
@@ -107,28 +107,38 @@ impl LazyTimer {
     }
 }
 
-/// The times of one peer that its timers depend on.
+/// The times of one peer that its timers depend on. There are as many as peers: the flags lie side by side, so that there is little padding.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
-    /// Runs from the first data sent since anything was received.
-    pub(crate) unanswered_send: LazyTimer,
-    /// Runs from the first data received since anything was sent.
-    pub(crate) unanswered_receive: LazyTimer,
+    unanswered_send_since: AtomicInstant,
+    unanswered_receive_since: AtomicInstant,
     last_sent: AtomicInstant,
     last_received: AtomicInstant,
+    unanswered_send_armed: AtomicBool,
+    unanswered_receive_armed: AtomicBool,
 }
 
 impl Activity {
+    /// Runs from the first data sent since anything was received.
+    pub(crate) fn unanswered_send(&self) -> LazyTimer<'_> {
+        LazyTimer { since: &self.unanswered_send_since, armed: &self.unanswered_send_armed }
+    }
+
+    /// Runs from the first data received since anything was sent.
+    pub(crate) fn unanswered_receive(&self) -> LazyTimer<'_> {
+        LazyTimer { since: &self.unanswered_receive_since, armed: &self.unanswered_receive_armed }
+    }
+
     /// An authenticated message of any kind was sent, keepalives and handshakes included.
     pub(crate) fn sent(&self, now: Instant) {
         self.last_sent.advance(now);
-        self.unanswered_receive.stop();
+        self.unanswered_receive().stop();
     }
 
     /// An authenticated message of any kind was received.
     pub(crate) fn received(&self, now: Instant) {
         self.last_received.advance(now);
-        self.unanswered_send.stop();
+        self.unanswered_send().stop();
     }
 
     /// When the last authenticated message was sent.
@@ -148,8 +158,8 @@ impl Activity {
 
     /// Stops what runs. Times of the past stay.
     pub(crate) fn stop(&self) {
-        self.unanswered_send.stop();
-        self.unanswered_receive.stop();
+        self.unanswered_send().stop();
+        self.unanswered_receive().stop();
     }
 }
 
@@ -163,7 +173,8 @@ mod tests {
 
     #[test]
     fn only_the_first_start_is_announced_and_counts() {
-        let timer = LazyTimer::default();
+        let activity = Activity::default();
+        let timer = activity.unanswered_send();
         assert!(timer.start(at(1)));
         assert!(!timer.start(at(2)));
         assert_eq!(timer.running_since(), Some(at(1)));
@@ -174,7 +185,8 @@ mod tests {
 
     #[test]
     fn the_watch_is_handed_back_when_nothing_runs() {
-        let timer = LazyTimer::default();
+        let activity = Activity::default();
+        let timer = activity.unanswered_send();
         assert!(timer.start(at(1)));
         timer.stop();
         assert_eq!(timer.watch(), None);
@@ -183,7 +195,8 @@ mod tests {
 
     #[test]
     fn an_expiry_is_taken_once_and_not_from_a_later_start() {
-        let timer = LazyTimer::default();
+        let activity = Activity::default();
+        let timer = activity.unanswered_send();
         timer.start(at(1));
         timer.stop();
         timer.start(at(2));
@@ -198,7 +211,8 @@ mod tests {
         // One thread starts and stops, the other watches: whenever the timer ends up running, either
         // the watcher saw it or the starter was told to announce it.
         for _ in 0..2_000 {
-            let timer = LazyTimer::default();
+            let activity = Activity::default();
+            let timer = activity.unanswered_send();
             assert!(timer.start(at(1)));
             timer.stop();
             let (announced, watched) = std::thread::scope(|scope| {
@@ -213,13 +227,13 @@ mod tests {
     #[test]
     fn any_message_stops_the_opposite_timer_requirements_7_and_8() {
         let activity = Activity::default();
-        activity.unanswered_send.start(at(1));
-        activity.unanswered_receive.start(at(1));
+        activity.unanswered_send().start(at(1));
+        activity.unanswered_receive().start(at(1));
         activity.sent(at(2));
-        assert_eq!(activity.unanswered_receive.running_since(), None);
-        assert_eq!(activity.unanswered_send.running_since(), Some(at(1)));
+        assert_eq!(activity.unanswered_receive().running_since(), None);
+        assert_eq!(activity.unanswered_send().running_since(), Some(at(1)));
         activity.received(at(3));
-        assert_eq!(activity.unanswered_send.running_since(), None);
+        assert_eq!(activity.unanswered_send().running_since(), None);
         assert_eq!(activity.last_traversal(), Some(at(3)));
     }
 }

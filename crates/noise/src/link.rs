@@ -200,7 +200,7 @@ impl Link {
             return None;
         }
         // `timers.c` data_sent: requirement 8.
-        let armed = data && self.activity.unanswered_send.start(now);
+        let armed = data && self.activity.unanswered_send().start(now);
         // `send.c` keep_key_fresh: requirements 2 and 3.
         let wanted = if keypair.is_due_on_send(now) { self.want_handshake() } else { None };
         wanted.or(armed.then_some(Event::Armed(self.peer)))
@@ -238,7 +238,7 @@ impl Link {
         // whichever one this batch came under.
         let due = self.sending.load().as_ref().is_some_and(|current| current.take_due_on_receive(now));
         // A keepalive is never answered: requirement 7.
-        let armed = batch.data && self.activity.unanswered_receive.start(now);
+        let armed = batch.data && self.activity.unanswered_receive().start(now);
         let wanted = if due { self.want_handshake() } else { None };
         if confirmed {
             return Some(Event::Confirmed { peer: self.peer, local_index: keypair.local_index() });
@@ -348,7 +348,7 @@ impl Link {
 
     /// Since when data has been sent and nothing authenticated has come back; `None`: something came since.
     pub fn unanswered_since(&self) -> Option<Instant> {
-        self.activity.unanswered_send.running_since()
+        self.activity.unanswered_send().running_since()
     }
 
     /// Roaming (requirement 19).

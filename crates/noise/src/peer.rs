@@ -98,7 +98,7 @@ pub(crate) struct Peer {
     /// Our initiation that waits for its response (requirement 27: taken when it is consumed).
     pub(crate) pending: Option<Initiator>,
     /// Where a provisional tunnel is counted.
-    pub(crate) provisional_source: Option<Source>,
+    pub(crate) provisional_source: Option<Box<Source>>,
     /// What stands in the table of known sources for this peer.
     pub(crate) known_source: Option<Box<SocketAddr>>,
     pub(crate) keypairs: Keypairs,

@@ -205,7 +205,7 @@ impl Device {
         past.initiation = None;
         peer.timers.set(Timer::Retransmit, None);
         // A keepalive would only ask for the next handshake (`timers.c`).
-        link.activity.unanswered_receive.stop();
+        link.activity.unanswered_receive().stop();
         if peer.timers.deadline(Timer::ZeroKeys).is_none() {
             peer.timers.set(Timer::ZeroKeys, Some(now.boot + ZERO_KEYS_AFTER_TIME));
         }

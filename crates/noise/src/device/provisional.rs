@@ -121,7 +121,7 @@ impl Device {
             *membership.per_source.entry(place).or_default() += 1;
         }
         if let Some(peer) = self.peer_mut(id) {
-            peer.provisional_source = Some(place);
+            peer.provisional_source = Some(Box::new(place));
             peer.link.set_provisional_endpoint(source);
             peer.timers.set(Timer::Provisional, Some(now.boot + PROVISIONAL_LIFETIME));
         }

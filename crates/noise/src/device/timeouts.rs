@@ -55,7 +55,7 @@ impl Device {
     /// Requirement 8 (`timers.c` `wg_expired_new_handshake`).
     fn expire_unanswered_send(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
         let Some(peer) = self.peer_mut(id) else { return };
-        let timer = &peer.link.activity.unanswered_send;
+        let timer = peer.link.activity.unanswered_send();
         let Some(since) = timer.running_since().filter(|&since| since + NEW_HANDSHAKE_TIMEOUT <= now.boot)
         else {
             return;
@@ -70,7 +70,7 @@ impl Device {
     /// one message, so that the kernel's second timer has no counterpart.
     fn expire_unanswered_receive(&mut self, id: PeerId, now: Now, rng: &mut (impl CryptoRng + ?Sized)) {
         let Some(peer) = self.peer_mut(id) else { return };
-        let timer = &peer.link.activity.unanswered_receive;
+        let timer = peer.link.activity.unanswered_receive();
         let Some(since) = timer.running_since().filter(|&since| since + KEEPALIVE_TIMEOUT <= now.boot) else {
             return;
         };
@@ -146,12 +146,12 @@ impl Device {
     fn watch_activity(&mut self, id: PeerId, rng: &mut (impl CryptoRng + ?Sized)) {
         let Some(peer) = self.peer_mut(id).filter(|peer| !peer.is_provisional()) else { return };
         if peer.timers.deadline(Timer::NewHandshake).is_none() {
-            let since = peer.link.activity.unanswered_send.watch();
+            let since = peer.link.activity.unanswered_send().watch();
             let deadline = since.map(|since| since + NEW_HANDSHAKE_TIMEOUT + jitter(rng));
             peer.timers.set(Timer::NewHandshake, deadline);
         }
         if peer.timers.deadline(Timer::Keepalive).is_none() {
-            let since = peer.link.activity.unanswered_receive.watch();
+            let since = peer.link.activity.unanswered_receive().watch();
             peer.timers.set(Timer::Keepalive, since.map(|since| since + KEEPALIVE_TIMEOUT));
         }
     }
