@@ -31,8 +31,6 @@ pub const DAEMON: &str = "tombolo-daemon";
 pub const BORINGTUN: &str = "boringtun";
 /// See [`BORINGTUN`].
 pub const GOTATUN: &str = "gotatun";
-/// The version that was the newest when it was said how much faster than gotatun ours is to be.
-pub const FORMER_GOTATUN: &str = "gotatun-0.8";
 /// Who takes part in a quick run.
 pub const QUICK: [&str; 3] = [PLAIN, FORWARDER, OURS];
 /// The UDP port of all of them.
@@ -42,11 +40,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
 
 /// Programs of others that cargo installs: name, package and version, executable.
-const INSTALLED: [(&str, &str, &str); 3] = [
-    (BORINGTUN, "boringtun-cli@0.7.1", "boringtun-cli"),
-    (GOTATUN, "gotatun-cli@0.10.2", "gotatun"),
-    (FORMER_GOTATUN, "gotatun-cli@0.8.1", "gotatun"),
-];
+const INSTALLED: [(&str, &str, &str); 2] =
+    [(BORINGTUN, "boringtun-cli@0.7.1", "boringtun-cli"), (GOTATUN, "gotatun-cli@0.10.2", "gotatun")];
 
 /// One of those that are compared.
 #[derive(Clone, Debug)]
@@ -189,11 +184,10 @@ fn own_program(name: &str) -> Result<PathBuf> {
     executable(name)
 }
 
-/// Where cargo installs a package of others: beside our own build, each version in a folder of its own.
-fn install_root(package: &str) -> Result<PathBuf> {
+/// Where cargo installs the programs of others: beside our own build.
+fn install_root() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let target = own.ancestors().nth(2).context("an executable outside of any target folder")?;
-    Ok(target.join("bench-programs").join(package))
+    Ok(own.ancestors().nth(2).context("an executable outside of any target folder")?.join("bench-programs"))
 }
 
 impl Contender {
@@ -204,8 +198,8 @@ impl Contender {
             Kind::Daemon => Some(own_program("tombolo")?),
             Kind::WireGuard(Source::Ours) => Some(own_program("tombolo-wireguard")?),
             Kind::WireGuard(Source::Path(path)) => Some(path.clone()),
-            Kind::WireGuard(Source::Cargo { package, executable }) => {
-                Some(install_root(package)?.join("bin").join(executable))
+            Kind::WireGuard(Source::Cargo { executable, .. }) => {
+                Some(install_root()?.join("bin").join(executable))
             }
         })
     }
@@ -217,7 +211,7 @@ impl Contender {
         {
             eprintln!("installing {package} (once)");
             let mut cargo = Command::new("cargo");
-            cargo.args(["install", "--locked", "--quiet", "--root"]).arg(install_root(package)?).arg(package);
+            cargo.args(["install", "--locked", "--quiet", "--root"]).arg(install_root()?).arg(package);
             // Each is built as its authors ship it.
             for variable in ["RUSTFLAGS", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET"] {
                 cargo.env_remove(variable);

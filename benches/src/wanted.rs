@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::contender::{BORINGTUN, DAEMON, FORMER_GOTATUN, FORWARDER, GOTATUN, OURS, PLAIN};
+use crate::contender::{BORINGTUN, DAEMON, FORWARDER, GOTATUN, OURS, PLAIN};
 use crate::results::Results;
 use crate::scenario::joining::{NETWORK, SERVER};
 use crate::stage::AEAD;
@@ -116,16 +116,12 @@ const fn at_least_gigabyte(figure: &'static str, values: fn(&Results) -> Vec<f64
 }
 
 const WANTED: &[Wanted] = &[
-    times("TCP ×1, to gotatun 0.8", 6.0, |r| r.ratios(OURS, FORMER_GOTATUN, "tcp_gbps")),
     times("TCP ×1, to gotatun", 6.0, |r| r.ratios(OURS, GOTATUN, "tcp_gbps")),
     times("TCP ×1, to boringtun-cli", 10.0, |r| r.ratios(OURS, BORINGTUN, "tcp_gbps")),
-    times("TCP ×4, to gotatun 0.8", 7.0, |r| r.ratios(OURS, FORMER_GOTATUN, "four_gbps")),
     times("TCP ×4, to gotatun", 7.0, |r| r.ratios(OURS, GOTATUN, "four_gbps")),
     times("TCP ×4, to boringtun-cli", 9.0, |r| r.ratios(OURS, BORINGTUN, "four_gbps")),
-    times("TCP ×1 without USO, to gotatun 0.8", 6.0, |r| r.ratios(OURS, FORMER_GOTATUN, "soft_tcp_gbps")),
     times("TCP ×1 without USO, to gotatun", 6.0, |r| r.ratios(OURS, GOTATUN, "soft_tcp_gbps")),
     times("TCP ×1 without USO, to boringtun-cli", 10.0, |r| r.ratios(OURS, BORINGTUN, "soft_tcp_gbps")),
-    times("TCP ×4 without USO, to gotatun 0.8", 7.0, |r| r.ratios(OURS, FORMER_GOTATUN, "soft_four_gbps")),
     times("TCP ×4 without USO, to gotatun", 7.0, |r| r.ratios(OURS, GOTATUN, "soft_four_gbps")),
     times("TCP ×4 without USO, to boringtun-cli", 9.0, |r| r.ratios(OURS, BORINGTUN, "soft_four_gbps")),
     at_most("daemons' CPU per GB, to forwarder + AEAD, ×1", 1.2, "×", 2, |r| above_the_floor(r, "tcp_cpu")),
@@ -138,7 +134,6 @@ const WANTED: &[Wanted] = &[
     at_most("daemons' CPU per GB without USO, to forwarder + AEAD, ×4", 1.2, "×", 2, |r| {
         above_the_floor(r, "soft_four_cpu")
     }),
-    times("64-byte UDP at ≤ 1 % loss, to gotatun 0.8", 2.0, |r| r.ratios(OURS, FORMER_GOTATUN, "udp_kpps")),
     times("64-byte UDP at ≤ 1 % loss, to gotatun", 2.0, |r| r.ratios(OURS, GOTATUN, "udp_kpps")),
     times("64-byte UDP at ≤ 1 % loss, to the forwarder", 0.85, |r| r.ratios(OURS, FORWARDER, "udp_kpps")),
     at_most("round trip p50, to the lower of forwarder and boringtun-cli", 1.25, "×", 2, |r| {

@@ -16,7 +16,7 @@ use tombolo_udp::{BindOptions, Family, UdpSocket};
 
 use super::{paired, west, west_key};
 use crate::Result;
-use crate::contender::{DAEMON, Entrant, FORMER_GOTATUN, FORWARDER, PLAIN};
+use crate::contender::{DAEMON, Entrant, FORWARDER, PLAIN};
 use crate::load::bulk;
 use crate::load::clients::send_at;
 use crate::results::{Figures, figures};
@@ -34,7 +34,7 @@ const DIFFERENT: usize = 4096;
 pub(super) fn measure(suite: &mut Suite<'_>) -> Result {
     let span = suite.plan.span(Duration::from_millis(600), Duration::from_millis(300));
     for contender in &suite.plan.contenders {
-        if [PLAIN, FORWARDER, DAEMON, FORMER_GOTATUN].contains(&contender.name.as_str()) {
+        if [PLAIN, FORWARDER, DAEMON].contains(&contender.name.as_str()) {
             continue;
         }
         let entrant = match contender.enter(Wire::lay()?) {
