@@ -10,15 +10,11 @@ use zeroize::Zeroizing;
 
 use super::args::{BackupArgs, Cli};
 use super::root_key::passphrase;
-use super::{Failure, print_bytes};
+use super::{Failure, failed, print_bytes};
 use crate::atomic_file;
 use crate::daemon::report::unix_now;
 use crate::membership::MembershipState;
 use crate::paths::Directories;
-
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::Runtime(error.to_string())
-}
 
 /// The state of a network whose server this machine is.
 pub(super) fn server_state(directories: &Directories, network: &str) -> Result<MembershipState, Failure> {

@@ -30,6 +30,11 @@ impl Failure {
     }
 }
 
+/// A failure at run time that says enough by itself.
+pub(crate) fn failed(error: impl fmt::Display) -> Failure {
+    Failure::Runtime(error.to_string())
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -29,9 +29,10 @@ use tombolo_noise::clock::UnixTime;
 use tombolo_store::{Recipient, Register};
 use zeroize::Zeroizing;
 
+use super::admin::other;
 use super::args::{Cli, InitArgs};
 use super::join::{choose_name, machine_name};
-use super::{Failure, print_line, up};
+use super::{Failure, failed, print_line, up};
 use crate::membership::create::{self, NewState, Overlap};
 use crate::paths::Directories;
 use crate::random;
@@ -55,10 +56,6 @@ const UNUSABLE: [&str; 8] = [
     "fe80::/10",
     "ff00::/8",
 ];
-
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::Runtime(error.to_string())
-}
 
 /// What a person decides about a network.
 struct Wishes {
@@ -465,7 +462,7 @@ pub(super) fn grant(reply: Reply) -> Result<TokenGrant, Failure> {
     match reply {
         Reply::Granted(grant) => Ok(grant),
         Reply::Refused { detail, .. } => Err(Failure::Mistake(detail)),
-        _ => Err(Failure::Runtime("the authority gave another answer".to_owned())),
+        _ => other(),
     }
 }
 

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::args::{Cli, DownArgs, JoinArgs, LeaveArgs};
 use super::attempt::{self, Attempt};
 use super::init::port_taken;
-use super::{Failure, print_line, status, up};
+use super::{Failure, failed, print_line, status, up};
 use crate::config::valid_name;
 use crate::control::{Answer, Client, Request};
 use crate::membership::create::{self, NewState, Overlap};
@@ -29,10 +29,6 @@ const TOKEN_PREFIX: &str = "tombolo1";
 const TOKEN_FILE: &str = "TOMBOLO_TOKEN_FILE";
 /// The name that a machine would like to have.
 const NODE_NAME: &str = "TOMBOLO_NODE_NAME";
-
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::Runtime(error.to_string())
-}
 
 /// The name of a network that is to be made here, and is not there yet.
 pub(super) fn choose_name(cli: &Cli, directories: &Directories) -> Result<String, Failure> {
@@ -275,8 +271,7 @@ pub(super) fn leave(cli: &Cli, directories: &Directories, arguments: &LeaveArgs)
     let told = Client::new(&directories.control_socket(&network)).ask(&Request::Leave);
     let reason = match told {
         Ok(Answer::Done) => None,
-        Ok(Answer::Error { message }) => Some(message),
-        Ok(_) => Some("the daemon gave another answer".to_owned()),
+        Ok(answer) => Some(answer.complaint()),
         Err(error) => Some(error.to_string()),
     };
     if let Some(reason) = reason.filter(|_| !is_server) {

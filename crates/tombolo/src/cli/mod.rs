@@ -31,6 +31,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 pub(crate) use audit::utc;
 pub use failure::Failure;
+pub(crate) use failure::failed;
 
 use crate::paths::Directories;
 use args::{Cli, Command, ConfigCommand, ServerCommand};

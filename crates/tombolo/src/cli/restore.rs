@@ -21,7 +21,7 @@ use super::args::{Cli, RestoreArgs};
 use super::init::{commit, endpoint, issuer_limits};
 use super::root_key::{RootFile, passphrase};
 use super::trust::{install_trust, save_documents};
-use super::{Failure, print_line, up};
+use super::{Failure, failed, print_line, up};
 use crate::config::valid_name;
 use crate::daemon::lock::Lock;
 use crate::membership::create::{self, NewState};
@@ -32,10 +32,6 @@ use crate::random;
 const BACKUP_MAX: u64 = 4 << 30;
 /// The network's name where neither `-n` nor a backup says one.
 const USUAL_NAME: &str = "tombolo";
-
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::Runtime(error.to_string())
-}
 
 /// What is restored, before it is put in its place.
 struct Restored {

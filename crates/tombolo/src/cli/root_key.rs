@@ -8,8 +8,8 @@ use tombolo_control::root::RootKeys;
 use tombolo_store::{Identity, Recipient};
 use zeroize::Zeroizing;
 
-use super::Failure;
 use super::args::RootArgs;
+use super::{Failure, failed};
 use crate::atomic_file;
 
 /// An open root key, and where it came from.
@@ -49,9 +49,8 @@ impl RootFile {
 
     /// Before what was signed is given away, so that no epoch is ever used twice.
     pub(super) fn write(&self) -> Result<(), Failure> {
-        let sealed = Recipient::Passphrase(self.passphrase.clone())
-            .seal(&self.keys.to_bytes())
-            .map_err(|error| Failure::Runtime(error.to_string()))?;
+        let sealed =
+            Recipient::Passphrase(self.passphrase.clone()).seal(&self.keys.to_bytes()).map_err(failed)?;
         atomic_file::write(&self.path, &sealed, 0o600).map_err(|error| {
             Failure::runtime(
                 format!("{} cannot be written, and nothing was signed", self.path.display()),

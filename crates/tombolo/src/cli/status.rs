@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::args::{Cli, StatusArgs};
-use super::{Failure, print_bytes, print_line};
+use super::{Failure, failed, print_bytes, print_line};
 use crate::control::{Answer, Client, Request};
 use crate::daemon::report::unix_now;
 use crate::paths::Directories;
@@ -22,11 +22,9 @@ pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &StatusArgs) 
 
 /// Asks a daemon for its status.
 pub(super) fn ask(client: &Client) -> Result<StatusReport, Failure> {
-    match client.ask(&Request::Status) {
-        Ok(Answer::Status { report }) => Ok(*report),
-        Ok(Answer::Error { message }) => Err(Failure::Runtime(message)),
-        Ok(_) => Err(Failure::Runtime("the daemon gave another answer".to_owned())),
-        Err(error) => Err(Failure::Runtime(error.to_string())),
+    match client.ask(&Request::Status).map_err(failed)? {
+        Answer::Status { report } => Ok(*report),
+        answer => Err(failed(answer.complaint())),
     }
 }
 

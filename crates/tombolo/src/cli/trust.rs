@@ -16,16 +16,12 @@ use super::args::{Cli, ListArgs, RootArgs, TrustCommand};
 use super::backup::server_state;
 use super::init::{commit, issuer_limits};
 use super::root_key::RootFile;
-use super::{Failure, print_line, up};
+use super::{Failure, failed, print_line, up};
 use crate::daemon::lock::Lock;
 use crate::daemon::report::unix_now;
 use crate::membership::{MembershipState, from_hex};
 use crate::paths::Directories;
 use crate::random;
-
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::Runtime(error.to_string())
-}
 
 pub(super) fn run(cli: &Cli, directories: &Directories, command: &TrustCommand) -> Result<(), Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::args::{Cli, DownArgs, LogFormat, UpArgs};
-use super::{Failure, join, logging, print_line};
+use super::{Failure, failed, join, logging, print_line};
 use crate::background::{self, Outcome};
 use crate::config::{self, NetworkConfig};
 use crate::control::{Answer, Client, ClientError, Request};
@@ -119,9 +119,8 @@ fn stop(directories: &Directories, network: &str) -> Result<(), Failure> {
     match Client::new(&directories.control_socket(network)).ask(&Request::Down) {
         // A daemon that stops at once may be gone before its answer is out; the lock tells.
         Ok(Answer::Done) | Err(ClientError::NotRunning(_) | ClientError::Ended | ClientError::Io(_)) => {}
-        Ok(Answer::Error { message }) => return Err(Failure::Runtime(message)),
-        Ok(_) => return Err(Failure::Runtime("the daemon gave another answer".to_owned())),
-        Err(error) => return Err(Failure::Runtime(error.to_string())),
+        Ok(answer) => return Err(failed(answer.complaint())),
+        Err(error) => return Err(failed(error)),
     }
     let lock = directories.lock_file(network);
     let deadline = now() + STOP_PATIENCE;

@@ -8,7 +8,7 @@ use tombolo_noise::PrivateKey;
 
 use super::args::{Cli, PingArgs, WaitArgs};
 use super::up::now;
-use super::{Failure, print_line};
+use super::{Failure, failed, print_line};
 use crate::config::{self, NetworkConfig, PeerConfig};
 use crate::control::{Answer, Client, Request};
 use crate::daemon::interface::is_bindable;
@@ -204,8 +204,7 @@ fn reach(
     let answered = match client.ask(&request) {
         Ok(Answer::Probe { address, .. }) => address.parse().ok(),
         Ok(Answer::NoAnswer { reason }) => return Err(reason),
-        Ok(Answer::Error { message }) => return Err(message),
-        Ok(_) => return Err("the daemon gave another answer".to_owned()),
+        Ok(answer) => return Err(answer.complaint()),
         Err(error) => return Err(error.to_string()),
     };
     let (Some(port), Some(address)) = (tcp, address.or(answered)) else { return Ok(()) };
@@ -226,7 +225,7 @@ pub(super) fn ping(cli: &Cli, directories: &Directories, arguments: &PingArgs) -
             peer: arguments.name.clone(),
             timeout_milliseconds: u64::try_from(arguments.timeout.as_millis()).unwrap_or(u64::MAX),
         };
-        match client.ask(&request).map_err(|error| Failure::Runtime(error.to_string()))? {
+        match client.ask(&request).map_err(failed)? {
             Answer::Probe { round_trip_seconds, address, endpoint, relay, gateway } => {
                 times.push(round_trip_seconds);
                 path = Some(if relay.is_some() { "relayed" } else { "direct" });
@@ -250,8 +249,7 @@ pub(super) fn ping(cli: &Cli, directories: &Directories, arguments: &PingArgs) -
             Answer::Error { message } if message.starts_with("there is no peer") => {
                 return Err(Failure::Mistake(message));
             }
-            Answer::Error { message } => return Err(Failure::Runtime(message)),
-            _ => return Err(Failure::Runtime("the daemon gave another answer".to_owned())),
+            answer => return Err(failed(answer.complaint())),
         }
         if number < arguments.count {
             // One request a second, as ping does.

@@ -115,6 +115,16 @@ pub enum Answer {
     },
 }
 
+impl Answer {
+    /// Of an answer that gives nothing of what was asked for: why not.
+    pub(crate) fn complaint(self) -> String {
+        match self {
+            Self::Error { message } => message,
+            _ => "the daemon gave another answer".to_owned(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

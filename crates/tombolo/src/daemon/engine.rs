@@ -12,7 +12,7 @@ use tombolo_tun::netlink::Netlink;
 use tombolo_tun::{Device, Queue};
 use tombolo_udp::{BindError, BindOptions, Socket, bind_pairs};
 
-use crate::cli::Failure;
+use crate::cli::{Failure, failed};
 use crate::config::OffloadConfig;
 use crate::random;
 
@@ -76,6 +76,5 @@ pub(crate) fn start<E: From<Vec<EngineEvent>> + Send + 'static>(
         // The daemon is stopping when nobody listens any more.
         let _ = events.send(E::from(together));
     };
-    Engine::start(options, queues, binder, generator, report)
-        .map_err(|error| Failure::Runtime(error.to_string()))
+    Engine::start(options, queues, binder, generator, report).map_err(failed)
 }

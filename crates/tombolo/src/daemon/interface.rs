@@ -10,7 +10,7 @@ use tombolo_tun::{Device, DeviceError, DeviceOptions, InterfacePlan};
 
 use super::peers;
 use crate::atomic_file;
-use crate::cli::Failure;
+use crate::cli::{Failure, failed};
 use crate::config::{NetworkConfig, OVERHEAD};
 
 /// MTU where the path to some endpoint is not known: Ethernet's, less the tunnel's headers.
@@ -27,7 +27,7 @@ pub(super) struct Interface {
 impl Interface {
     /// Prepares the plans; changes nothing yet.
     pub(super) fn open(name: &str, config: &NetworkConfig) -> Result<Self, Failure> {
-        let mut netlink = Netlink::open().map_err(|error| Failure::Runtime(error.to_string()))?;
+        let mut netlink = Netlink::open().map_err(failed)?;
         let mtu = match config.interface.mtu {
             Some(mtu) => mtu,
             None => automatic_mtu(&mut netlink, config),
@@ -44,8 +44,7 @@ impl Interface {
     /// and does not keep the network down; says whether anything had to be changed.
     pub(super) fn restore(&mut self) -> Result<bool, Failure> {
         let guarded = self.restore_guard();
-        let applied =
-            self.plan.apply(&mut self.netlink).map_err(|error| Failure::Runtime(error.to_string()))?;
+        let applied = self.plan.apply(&mut self.netlink).map_err(failed)?;
         for change in &applied.changes {
             tracing::debug!("{}: {change}", self.plan.interface);
         }
@@ -96,11 +95,10 @@ impl Interface {
 
     /// Takes away guard, rules, routes and the interface: `down --open`.
     pub(super) fn remove(&mut self) -> Result<(), Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::Runtime(error.to_string());
-        self.plan.remove(&mut self.netlink).map_err(|error| failed(&error))?;
-        self.netlink.delete_link(&self.plan.interface).map_err(|error| failed(&error))?;
+        self.plan.remove(&mut self.netlink).map_err(failed)?;
+        self.netlink.delete_link(&self.plan.interface).map_err(failed)?;
         if let Some(guard) = &mut self.guard {
-            guard.remove().map_err(|error| failed(&error))?;
+            guard.remove().map_err(failed)?;
         }
         Ok(())
     }
@@ -154,10 +152,10 @@ pub(crate) fn choose_name(config: &NetworkConfig, state_directory: &Path) -> Res
     {
         return Ok(name.trim().to_owned());
     }
-    let mut netlink = Netlink::open().map_err(|error| Failure::Runtime(error.to_string()))?;
+    let mut netlink = Netlink::open().map_err(failed)?;
     for number in 0..1000 {
         let name = format!("tombolo{number}");
-        let taken = netlink.link_by_name(&name).map_err(|error| Failure::Runtime(error.to_string()))?;
+        let taken = netlink.link_by_name(&name).map_err(failed)?;
         if taken.is_none() {
             if let Err(error) = atomic_file::write(&file, format!("{name}\n").as_bytes(), 0o600) {
                 tracing::warn!("{} cannot be written: {error}", file.display());

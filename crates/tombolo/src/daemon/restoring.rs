@@ -6,7 +6,7 @@ use tombolo_tun::netlink::LinkState;
 use super::run::SETTLE;
 use super::start::options;
 use super::{Daemon, engine, interface, peers};
-use crate::cli::Failure;
+use crate::cli::{Failure, failed};
 
 impl Daemon {
     /// Puts right what somebody else changed.
@@ -32,7 +32,7 @@ impl Daemon {
         }
         let up = self.interface.is_up();
         let told = self.slot.handle().and_then(|handle| handle.set_link_up(up));
-        told.map_err(|error| Failure::Runtime(error.to_string()))
+        told.map_err(failed)
     }
 
     /// The device was deleted under us: another one, and another engine on it. Sessions are lost, the
@@ -51,8 +51,7 @@ impl Daemon {
             engine.stop();
         }
         // Another program may be in the middle of replacing it; the service manager starts us again if so.
-        self.device = interface::open_device(&self.interface.plan.interface, &self.config)
-            .map_err(|error| Failure::Runtime(error.to_string()))?;
+        self.device = interface::open_device(&self.interface.plan.interface, &self.config).map_err(failed)?;
         let running = self.start_engine()?;
         self.slot.replace(Some(running.handle()));
         self.engine = Some(running);

@@ -17,7 +17,7 @@ use super::membership::Member;
 use super::notify::{self, Waiting};
 use super::report::unix_now;
 use super::{Daemon, peers, privileges};
-use crate::cli::Failure;
+use crate::cli::{Failure, failed};
 use crate::config::{self, NetworkConfig};
 use crate::paths::Directories;
 use crate::state::{SavedPeers, StateStore};
@@ -104,8 +104,8 @@ impl Daemon {
         let Some(private_key) = config.interface.private_key.key() else {
             return Err(Failure::Runtime("the private key was not read".to_owned()));
         };
-        let mut store = StateStore::open(&directories.state_directory(network), private_key.public())
-            .map_err(|error| Failure::Runtime(error.to_string()))?;
+        let mut store =
+            StateStore::open(&directories.state_directory(network), private_key.public()).map_err(failed)?;
         let mut notices = Vec::new();
         let saved = store.load().unwrap_or_else(|error| {
             tracing::warn!("{error}; going on without it");
@@ -145,8 +145,7 @@ impl Daemon {
             tracing::warn!("{notice}");
             notices.push(notice);
         }
-        let watch =
-            Watch::open(&name, interface.plan.table).map_err(|error| Failure::Runtime(error.to_string()))?;
+        let watch = Watch::open(&name, interface.plan.table).map_err(failed)?;
         let (events, event_receiver) = mpsc::unbounded_channel();
         let (calls, call_receiver) = mpsc::channel(CALLS);
         let (name_queries, name_receiver) = mpsc::channel(CALLS);
@@ -157,8 +156,7 @@ impl Daemon {
             events.clone(),
         )?;
         let slot = EngineSlot::new(running.handle());
-        slot.apply(peers::everything(&config, &saved))
-            .map_err(|error| Failure::Runtime(error.to_string()))?;
+        slot.apply(peers::everything(&config, &saved)).map_err(failed)?;
         if !joining {
             interface.restore()?;
         }
@@ -172,7 +170,7 @@ impl Daemon {
                 handle.set_membership(Some(member.options(&config)))?;
                 member.known_time().map_or(Ok(()), |time| handle.set_time_floor(time))
             });
-            told.map_err(|error| Failure::Runtime(error.to_string()))?;
+            told.map_err(failed)?;
         }
         let access = if config.membership.is_some() { Access::Look } else { Access::Change };
         let uapi = match UapiSocket::open(&name, slot.clone(), access) {

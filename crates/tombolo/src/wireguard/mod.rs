@@ -20,7 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::background::{self, Outcome};
 use crate::cli::args::LogFormat;
-use crate::cli::{Failure, logging};
+use crate::cli::{Failure, failed, logging};
 use crate::config::OffloadConfig;
 use crate::daemon::notify::{self, Waiting};
 use crate::daemon::{engine, privileges, watching};
@@ -149,16 +149,15 @@ struct Link {
 impl Link {
     /// Tells the engine what changed: link up or down, another MTU.
     fn follow(&mut self, engine: &EngineHandle) -> Result<(), Failure> {
-        let stopped = |error: tombolo_engine::Stopped| Failure::Runtime(error.to_string());
         let Ok(Some(link)) = self.netlink.link_by_name(&self.name) else { return Ok(()) };
         if link.mtu != self.mtu {
             self.mtu = link.mtu;
-            engine.set_mtu(engine_mtu(link.mtu)).map_err(stopped)?;
+            engine.set_mtu(engine_mtu(link.mtu)).map_err(failed)?;
             fit_super_packets(&mut self.netlink, &link);
         }
         if link.up != self.up {
             self.up = link.up;
-            engine.set_link_up(link.up).map_err(stopped)?;
+            engine.set_link_up(link.up).map_err(failed)?;
         }
         Ok(())
     }
@@ -168,7 +167,7 @@ impl Link {
     fn assume_up(&mut self, engine: &EngineHandle) -> Result<(), Failure> {
         if !self.up {
             self.up = true;
-            engine.set_link_up(true).map_err(|error| Failure::Runtime(error.to_string()))?;
+            engine.set_link_up(true).map_err(failed)?;
         }
         Ok(())
     }
@@ -191,7 +190,6 @@ fn engine_mtu(mtu: u32) -> u16 {
 }
 
 fn open_device(interface: &str, queues: usize, offload: &OffloadConfig) -> Result<Device, Failure> {
-    let failed = |error: tombolo_tun::DeviceError| Failure::Runtime(error.to_string());
     if let Ok(text) = std::env::var("WG_TUN_FD") {
         let number: i32 =
             text.parse().map_err(|_| Failure::Mistake(format!("WG_TUN_FD is `{text}`, not a number")))?;
@@ -217,10 +215,9 @@ impl Running {
             .map_err(|problems| Failure::Mistake(problems.join("; ")))?;
         let device = open_device(interface, queues_for(threads.workers()), &offload)?;
         let name = device.name().to_owned();
-        let system = |error: &dyn std::fmt::Display| Failure::Runtime(error.to_string());
-        let watch = Watch::open(&name, table_for(&name)).map_err(|error| system(&error))?;
-        let mut netlink = Netlink::open().map_err(|error| system(&error))?;
-        let link = netlink.link_by_name(&name).map_err(|error| system(&error))?;
+        let watch = Watch::open(&name, table_for(&name)).map_err(failed)?;
+        let mut netlink = Netlink::open().map_err(failed)?;
+        let link = netlink.link_by_name(&name).map_err(failed)?;
         if let Some(link) = &link {
             fit_super_packets(&mut netlink, link);
         }
@@ -245,7 +242,7 @@ impl Running {
                 tracing::debug!("{offload} of {place} is not used: {}", report.state);
             }
         }
-        let notices = watching::start(watch).map_err(|error| system(&error))?;
+        let notices = watching::start(watch).map_err(failed)?;
         let socket = UapiSocket::open(&name, EngineSlot::new(engine.handle()), Access::Change)
             .map_err(|error| Failure::runtime("the socket for wg cannot be served", error))?;
         Ok(Self { device, engine, events, notices, socket, link: Link { name, netlink, up, mtu } })

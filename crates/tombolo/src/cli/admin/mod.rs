@@ -16,7 +16,7 @@ use tombolo_control::{GroupName, NodeId, NodeName};
 use tombolo_noise::clock::UnixTime;
 
 use super::args::{Cli, WhoisArgs};
-use super::{Failure, print_bytes, print_line};
+use super::{Failure, failed, print_bytes, print_line};
 use crate::control::{Answer, Client, Request};
 use crate::daemon::report::unix_now;
 use crate::membership::{from_hex, to_hex};
@@ -30,10 +30,6 @@ pub(super) use token::token;
 /// So long the servers are asked who has an address.
 const LOOK_UP: Duration = Duration::from_millis(1500);
 
-pub(super) fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure::Runtime(error.to_string())
-}
-
 pub(super) fn ask(cli: &Cli, directories: &Directories, operation: Operation) -> Result<Reply, Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
     let frame = Frame::AdminRequest(AdminRequest { id: 1, operation });
@@ -41,20 +37,20 @@ pub(super) fn ask(cli: &Cli, directories: &Directories, operation: Operation) ->
     let answer = Client::new(&directories.control_socket(&network)).ask(&Request::Admin { frame });
     let frame = match answer.map_err(failed)? {
         Answer::Admin { frame } => from_hex(&frame).map_err(failed)?,
-        Answer::Error { message } => return Err(Failure::Runtime(message)),
-        _ => return Err(Failure::Runtime("the daemon gave another answer".to_owned())),
+        answer => return Err(failed(answer.complaint())),
     };
     match Frame::parse(&frame).map_err(failed)? {
         Frame::AdminAnswer(answer) => match answer.reply {
             Reply::Refused { detail, .. } => Err(Failure::Mistake(detail)),
             reply => Ok(reply),
         },
-        _ => Err(Failure::Runtime("the authority gave another answer".to_owned())),
+        _ => other(),
     }
 }
 
+/// The reply is none to what was asked.
 pub(super) fn other<T>() -> Result<T, Failure> {
-    Err(Failure::Runtime("the authority gave another answer".to_owned()))
+    Err(failed("the authority gave another answer"))
 }
 
 fn name(text: &str) -> Result<NodeName, Failure> {
@@ -90,8 +86,7 @@ pub(super) fn whois(cli: &Cli, directories: &Directories, arguments: &WhoisArgs)
             if groups.is_empty() { "" } else { ", groups " },
             groups.join(" ")
         )),
-        Answer::Error { message } => Err(Failure::Runtime(message)),
-        _ => Err(Failure::Runtime("the daemon gave another answer".to_owned())),
+        answer => Err(failed(answer.complaint())),
     }
 }
 

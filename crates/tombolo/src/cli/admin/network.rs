@@ -4,7 +4,7 @@ use serde_json::json;
 use tombolo_control::document::{NetworkDocument, Route};
 use tombolo_control::frame::admin::{NetworkChange, NetworkInfo, Operation, Reply};
 
-use super::{ask, failed, group, joined, left, node, other, selector, table};
+use super::{ask, group, joined, left, node, other, selector, table};
 use crate::cli::args::{Cli, ListArgs, NetworkCommand, NetworkSetArgs};
 use crate::cli::{Failure, print_line, servers};
 use crate::paths::Directories;
@@ -118,7 +118,7 @@ fn set(cli: &Cli, directories: &Directories, arguments: &NetworkSetArgs) -> Resu
                 other => other,
             })?;
         if reply != Reply::Done {
-            return Err(failed("the authority gave another answer"));
+            return other();
         }
     }
     print_line("done")

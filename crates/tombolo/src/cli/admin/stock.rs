@@ -12,10 +12,10 @@ use tombolo_control::frame::admin::{NodeDetail, NodeSelector, NodeSpec, Operatio
 use tombolo_noise::{PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
-use super::{ask, failed, groups, joined, name, network, node, other, selector};
+use super::{ask, groups, joined, name, network, node, other, selector};
 use crate::cli::args::{Cli, NodeAddArgs, WireGuardArgs};
 use crate::cli::init::endpoint;
-use crate::cli::{Failure, print_bytes, print_line};
+use crate::cli::{Failure, failed, print_bytes, print_line};
 use crate::config::DEFAULT_PORT;
 use crate::paths::Directories;
 use crate::random;

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 use tombolo_control::frame::admin::{Operation, Reply, TokenInfo, TokenSpec};
 use tombolo_control::{KeyId, NodeId, SigningKey};
 
-use super::{ask, done, failed, groups, left, name, node, other, table};
+use super::{ask, done, groups, left, name, node, other, table};
 use crate::cli::args::{Cli, TokenArgs, TokenCommand};
 use crate::cli::init::grant;
-use crate::cli::{Failure, print_line, servers};
+use crate::cli::{Failure, failed, print_line, servers};
 use crate::membership::from_hex;
 use crate::paths::Directories;
 use crate::random;

@@ -12,7 +12,7 @@ use tombolo_noise::clock::UnixTime;
 
 use super::super::Daemon;
 use super::{IDLE_INTERVAL, Member, USE_INTERVAL};
-use crate::cli::Failure;
+use crate::cli::{Failure, failed};
 use crate::config::PeerConfig;
 
 /// Whether a key is a relay's, by the network document.
@@ -95,7 +95,7 @@ impl Daemon {
     /// Packets for these networks wait for a tunnel, rather than be dropped at once.
     pub(in super::super) fn tell_overlay(&self) -> Result<(), Failure> {
         let told = self.slot.handle().and_then(|handle| handle.set_overlay(self.config.routes()));
-        told.map_err(|error| Failure::Runtime(error.to_string()))
+        told.map_err(failed)
     }
 
     /// Where a member is, for a restart without any server.

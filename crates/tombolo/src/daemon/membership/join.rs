@@ -13,7 +13,7 @@ use tombolo_noise::clock::{Instant, Now, UnixTime};
 
 use super::super::Daemon;
 use super::Member;
-use crate::cli::{Failure, utc};
+use crate::cli::{Failure, failed, utc};
 use crate::membership::create::{self, Overlap};
 use crate::report::span;
 
@@ -242,7 +242,7 @@ impl Daemon {
         }
         self.reload_interface(&config).map_err(Failure::Runtime)?;
         let kept = self.device.set_persistent(config.interface.persistent);
-        kept.map_err(|error| Failure::Runtime(error.to_string()))?;
+        kept.map_err(failed)?;
         self.config = config;
         self.tell_overlay()?;
         self.joined = true;

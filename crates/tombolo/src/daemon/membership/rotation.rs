@@ -9,7 +9,7 @@ use tombolo_noise::{PrivateKey, PublicKey};
 
 use super::super::Daemon;
 use super::Member;
-use crate::cli::Failure;
+use crate::cli::{Failure, failed};
 use crate::config::SecretSource;
 use crate::control::Answer;
 use crate::state::StateStore;
@@ -26,7 +26,7 @@ pub(super) struct Waiting {
 impl Member {
     /// What the last run did not bring to its end.
     pub(super) fn resume_rotation(&mut self) -> Result<(), Failure> {
-        let next = self.state.next_key().map_err(|error| Failure::Runtime(error.to_string()))?;
+        let next = self.state.next_key().map_err(failed)?;
         if let Some(next) = next.filter(|_| self.state.is_member()) {
             tracing::info!("the change of this machine's key goes on");
             self.node.rotate(next.public(), now());

@@ -16,7 +16,7 @@ use tombolo_noise::PublicKey;
 use tombolo_noise::clock::Instant;
 use tombolo_store::{Register, Writer};
 
-use crate::cli::Failure;
+use crate::cli::{Failure, failed};
 use crate::control::Answer;
 use crate::membership::to_hex;
 
@@ -50,11 +50,10 @@ impl Server {
         directory: &Path,
         results: impl Fn(TransactionId, Outcome) + Send + 'static,
     ) -> Result<Self, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::Runtime(error.to_string());
-        let register = Register::open(directory).map_err(|error| failed(&error))?;
-        let snapshot = register.snapshot().map_err(|error| failed(&error))?;
-        let authority = Authority::new(issuer, snapshot, now()).map_err(|error| failed(&error))?;
-        let writer = Writer::start(register, results).map_err(|error| failed(&error))?;
+        let register = Register::open(directory).map_err(failed)?;
+        let snapshot = register.snapshot().map_err(failed)?;
+        let authority = Authority::new(issuer, snapshot, now()).map_err(failed)?;
+        let writer = Writer::start(register, results).map_err(failed)?;
         Ok(Self { authority, writer, owed: HashMap::new(), next: 1, failure: None })
     }
 
