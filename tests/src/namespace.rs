@@ -94,6 +94,14 @@ impl Namespace {
         ip(&format!("-n {} {arguments}", self.0.name))
     }
 
+    /// Runs the `nft` program in it, its arguments split at white space.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn nft(&self, arguments: &str) -> Result {
+        run(self.command("nft").args(arguments.split_whitespace())).map(drop)
+    }
+
     /// Sets a kernel variable of the namespace, named as `sysctl` names it.
     ///
     /// # Errors

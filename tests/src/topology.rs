@@ -22,7 +22,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::{Result, command::run, namespace::Namespace};
+use crate::{Result, namespace::Namespace};
 
 /// The router and its bridges.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl Internet {
             "add chain ip nat own { type filter hook input priority 0 ; policy drop ; }".to_owned(),
             "add rule ip nat own ct state established,related accept".to_owned(),
         ] {
-            run(space.command("nft").args(rule.split_whitespace()))?;
+            space.nft(&rule)?;
         }
         let machine = Machine {
             namespace,

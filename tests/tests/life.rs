@@ -10,10 +10,9 @@ use std::{net::IpAddr, time::Duration};
 use anyhow::{Context as _, ensure};
 use tombolo_tests::{
     Result,
-    command::{output, run},
+    command::output,
     host::{Host, hosts},
     machine_wide,
-    namespace::Namespace,
     topology::Internet,
     transfer::{self, Stream},
     wait::{now, wait_until},
@@ -24,10 +23,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const DAY: i64 = 86_400;
 /// Bytes of a transfer that are enough to say that it goes on.
 const MORE: u64 = 1 << 20;
-
-fn nft(namespace: &Namespace, text: &str) -> Result {
-    run(namespace.command("nft").args(text.split_whitespace())).map(drop)
-}
 
 fn serial(host: &Host) -> Result<u64> {
     host.status()?["membership"]["serial"].as_u64().context("a serial number")
@@ -139,13 +134,14 @@ fn an_expired_token_is_told(server: &Host, host: &Host) -> Result {
 fn a_closed_port_is_told_of_within_ten_seconds(server: &Host, host: &Host) -> Result {
     let token = server.token(&[])?;
     let place = server.namespace();
-    nft(place, "add table inet closed")?;
-    nft(place, "add chain inet closed input { type filter hook input priority 0 ; }")?;
-    nft(place, &format!("add rule inet closed input ip saddr {} udp dport 8662 drop", host.machine.address))?;
+    place.nft("add table inet closed")?;
+    place.nft("add chain inet closed input { type filter hook input priority 0 ; }")?;
+    place
+        .nft(&format!("add rule inet closed input ip saddr {} udp dport 8662 drop", host.machine.address))?;
     let start = now();
     let (code, said) = host.refusal("closed", &token)?;
     let took = now() - start;
-    nft(place, "delete table inet closed")?;
+    place.nft("delete table inet closed")?;
     let tried = format!("tried {}:8662", server.machine.address);
     for words in ["no server answers", &tried, "firewall", "UDP port 8662"] {
         ensure!(code == 2 && said.contains(words), "{code} {said}");

@@ -137,21 +137,23 @@ fn members_that_cannot_reach_each_other_go_through_the_relay_and_back_control_ru
             let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
             alpha.join("alpha", &server.init(&["--name", "server"])?)?;
             beta.join("beta", &server.token(&[])?)?;
-            let nft =
-                |text: String| run(alpha.namespace().command("nft").args(text.split_whitespace())).map(drop);
-            nft("add table inet block".to_owned())?;
+            let place = alpha.namespace();
+            place.nft("add table inet block")?;
             for (hook, word) in [("input", "saddr"), ("output", "daddr")] {
-                nft(format!("add chain inet block {hook} {{ type filter hook {hook} priority 0 ; }}"))?;
-                nft(format!("add rule inet block {hook} ip {word} {} drop", beta.machine.address))?;
-                nft(format!("add rule inet block {hook} ip6 {word} {} drop", beta.machine.address6))?;
+                place.nft(&format!(
+                    "add chain inet block {hook} {{ type filter hook {hook} priority 0 ; }}"
+                ))?;
+                place.nft(&format!("add rule inet block {hook} ip {word} {} drop", beta.machine.address))?;
+                place
+                    .nft(&format!("add rule inet block {hook} ip6 {word} {} drop", beta.machine.address6))?;
             }
             // Direct ways are tried before the relay's.
             let (other, limit) = (beta.address()?, Duration::from_secs(60));
-            transfer::reach(alpha.namespace(), beta.namespace(), other, limit)?;
+            transfer::reach(place, beta.namespace(), other, limit)?;
             beta.reaches(&alpha, "alpha")?;
             ensure!(alpha.path("beta").as_deref() == Some("relayed"), "the path is {:?}", alpha.path("beta"));
             // Once the direct path opens, it is found and used.
-            nft("delete table inet block".to_owned())?;
+            place.nft("delete table inet block")?;
             let direct = || alpha.path("beta").as_deref() == Some("direct");
             wait_until("the direct path is used", Duration::from_secs(90), direct)?;
             alpha.reaches(&beta, "beta")

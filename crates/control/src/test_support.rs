@@ -10,6 +10,7 @@ use crate::document::{
     GroupLimit, Issuer, Limits, Membership, NetworkDocument, Policy, Revocation, Roles, Route, Server,
     TrustDocument, Verified, Version,
 };
+use crate::verifier::Times;
 use crate::{NetworkId, NodeId, SigningKey};
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
@@ -19,6 +20,11 @@ pub(crate) const TODAY: u64 = 20_700;
 
 pub(crate) fn day(days: u64) -> UnixTime {
     UnixTime(DAY * u32::try_from(days).unwrap())
+}
+
+/// A machine whose clock is right.
+pub(crate) fn times() -> Times {
+    Times { estimate: day(TODAY), confirmed: day(TODAY) }
 }
 
 pub(crate) fn root() -> SigningKey {

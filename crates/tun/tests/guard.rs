@@ -12,8 +12,7 @@ mod support;
 
 use std::net::SocketAddr;
 
-use ipnet::IpNet;
-use support::{Echo, Namespace, PATIENCE, SILENCE, echoes, join, root, wait_readable};
+use support::{Echo, Namespace, PATIENCE, SILENCE, echoes, join, networks, root, wait_readable};
 use tombolo_tun::guard::{Guard, GuardCounters, GuardError, GuardPlan};
 use tombolo_tun::netlink::{Changes, Netlink, Watch};
 use tombolo_tun::{Device, DeviceOptions, InterfacePlan, table_for};
@@ -21,10 +20,6 @@ use tombolo_tun::{Device, DeviceOptions, InterfacePlan, table_for};
 const NAME: &str = "tombolo0";
 const OVERLAY: [&str; 2] = ["10.66.0.0/16", "fd66::/64"];
 const DATABASE: [&str; 2] = ["10.66.0.1:5432", "[fd66::1]:5432"];
-
-fn networks(list: &[&str]) -> Vec<IpNet> {
-    list.iter().map(|network| network.parse().unwrap()).collect()
-}
 
 fn guard_plan() -> GuardPlan {
     GuardPlan { interface: NAME.into(), overlay: networks(&OVERLAY), gateway_subnets: Vec::new() }

@@ -12,16 +12,11 @@ mod support;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use ipnet::IpNet;
-use support::{Namespace, PATIENCE, join, root, wait_readable};
+use support::{Namespace, PATIENCE, join, networks, root, wait_readable};
 use tombolo_tun::netlink::{Changes, LinkState, Netlink, Watch};
 use tombolo_tun::{Change, Device, DeviceOptions, InterfacePlan, table_for};
 
 const NAME: &str = "tombolo0";
-
-fn networks(list: &[&str]) -> Vec<IpNet> {
-    list.iter().map(|network| network.parse().unwrap()).collect()
-}
 
 fn plan() -> InterfacePlan {
     InterfacePlan::new(

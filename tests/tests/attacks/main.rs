@@ -19,7 +19,6 @@ use strangers::{Answer, Flood, Stranger, public_key, socket_at};
 use tombolo_tests::{
     Result,
     capture::Capture,
-    command::run,
     host::{Host, hosts},
     machine_wide,
     node::PORT,
@@ -202,11 +201,11 @@ fn replayed_initiations_of_members_move_nothing_control_rule_10() {
         stays_true("the endpoint is the member's", Duration::from_millis(500), in_place)?;
         stream.advance(MORE, LIMIT)?;
         // One that never arrived is as good as new: it is answered where it came from, and moves nothing.
-        let nft = |text: &str| run(internet.router.command("nft").args(text.split_whitespace())).map(drop);
-        nft("add table inet block")?;
-        nft("add chain inet block forward { type filter hook forward priority 0 ; }")?;
+        let router = &internet.router;
+        router.nft("add table inet block")?;
+        router.nft("add chain inet block forward { type filter hook forward priority 0 ; }")?;
         let (from, to) = (alpha.machine.address, server.machine.address);
-        nft(&format!("add rule inet block forward ip saddr {from} ip daddr {to} drop"))?;
+        router.nft(&format!("add rule inet block forward ip saddr {from} ip daddr {to} drop"))?;
         let known = captured().len();
         alpha.restart()?;
         wait_until("an initiation that was held back", LIMIT, || captured().len() > known)?;
@@ -221,7 +220,7 @@ fn replayed_initiations_of_members_move_nothing_control_rule_10() {
         ));
         ensure!(answer[0] == 2 && length == 92, "{length} bytes of type {}", answer[0]);
         stays_true("the endpoint is the member's", Duration::from_millis(500), in_place)?;
-        nft("delete table inet block")?;
+        router.nft("delete table inet block")?;
         alpha.reaches(&server, "server")?;
         stream.advance(MORE, LIMIT)?;
         stream.finish()?;

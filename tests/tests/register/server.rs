@@ -50,7 +50,7 @@ fn a_server_that_moved_is_found_by_its_name() {
             "add chain inet answers output { type filter hook output priority 0; }",
             "add rule inet answers output udp sport 8662 ct state new drop",
         ] {
-            run(server.namespace().command("nft").arg(rule))?;
+            server.namespace().nft(rule)?;
         }
         names.set(server.machine.address);
         // By whichever of its addresses is nearer in the end: it tells the other one as soon as it is found.

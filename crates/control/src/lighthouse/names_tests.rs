@@ -5,15 +5,11 @@ use crate::document::{Membership, Revocation, Verified};
 use crate::frame::Frame;
 use crate::frame::names::{AskNames, Names, TAG_LEN, tag_of};
 use crate::test_support::*;
-use crate::verifier::{Times, Verifier};
+use crate::verifier::Verifier;
 
 struct World {
     verifier: Verifier,
     lighthouse: Lighthouse,
-}
-
-fn times() -> Times {
-    Times { estimate: day(TODAY), confirmed: day(TODAY) }
 }
 
 fn at(milliseconds: u64) -> Instant {

@@ -17,10 +17,6 @@ fn at(seconds: u64) -> Now {
     Now { boot: Instant::from_nanos(seconds * 1_000_000_000), wall: day(TODAY) }
 }
 
-fn times() -> Times {
-    Times { estimate: day(TODAY), confirmed: day(TODAY) }
-}
-
 fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }

@@ -8,10 +8,6 @@ fn direct() -> Path {
     Path::Direct(DIRECT.parse().unwrap())
 }
 
-fn times() -> Times {
-    Times { estimate: day(TODAY), confirmed: day(TODAY) }
-}
-
 /// A relay that knows the members 9 and 10.
 fn relay() -> (Verifier, Permission) {
     let mut verifier = crate::test_support::verifier();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -33,6 +34,11 @@ pub(crate) fn root(test: &str) -> bool {
     // Not by a macro: what those print, a passing test keeps to itself.
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: network namespaces need root");
     false
+}
+
+/// Prefixes from their texts.
+pub(crate) fn networks(list: &[&str]) -> Vec<IpNet> {
+    list.iter().map(|network| network.parse().unwrap()).collect()
 }
 
 /// A network namespace, deleted on drop.
