@@ -4,6 +4,7 @@
 //! out is done at once and in order: frames, changes of the engine, writes, transactions. Nothing here waits.
 
 mod alarms;
+mod answers;
 mod asking;
 mod attached;
 mod candidates;
@@ -12,6 +13,7 @@ mod join;
 mod relaying;
 mod rotation;
 mod server;
+mod start;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,26 +22,23 @@ use std::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use tokio::sync::oneshot;
 use tombolo_control::authority::{Outcome, TransactionId};
-use tombolo_control::document::{Roles, Validity};
+use tombolo_control::document::Roles;
 use tombolo_control::frame::Frame;
-use tombolo_control::frame::admin::AdminRequest;
 use tombolo_control::lighthouse::LighthouseOptions;
-use tombolo_control::node::{Event as NodeEvent, Node, NodeOptions, Output, Save};
+use tombolo_control::node::{Event as NodeEvent, Node, Output, Save};
 use tombolo_control::path::Path;
 use tombolo_control::{HostEndpoint, NodeName};
 use tombolo_engine::{EngineEvent, now};
-use tombolo_noise::clock::{Instant, UnixTime};
-use tombolo_noise::{MembershipOptions, PublicKey};
+use tombolo_noise::PublicKey;
+use tombolo_noise::clock::Instant;
 
 use super::{Daemon, Event};
 use crate::cli::Failure;
-use crate::config::NetworkConfig;
 use crate::control::Answer;
 use crate::membership::MembershipState;
-use crate::paths::Directories;
-use crate::report::{MembershipReport, ServerReport};
-use crate::{machine, random, resolver};
+use crate::resolver;
 
+pub(super) use answers::admin_request;
 use asking::Asking;
 use join::Joining;
 use relaying::Relaying;
@@ -49,8 +48,6 @@ use server::Server;
 const USE_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while there were none; the engine tells of the first of a silent member, mostly.
 const IDLE_INTERVAL: Duration = Duration::from_secs(10);
-/// Peers of a server at once: all nodes of a large network.
-const SERVER_PEERS: usize = 20_000;
 
 /// The membership of this machine in one network.
 pub(super) struct Member {
@@ -91,88 +88,6 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// What the state directory has: a member, a server, or a join that is under way.
-    pub(super) fn start(
-        config: &NetworkConfig,
-        directories: &Directories,
-        network: &str,
-        store_results: impl Fn(TransactionId, Outcome) + Send + 'static,
-    ) -> Result<Option<Self>, Failure> {
-        let Some(membership) = &config.membership else { return Ok(None) };
-        let failed = |error: &dyn std::fmt::Display| Failure::Runtime(error.to_string());
-        let directory = directories.state_directory(network);
-        let root = std::path::Path::new("/");
-        if membership.bind_machine.unwrap_or_else(|| !machine::is_container(root)) {
-            machine::bind(&directory, network, root).map_err(|error| Failure::Mistake(error.to_string()))?;
-        }
-        let state = MembershipState::open(&directory).map_err(|error| failed(&error))?;
-        let mut random =
-            random::generator().map_err(|error| Failure::runtime("the system gives no randomness", error))?;
-        let Some(key) = config.interface.private_key.key() else {
-            return Err(Failure::Runtime("the private key was not read".to_owned()));
-        };
-        let server = match state.issuer().map_err(|error| failed(&error))? {
-            Some(issuer) if membership.authority => Some(Server::start(issuer, &directory, store_results)?),
-            _ => None,
-        };
-        let options = NodeOptions {
-            accept_routes: membership.accept_routes.clone(),
-            authority: server.is_some(),
-            peers: if server.is_some() { SERVER_PEERS } else { NodeOptions::default().peers },
-            ..NodeOptions::default()
-        };
-        let time = now();
-        let mut served = Roles::AUTHORITY;
-        for (role, wanted) in [(Roles::LIGHTHOUSE, membership.lighthouse), (Roles::RELAY, membership.relay)] {
-            served = if wanted { served | role } else { served };
-        }
-        let (node, joining) = match state.saved() {
-            Some(saved) => (Node::restore(key.public(), &saved, options, time, &mut random), None),
-            None => {
-                let pending = state.pending_join().map_err(|error| failed(&error))?;
-                let pending = pending.ok_or_else(|| {
-                    Failure::Mistake(format!("this machine is no member of `{network}`: run `tombolo join`"))
-                })?;
-                let joining = Joining::new(&pending.token, pending.name.clone(), state.is_fresh(), time);
-                let node = Node::join(key.public(), pending.token, pending.name, options, time, &mut random);
-                (node, Some(joining))
-            }
-        };
-        let mut member = Self {
-            node,
-            key: key.public(),
-            served,
-            server,
-            state,
-            random,
-            sessions: HashMap::new(),
-            paths: HashMap::new(),
-            relaying: None,
-            joining,
-            port: config.interface.listen_port,
-            remotes: Vec::new(),
-            local: Vec::new(),
-            asking: Asking::default(),
-            leaving: None,
-            rotating: None,
-            alarms: HashMap::new(),
-            next_look: time.boot,
-            attached: HashSet::new(),
-        };
-        member.take_roles();
-        if let Some(server) = &mut member.server {
-            server.settle_roles(&key.public(), served, &mut member.random);
-        }
-        for membership in member.server.iter().flat_map(Server::memberships) {
-            // One that has expired meanwhile is not held against the others.
-            if let Err(error) = member.node.know(membership, time, &mut member.random) {
-                tracing::debug!("a membership of the register is not taken: {error}");
-            }
-        }
-        member.resume_rotation()?;
-        Ok(Some(member))
-    }
-
     /// What this machine serves follows from its membership, and from what its file switches off. `true`: it is a
     /// relay from now on.
     fn take_roles(&mut self) -> bool {
@@ -189,25 +104,6 @@ impl Member {
             return true;
         }
         false
-    }
-
-    /// What strangers may do to the engine.
-    pub(super) fn options(&self, config: &NetworkConfig) -> MembershipOptions {
-        let mut options =
-            if self.server.is_some() { MembershipOptions::server() } else { MembershipOptions::node() };
-        if let Some(joins) = config.membership.as_ref().and_then(|membership| membership.joins_per_address) {
-            options.max_provisional_per_source = joins;
-        }
-        options
-    }
-
-    /// What the time is at least, before the first handshake: its timestamp is not to come from a clock that is years ahead. Nothing
-    /// is known of it while a machine joins with a key that was in use before.
-    pub(super) fn known_time(&self) -> Option<UnixTime> {
-        match &self.joining {
-            Some(joining) => joining.assumed_time(),
-            None => Some(self.node.times(now()).confirmed),
-        }
     }
 
     /// Whether there is a session of a verified member with this key.
@@ -247,16 +143,6 @@ impl Member {
         self.handle_event(NodeEvent::WantedName { name: name.clone() });
     }
 
-    /// The domain of the members' names.
-    pub(super) fn domain(&self) -> Option<String> {
-        self.node.verifier().pins().overlay.as_ref().map(|overlay| overlay.domain.to_string())
-    }
-
-    /// The addresses of the member with this name, if it is known here.
-    pub(super) fn addresses_of(&self, name: &NodeName) -> Option<Vec<IpAddr>> {
-        self.node.addresses_of(name).map(|addresses| addresses.iter().copied().collect())
-    }
-
     /// From now on the names of all nodes are kept at hand.
     pub(super) fn follow_names(&mut self) {
         let known = self.state.names();
@@ -268,29 +154,6 @@ impl Member {
         if let Err(error) = self.state.save_names(self.node.names()) {
             self.alarm("disk", error.to_string());
         }
-    }
-
-    /// All names in the network's domain, for the hosts file.
-    pub(super) fn host_entries(&self) -> Vec<crate::hosts::Entry> {
-        let Some(domain) = self.domain() else { return Vec::new() };
-        let mut entries: Vec<crate::hosts::Entry> = Vec::new();
-        for named in self.node.names() {
-            let name = format!("{}.{domain}", named.name);
-            entries.extend(named.addresses.iter().map(|address| (*address, vec![name.clone()])));
-        }
-        entries.sort();
-        entries
-    }
-
-    /// Whether there is a server to ask.
-    pub(super) fn is_connected(&self) -> bool {
-        let verifier = self.node.verifier();
-        let servers = verifier.network().map_or(&[][..], |network| &network.servers);
-        let own = self.node.membership().map(|own| own.key);
-        let status = self.node.status(now());
-        servers.iter().any(|server| {
-            own == Some(server.key) || status.peers.iter().any(|peer| peer.key == server.key && peer.verified)
-        })
     }
 
     fn note_session(&mut self, key: PublicKey, session: &tombolo_engine::Session, path: Option<Path>) {
@@ -443,63 +306,6 @@ impl Member {
         }
     }
 
-    /// A request of an administrator at the control socket.
-    pub(super) fn handle_admin(
-        &mut self,
-        request: AdminRequest,
-        who: String,
-        reply: oneshot::Sender<Answer>,
-    ) {
-        if let Some(server) = &mut self.server {
-            server.handle_request(request, who, reply, &mut self.random);
-            return;
-        }
-        let status = self.node.status(now());
-        let connected = |key: &PublicKey| status.peers.iter().any(|peer| peer.key == *key && peer.verified);
-        let network = self.node.verifier().network();
-        let servers = network.map_or(&[][..], |network| &network.servers).iter();
-        let mut authorities = servers.filter(|server| server.roles.contains(Roles::AUTHORITY));
-        let Some(authority) = authorities.find(|server| connected(&server.key)).map(|server| server.key)
-        else {
-            let message = "there is no tunnel with a server of the network at the moment, and only that one has the register: \
-                           look at `tombolo status`, or run the command on the server"
-                .to_owned();
-            let _ = reply.send(Answer::Error { message });
-            return;
-        };
-        if let Some(frame) = self.asking.ask(authority, request.operation, reply, now().boot) {
-            self.node.send(authority, frame);
-        }
-    }
-
-    /// Who has an overlay address: from what is known here.
-    /// Whether it is known here whose an address is.
-    pub(super) fn knows_owner(&self, address: IpAddr) -> bool {
-        self.node.verifier().member_at(address).is_some()
-    }
-
-    pub(super) fn whois(&self, address: IpAddr) -> Answer {
-        let Some(member) = self.node.verifier().member_at(address) else {
-            let overlay = self.node.verifier().pins().overlay.as_ref();
-            let ours =
-                overlay.is_none_or(|overlay| overlay.cidrs.iter().any(|range| range.contains(&address)));
-            let why = match (ours, self.is_connected()) {
-                (false, _) => ": it is not one of this network's",
-                (true, true) => ", and the servers know of nobody either",
-                (true, false) => ", and no server of the network answers now",
-            };
-            return Answer::Error {
-                message: format!("nobody with the address {address} is known here{why}"),
-            };
-        };
-        Answer::Whois {
-            node: member.node.to_string(),
-            name: member.name.to_string(),
-            groups: member.groups.iter().map(ToString::to_string).collect(),
-            public_key: member.key.to_string(),
-        }
-    }
-
     pub(super) fn leave(&mut self, reply: oneshot::Sender<Answer>) {
         if self.server.is_some() {
             let message = "this machine is the network's server: without it nobody joins or renews; \
@@ -510,50 +316,6 @@ impl Member {
         }
         self.leaving = Some(reply);
         self.node.leave();
-    }
-
-    /// For `status`.
-    pub(super) fn report(&self) -> MembershipReport {
-        let time = now();
-        let status = self.node.status(time);
-        let own = self.node.membership();
-        let verifier = self.node.verifier();
-        let seconds = |then: Duration| time.wall.0.saturating_sub(then).as_secs();
-        let servers = verifier.network().map_or(&[][..], |network| &network.servers).iter();
-        let state = match status.membership {
-            _ if self.joining.is_some() => "joining",
-            Some(Validity::Valid) => "valid",
-            Some(Validity::Grace) => "grace",
-            Some(Validity::NotYet(_)) => "not yet valid",
-            _ => "expired",
-        };
-        MembershipReport {
-            state: state.to_owned(),
-            network_id: verifier.pins().network.to_string(),
-            node: own.map(|own| own.node.to_string()),
-            name: own.map(|own| own.name.to_string()),
-            domain: verifier.pins().overlay.as_ref().map(|overlay| overlay.domain.to_string()),
-            roles: own.map(|own| own.roles.to_string()),
-            groups: own.map_or(Vec::new(), |own| own.groups.iter().map(ToString::to_string).collect()),
-            serial: own.map(|own| own.serial),
-            not_after: own.map(|own| own.not_after.0.as_secs()),
-            network_version: status.network.map(|version| version.to_string()),
-            network_age_seconds: verifier.network().map(|network| seconds(network.issued.0)),
-            stale: status.stale,
-            trust_epoch: verifier.trust().map(|trust| trust.epoch),
-            servers: servers
-                .map(|server| ServerReport {
-                    public_key: server.key.to_string(),
-                    roles: server.roles.to_string(),
-                    endpoints: server.endpoints.iter().map(|endpoint| endpoint.as_str().to_owned()).collect(),
-                    this_machine: own.is_some_and(|own| own.key == server.key),
-                    connected: status.peers.iter().any(|peer| peer.key == server.key && peer.verified),
-                })
-                .collect(),
-            candidates: self.local.iter().map(ToString::to_string).collect(),
-            observed: status.observed.iter().map(ToString::to_string).collect(),
-            dropped_frames: status.dropped,
-        }
     }
 
     /// What was decided is written, and the register is free for others.
@@ -568,16 +330,6 @@ impl Member {
         if let Err(error) = self.state.flush() {
             self.alarm("disk", error.to_string());
         }
-    }
-}
-
-/// The request in a frame of the control socket.
-pub(super) fn admin_request(frame: &str) -> Result<AdminRequest, String> {
-    let bytes = crate::membership::from_hex(frame)?;
-    match Frame::parse(&bytes) {
-        Ok(Frame::AdminRequest(request)) => Ok(request),
-        Ok(_) => Err("the frame is no administrator's request".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -1,0 +1,163 @@
+//! What this machine can say of the network: to `status`, to `whois`, to whoever asks for a name, to administrators.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tombolo_control::NodeName;
+use tombolo_control::document::{Roles, Validity};
+use tombolo_control::frame::Frame;
+use tombolo_control::frame::admin::AdminRequest;
+use tombolo_engine::now;
+use tombolo_noise::PublicKey;
+
+use super::Member;
+use crate::control::Answer;
+use crate::hosts;
+use crate::membership::from_hex;
+use crate::report::{MembershipReport, ServerReport};
+
+impl Member {
+    /// A request of an administrator at the control socket.
+    pub(in super::super) fn handle_admin(
+        &mut self,
+        request: AdminRequest,
+        who: String,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        if let Some(server) = &mut self.server {
+            server.handle_request(request, who, reply, &mut self.random);
+            return;
+        }
+        let status = self.node.status(now());
+        let connected = |key: &PublicKey| status.peers.iter().any(|peer| peer.key == *key && peer.verified);
+        let network = self.node.verifier().network();
+        let servers = network.map_or(&[][..], |network| &network.servers).iter();
+        let mut authorities = servers.filter(|server| server.roles.contains(Roles::AUTHORITY));
+        let Some(authority) = authorities.find(|server| connected(&server.key)).map(|server| server.key)
+        else {
+            let message = "there is no tunnel with a server of the network at the moment, and only that one has the register: \
+                           look at `tombolo status`, or run the command on the server"
+                .to_owned();
+            let _ = reply.send(Answer::Error { message });
+            return;
+        };
+        if let Some(frame) = self.asking.ask(authority, request.operation, reply, now().boot) {
+            self.node.send(authority, frame);
+        }
+    }
+
+    /// Whether it is known here whose an address is.
+    pub(in super::super) fn knows_owner(&self, address: IpAddr) -> bool {
+        self.node.verifier().member_at(address).is_some()
+    }
+
+    pub(in super::super) fn whois(&self, address: IpAddr) -> Answer {
+        let Some(member) = self.node.verifier().member_at(address) else {
+            let overlay = self.node.verifier().pins().overlay.as_ref();
+            let ours =
+                overlay.is_none_or(|overlay| overlay.cidrs.iter().any(|range| range.contains(&address)));
+            let why = match (ours, self.is_connected()) {
+                (false, _) => ": it is not one of this network's",
+                (true, true) => ", and the servers know of nobody either",
+                (true, false) => ", and no server of the network answers now",
+            };
+            return Answer::Error {
+                message: format!("nobody with the address {address} is known here{why}"),
+            };
+        };
+        Answer::Whois {
+            node: member.node.to_string(),
+            name: member.name.to_string(),
+            groups: member.groups.iter().map(ToString::to_string).collect(),
+            public_key: member.key.to_string(),
+        }
+    }
+
+    /// Whether there is a server to ask.
+    pub(in super::super) fn is_connected(&self) -> bool {
+        let verifier = self.node.verifier();
+        let servers = verifier.network().map_or(&[][..], |network| &network.servers);
+        let own = self.node.membership().map(|own| own.key);
+        let status = self.node.status(now());
+        servers.iter().any(|server| {
+            own == Some(server.key) || status.peers.iter().any(|peer| peer.key == server.key && peer.verified)
+        })
+    }
+
+    /// The domain of the members' names.
+    pub(in super::super) fn domain(&self) -> Option<String> {
+        self.node.verifier().pins().overlay.as_ref().map(|overlay| overlay.domain.to_string())
+    }
+
+    /// The addresses of the member with this name, if it is known here.
+    pub(in super::super) fn addresses_of(&self, name: &NodeName) -> Option<Vec<IpAddr>> {
+        self.node.addresses_of(name).map(|addresses| addresses.iter().copied().collect())
+    }
+
+    /// All names in the network's domain, for the hosts file.
+    pub(in super::super) fn host_entries(&self) -> Vec<hosts::Entry> {
+        let Some(domain) = self.domain() else { return Vec::new() };
+        let mut entries: Vec<hosts::Entry> = Vec::new();
+        for named in self.node.names() {
+            let name = format!("{}.{domain}", named.name);
+            entries.extend(named.addresses.iter().map(|address| (*address, vec![name.clone()])));
+        }
+        entries.sort();
+        entries
+    }
+
+    /// For `status`.
+    pub(in super::super) fn report(&self) -> MembershipReport {
+        let time = now();
+        let status = self.node.status(time);
+        let own = self.node.membership();
+        let verifier = self.node.verifier();
+        let seconds = |then: Duration| time.wall.0.saturating_sub(then).as_secs();
+        let servers = verifier.network().map_or(&[][..], |network| &network.servers).iter();
+        let state = match status.membership {
+            _ if self.joining.is_some() => "joining",
+            Some(Validity::Valid) => "valid",
+            Some(Validity::Grace) => "grace",
+            Some(Validity::NotYet(_)) => "not yet valid",
+            _ => "expired",
+        };
+        MembershipReport {
+            state: state.to_owned(),
+            network_id: verifier.pins().network.to_string(),
+            node: own.map(|own| own.node.to_string()),
+            name: own.map(|own| own.name.to_string()),
+            domain: verifier.pins().overlay.as_ref().map(|overlay| overlay.domain.to_string()),
+            roles: own.map(|own| own.roles.to_string()),
+            groups: own.map_or(Vec::new(), |own| own.groups.iter().map(ToString::to_string).collect()),
+            serial: own.map(|own| own.serial),
+            not_after: own.map(|own| own.not_after.0.as_secs()),
+            network_version: status.network.map(|version| version.to_string()),
+            network_age_seconds: verifier.network().map(|network| seconds(network.issued.0)),
+            stale: status.stale,
+            trust_epoch: verifier.trust().map(|trust| trust.epoch),
+            servers: servers
+                .map(|server| ServerReport {
+                    public_key: server.key.to_string(),
+                    roles: server.roles.to_string(),
+                    endpoints: server.endpoints.iter().map(|endpoint| endpoint.as_str().to_owned()).collect(),
+                    this_machine: own.is_some_and(|own| own.key == server.key),
+                    connected: status.peers.iter().any(|peer| peer.key == server.key && peer.verified),
+                })
+                .collect(),
+            candidates: self.local.iter().map(ToString::to_string).collect(),
+            observed: status.observed.iter().map(ToString::to_string).collect(),
+            dropped_frames: status.dropped,
+        }
+    }
+}
+
+/// The request in a frame of the control socket.
+pub(in super::super) fn admin_request(frame: &str) -> Result<AdminRequest, String> {
+    let bytes = from_hex(frame)?;
+    match Frame::parse(&bytes) {
+        Ok(Frame::AdminRequest(request)) => Ok(request),
+        Ok(_) => Err("the frame is no administrator's request".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
