@@ -91,7 +91,7 @@ impl Worker<'_> {
         if !helps {
             self.helper.rest();
         }
-        // The same holds for that are replaced.
+        // Also after it: whoever puts other sockets in their place wakes the thread.
         let [v4, v6] = match &mut self.inbound {
             Some(inbound) => inbound.descriptors(),
             None => [None, None],
