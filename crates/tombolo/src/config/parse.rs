@@ -13,7 +13,7 @@ use tombolo_packet::Offload;
 use toml::de::DeTable;
 
 use super::problem::{Problem, Problems};
-use super::section::Section;
+use super::section::{At, Section};
 use super::{MembershipConfig, NetworkConfig, OffloadConfig, Origin, PeerConfig, SecretSource};
 use interface::interface;
 pub use interface::valid_interface_name;
@@ -29,38 +29,9 @@ const OFFLOAD_KEYS: [&str; Offload::ALL.len()] = {
     }
     keys
 };
+
 const DEFAULT_ROUTE_HINT: &str =
     "a default route is the work of `wg-quick` with `tombolo-wireguard`, not of a guarded network";
-
-fn secret<K>(
-    inline: &str,
-    file: &str,
-    parse: fn(&str) -> Result<K, KeyError>,
-    section: &Section<'_, '_>,
-    problems: &mut Problems<'_>,
-) -> Option<SecretSource<K>> {
-    let text = section.string(inline, problems);
-    let path = section.string(file, problems);
-    if let (Some(_), Some(path)) = (&text, &path) {
-        problems.at(path.span.clone(), format!("`{file}` and `{inline}` exclude each other"));
-        return None;
-    }
-    if let Some(text) = text {
-        return match parse(text.value) {
-            Ok(key) => Some(SecretSource::Inline(key)),
-            Err(error) => {
-                problems.at(text.span, format!("`{inline}`: {error}"));
-                None
-            }
-        };
-    }
-    let path = path?;
-    if path.value.is_empty() {
-        problems.at(path.span, format!("`{file}` is empty"));
-        return None;
-    }
-    Some(SecretSource::File { path: PathBuf::from(path.value), offset: path.span.start })
-}
 
 const TOP_KEYS: &[&str] = &["interface", "peer", "offload", "membership"];
 const MEMBERSHIP_KEYS: &[&str] = &[
@@ -130,14 +101,9 @@ pub fn parse(text: &str) -> Result<NetworkConfig, Vec<Problem>> {
 
 fn membership(table: &DeTable<'_>, span: Range<usize>, problems: &mut Problems<'_>) -> MembershipConfig {
     let section = Section::new("[membership]", table, span, MEMBERSHIP_KEYS, problems);
-    let mut accept_routes = Vec::new();
-    for text in section.strings("accept_routes", problems).unwrap_or_default() {
-        match text.value.parse::<IpNet>() {
-            Ok(route) => accept_routes.push(route.trunc()),
-            Err(_) => problems
-                .at(text.span, format!("`{}` is not a subnet, such as \"192.168.7.0/24\"", text.value)),
-        }
-    }
+    let routes = section.strings("accept_routes", problems).unwrap_or_default();
+    let accept_routes =
+        routes.iter().filter_map(|text| subnet(text, problems)).map(|route| route.trunc()).collect();
     let days = section.integer("rotate_key_days", 1..=3650, " days", problems);
     let joins = section.integer("joins_per_address", 1..=256, " machines", problems);
     MembershipConfig {
@@ -149,6 +115,45 @@ fn membership(table: &DeTable<'_>, span: Range<usize>, problems: &mut Problems<'
         joins_per_address: joins.and_then(|joins| usize::try_from(joins.value).ok()),
         bind_machine: section.has("bind_machine").then(|| section.boolean("bind_machine", true, problems)),
     }
+}
+
+fn subnet(text: &At<&str>, problems: &mut Problems<'_>) -> Option<IpNet> {
+    let subnet = text.value.parse().ok();
+    if subnet.is_none() {
+        let message = format!("`{}` is not a subnet, such as \"192.168.7.0/24\"", text.value);
+        problems.at(text.span.clone(), message);
+    }
+    subnet
+}
+
+fn secret<K>(
+    inline: &str,
+    file: &str,
+    parse: fn(&str) -> Result<K, KeyError>,
+    section: &Section<'_, '_>,
+    problems: &mut Problems<'_>,
+) -> Option<SecretSource<K>> {
+    let text = section.string(inline, problems);
+    let path = section.string(file, problems);
+    if let (Some(_), Some(path)) = (&text, &path) {
+        problems.at(path.span.clone(), format!("`{file}` and `{inline}` exclude each other"));
+        return None;
+    }
+    if let Some(text) = text {
+        return match parse(text.value) {
+            Ok(key) => Some(SecretSource::Inline(key)),
+            Err(error) => {
+                problems.at(text.span, format!("`{inline}`: {error}"));
+                None
+            }
+        };
+    }
+    let path = path?;
+    if path.value.is_empty() {
+        problems.at(path.span, format!("`{file}` is empty"));
+        return None;
+    }
+    Some(SecretSource::File { path: PathBuf::from(path.value), offset: path.span.start })
 }
 
 fn table_lacks(table: &DeTable<'_>, keys: &[&str]) -> bool {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tombolo_noise::PrivateKey;
 use toml::de::DeTable;
 
-use super::{DEFAULT_ROUTE_HINT, secret, table_lacks};
+use super::{DEFAULT_ROUTE_HINT, secret, subnet, table_lacks};
 use crate::config::problem::Problems;
 use crate::config::section::{At, Section};
 use crate::config::{DEFAULT_PATH_MTU_INTERVAL, DEFAULT_PORT, InterfaceConfig, OVERHEAD, SecretSource};
@@ -183,16 +183,13 @@ fn own_addresses(section: &Section<'_, '_>, problems: &mut Problems<'_>) -> Vec<
 fn gateway_subnets(section: &Section<'_, '_>, own: &[At<IpNet>], problems: &mut Problems<'_>) -> Vec<IpNet> {
     let mut subnets = Vec::new();
     for text in section.strings("gateway_subnets", problems).unwrap_or_default() {
-        match text.value.parse::<IpNet>() {
-            Ok(subnet) if own.iter().any(|own| overlap(&own.value.trunc(), &subnet)) => problems.at(
+        match subnet(&text, problems) {
+            Some(subnet) if own.iter().any(|own| overlap(&own.value.trunc(), &subnet)) => problems.at(
                 text.span,
                 format!("`{}` overlaps the overlay, which the guard protects; name the subnet behind this machine", text.value),
             ),
-            Ok(subnet) => subnets.push(subnet.trunc()),
-            Err(_) => problems.at(
-                text.span,
-                format!("`{}` is not a subnet, such as \"192.168.7.0/24\"", text.value),
-            ),
+            Some(subnet) => subnets.push(subnet.trunc()),
+            None => {}
         }
     }
     subnets

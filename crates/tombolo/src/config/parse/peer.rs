@@ -1,6 +1,6 @@
 //! The sections `[[peer]]`, and what no two of them may both have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
@@ -30,7 +30,7 @@ const PEER_KEYS: &[&str] = &[
 #[derive(Default)]
 pub(super) struct Claims {
     pub(super) own: Vec<IpAddr>,
-    names: HashMap<String, ()>,
+    names: HashSet<String>,
     keys: HashMap<PublicKey, String>,
     networks: HashMap<IpNet, String>,
     endpoints: Vec<(String, At<IpAddr>)>,
@@ -125,7 +125,7 @@ fn peer_name(section: &Section<'_, '_>, claims: &mut Claims, problems: &mut Prob
             name.span,
             format!("`{}` cannot be the name of a peer: 1 to 63 letters, digits and hyphens", name.value),
         );
-    } else if claims.names.insert(name.value.to_ascii_lowercase(), ()).is_some() {
+    } else if !claims.names.insert(name.value.to_ascii_lowercase()) {
         problems.at(name.span, format!("two peers are called `{}`", name.value));
     }
     Some(name.value.to_owned())
