@@ -15,11 +15,13 @@
 
 pub mod create;
 mod form;
+mod secrets;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use form::{from_hex, to_hex};
 pub use form::{read_members, read_membership, read_names};
+pub use secrets::PendingJoin;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -30,11 +32,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tombolo_control::NodeId;
 use tombolo_control::document::{Membership, TrustDocument, Verified};
 use tombolo_control::node::{NamedNode, Save, Saved, SavedDocuments, SavedPeer};
-use tombolo_control::token::Token;
-use tombolo_control::{NodeId, NodeName, SigningKey};
-use tombolo_noise::PrivateKey;
 use tombolo_noise::clock::UnixTime;
 use zeroize::Zeroizing;
 
@@ -42,14 +42,10 @@ use crate::atomic_file;
 use crate::config::{NetworkConfig, SecretSource};
 use crate::paths::Directories;
 
-const KEY: &str = "key";
-const NEXT_KEY: &str = "key.next";
-const JOIN: &str = "join";
 const MEMBERSHIP: &str = "membership.json";
 const CLOCK: &str = "clock.json";
 const MEMBERS: &str = "members.json";
 const NAMES: &str = "names.json";
-const ISSUER: &str = "issuer";
 /// Larger than a network document in hexadecimal digits with all that is beside it.
 const FILE_MAX: u64 = 64 << 20;
 
@@ -76,15 +72,6 @@ pub enum MembershipError {
     /// Nobody has joined here.
     #[error("this machine is no member of `{0}` yet: run `tombolo join -n {0}` with a token")]
     NotJoined(String),
-}
-
-/// A join that is under way.
-#[derive(Debug)]
-pub struct PendingJoin {
-    /// The token.
-    pub token: Token,
-    /// The name that the machine would like to have.
-    pub name: Option<NodeName>,
 }
 
 /// The state directory of one network by membership.
@@ -177,49 +164,6 @@ impl MembershipState {
         }
     }
 
-    /// The machine's static key.
-    ///
-    /// # Errors
-    /// When there is one that cannot be read.
-    pub fn key(&self) -> Result<Option<PrivateKey>, MembershipError> {
-        self.read_key(KEY)
-    }
-
-    /// The static key that is to come.
-    ///
-    /// # Errors
-    /// When there is one that cannot be read.
-    pub fn next_key(&self) -> Result<Option<PrivateKey>, MembershipError> {
-        self.read_key(NEXT_KEY)
-    }
-
-    fn read_key(&self, file: &str) -> Result<Option<PrivateKey>, MembershipError> {
-        let Some(text) = self.read(file)? else { return Ok(None) };
-        let text = std::str::from_utf8(&text).map_err(|error| self.damaged(file, error.to_string()))?;
-        let key = PrivateKey::parse_base64(text.trim());
-        key.map(Some).map_err(|error| self.damaged(file, error.to_string()))
-    }
-
-    /// Writes the static key that is to come, before anybody hears of it.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn set_next_key(&self, key: &PrivateKey) -> Result<(), MembershipError> {
-        self.write(NEXT_KEY, key.to_base64().as_bytes())
-    }
-
-    /// Once the membership on the disk names the key that was to come, that is the key. A crash at any point leaves the key
-    /// that the membership names, under one of the two names.
-    fn take_next_key(&self) -> Result<(), MembershipError> {
-        let Some(next) = self.next_key()? else { return Ok(()) };
-        let Some((bytes, trust)) = self.membership.as_ref().zip(self.trust()) else { return Ok(()) };
-        if Membership::verify(bytes, &trust).is_ok_and(|member| member.key == next.public()) {
-            self.set_key(&next)?;
-            self.remove(NEXT_KEY)?;
-        }
-        Ok(())
-    }
-
     /// Since when the key is in use, in Unix time; none where it has not been noted.
     pub fn key_since(&self) -> Option<Duration> {
         self.clock.key_since.map(Duration::from_secs)
@@ -232,72 +176,6 @@ impl MembershipState {
     pub fn set_key_since(&mut self, time: Duration) -> Result<(), MembershipError> {
         self.clock.key_since = Some(time.as_secs());
         self.write_clock()
-    }
-
-    /// Writes the machine's static key.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn set_key(&self, key: &PrivateKey) -> Result<(), MembershipError> {
-        self.write(KEY, key.to_base64().as_bytes())
-    }
-
-    /// The issuer key of a server.
-    ///
-    /// # Errors
-    /// When it is damaged.
-    pub fn issuer(&self) -> Result<Option<SigningKey>, MembershipError> {
-        let Some(seed) = self.read(ISSUER)? else { return Ok(None) };
-        let seed: [u8; 32] =
-            (&**seed).try_into().map_err(|_| self.damaged(ISSUER, "it has not 32 bytes".to_owned()))?;
-        Ok(Some(SigningKey::from_seed(seed)))
-    }
-
-    /// Writes the issuer key of a server.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn set_issuer(&self, key: &SigningKey) -> Result<(), MembershipError> {
-        self.write(ISSUER, &*key.seed())
-    }
-
-    /// The join that is under way.
-    ///
-    /// # Errors
-    /// When it is damaged.
-    pub fn pending_join(&self) -> Result<Option<PendingJoin>, MembershipError> {
-        let Some(text) = self.read(JOIN)? else { return Ok(None) };
-        let text = std::str::from_utf8(&text).map_err(|error| self.damaged(JOIN, error.to_string()))?;
-        let mut lines = text.lines();
-        let token = lines.next().unwrap_or_default().parse::<Token>();
-        let token = token.map_err(|error| self.damaged(JOIN, error.to_string()))?;
-        let name = lines.next().filter(|name| !name.is_empty()).map(str::parse).transpose();
-        let name = name.map_err(|error: tombolo_control::NameError| self.damaged(JOIN, error.to_string()))?;
-        Ok(Some(PendingJoin { token, name }))
-    }
-
-    /// Notes a join that is to be made.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn set_pending_join(&self, join: &PendingJoin) -> Result<(), MembershipError> {
-        let token = join.token.to_text();
-        let name = join.name.as_ref().map_or("", |name| name.as_str());
-        // With room for all, so that no copy is left behind by growing.
-        let mut text = Zeroizing::new(String::with_capacity(token.len() + name.len() + 2));
-        for line in [&token, name] {
-            text.push_str(line);
-            text.push('\n');
-        }
-        self.write(JOIN, text.as_bytes())
-    }
-
-    /// The join is through, or given up.
-    ///
-    /// # Errors
-    /// When the file cannot be removed.
-    pub fn end_join(&self) -> Result<(), MembershipError> {
-        self.remove(JOIN)
     }
 
     /// Whether there is a membership.

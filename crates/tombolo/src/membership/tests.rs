@@ -1,7 +1,9 @@
-use super::*;
 use tombolo_control::document::Version;
 use tombolo_control::verifier::{Overlay, Pins};
 use tombolo_control::{DocumentHash, Fingerprint, NetworkId};
+use tombolo_noise::PrivateKey;
+
+use super::*;
 
 fn documents() -> SavedDocuments {
     SavedDocuments {
