@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tombolo_control::NodeName;
-use tombolo_control::document::{Roles, Validity};
+use tombolo_control::document::{Roles, Server, Validity};
 use tombolo_control::frame::Frame;
 use tombolo_control::frame::admin::AdminRequest;
+use tombolo_control::node::NodeStatus;
 use tombolo_engine::now;
 use tombolo_noise::PublicKey;
 
@@ -30,12 +31,9 @@ impl Member {
             return;
         }
         let status = self.node.status(now());
-        let connected = |key: &PublicKey| status.peers.iter().any(|peer| peer.key == *key && peer.verified);
-        let network = self.node.verifier().network();
-        let servers = network.map_or(&[][..], |network| &network.servers).iter();
-        let mut authorities = servers.filter(|server| server.roles.contains(Roles::AUTHORITY));
-        let Some(authority) = authorities.find(|server| connected(&server.key)).map(|server| server.key)
-        else {
+        let mut authorities = self.servers().iter().filter(|server| server.roles.contains(Roles::AUTHORITY));
+        let authority = authorities.find(|server| is_reached(&status, &server.key)).map(|server| server.key);
+        let Some(authority) = authority else {
             let message = "there is no tunnel with a server of the network at the moment, and only that one has the register: \
                            look at `tombolo status`, or run the command on the server"
                 .to_owned();
@@ -76,13 +74,13 @@ impl Member {
 
     /// Whether there is a server to ask.
     pub(in super::super) fn is_connected(&self) -> bool {
-        let verifier = self.node.verifier();
-        let servers = verifier.network().map_or(&[][..], |network| &network.servers);
         let own = self.node.membership().map(|own| own.key);
         let status = self.node.status(now());
-        servers.iter().any(|server| {
-            own == Some(server.key) || status.peers.iter().any(|peer| peer.key == server.key && peer.verified)
-        })
+        self.servers().iter().any(|server| own == Some(server.key) || is_reached(&status, &server.key))
+    }
+
+    pub(super) fn servers(&self) -> &[Server] {
+        self.node.verifier().network().map_or(&[], |network| &network.servers)
     }
 
     /// The domain of the members' names.
@@ -114,7 +112,6 @@ impl Member {
         let own = self.node.membership();
         let verifier = self.node.verifier();
         let seconds = |then: Duration| time.wall.0.saturating_sub(then).as_secs();
-        let servers = verifier.network().map_or(&[][..], |network| &network.servers).iter();
         let state = match status.membership {
             _ if self.joining.is_some() => "joining",
             Some(Validity::Valid) => "valid",
@@ -136,13 +133,15 @@ impl Member {
             network_age_seconds: verifier.network().map(|network| seconds(network.issued.0)),
             stale: status.stale,
             trust_epoch: verifier.trust().map(|trust| trust.epoch),
-            servers: servers
+            servers: self
+                .servers()
+                .iter()
                 .map(|server| ServerReport {
                     public_key: server.key.to_string(),
                     roles: server.roles.to_string(),
                     endpoints: server.endpoints.iter().map(|endpoint| endpoint.as_str().to_owned()).collect(),
                     this_machine: own.is_some_and(|own| own.key == server.key),
-                    connected: status.peers.iter().any(|peer| peer.key == server.key && peer.verified),
+                    connected: is_reached(&status, &server.key),
                 })
                 .collect(),
             candidates: self.local.iter().map(ToString::to_string).collect(),
@@ -160,4 +159,9 @@ pub(in super::super) fn admin_request(frame: &str) -> Result<AdminRequest, Strin
         Ok(_) => Err("the frame is no administrator's request".to_owned()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Whether there is a tunnel with a verified member of this key.
+fn is_reached(status: &NodeStatus, key: &PublicKey) -> bool {
+    status.peers.iter().any(|peer| peer.key == *key && peer.verified)
 }

@@ -17,7 +17,7 @@ use crate::config::PeerConfig;
 
 /// Whether a key is a relay's, by the network document.
 fn is_relay(member: &Member, key: &PublicKey) -> bool {
-    let servers = member.node.verifier().network().map_or(&[][..], |network| &network.servers);
+    let servers = member.servers();
     servers.iter().any(|server| server.key == *key && server.roles.contains(Roles::RELAY))
 }
 
