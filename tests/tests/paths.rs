@@ -190,6 +190,61 @@ fn when_the_relay_in_use_dies_the_next_one_serves_within_two_seconds_control_rul
     );
 }
 
+/// What takes a fraction of a second: on a machine with other work too, and less than WireGuard's five until a handshake is tried again.
+const SOON: Duration = Duration::from_secs(4);
+
+#[test]
+fn a_first_packet_goes_through_the_relay_at_once_also_after_restarts_and_crashes_control_rule_14() {
+    machine_wide(
+        "a_first_packet_goes_through_the_relay_at_once_also_after_restarts_and_crashes_control_rule_14",
+        |scene| {
+            let network = Network::new(scene, None)?;
+            network.block()?;
+            let (alpha, beta) = (&network.alpha, &network.beta);
+            let reach = |what: &str, from: &Host, to: &Host| {
+                let took = transfer::reach(from.namespace(), to.namespace(), to.address()?, LIMIT)?;
+                scene.say(&format!("{what}: {took:?}"));
+                ensure!(took < SOON, "{what}: {took:?}");
+                Ok(())
+            };
+            reach("first contact", alpha, beta)?;
+            reach("and back", beta, alpha)?;
+            network.wait_for_path("relayed")?;
+            alpha.restart()?;
+            reach("one has restarted", alpha, beta)?;
+            alpha.restart()?;
+            reach("the other has restarted", beta, alpha)?;
+            // Before anything of this run is on the disk: what the handshakes of the run before have said is not said again.
+            alpha.kill()?;
+            alpha.run(&["up"])?;
+            reach("one has crashed", alpha, beta)?;
+            alpha.restart()?;
+            beta.restart()?;
+            reach("both have restarted", alpha, beta)?;
+            reach("and back", beta, alpha)
+        },
+    );
+}
+
+#[test]
+fn a_connection_through_the_relay_goes_on_when_the_relay_is_back_control_rule_14() {
+    machine_wide("a_connection_through_the_relay_goes_on_when_the_relay_is_back_control_rule_14", |scene| {
+        let network = Network::new(scene, None)?;
+        network.block()?;
+        network.meet()?;
+        network.wait_for_path("relayed")?;
+        let (alpha, beta) = (&network.alpha, &network.beta);
+        let stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
+        stream.advance(MORE, LIMIT)?;
+        network.server.restart()?;
+        let took = stream.advance(MORE, LIMIT)?;
+        scene.say(&format!("a megabyte, {took:?} after the relay's return"));
+        // Nobody waits for a keepalive of 25 seconds, or for WireGuard to give up.
+        ensure!(took < Duration::from_secs(12), "{took:?}");
+        stream.finish().map(drop)
+    });
+}
+
 /// A relay that members reach through a machine that is not to be trusted, and in no other way.
 struct BadRelay {
     name: &'static str,

@@ -26,6 +26,7 @@
 //! [`Output::Authority`]. Nothing is believed but what [`crate::verifier`] takes; a node comes up, reaches its
 //! peers and verifies strangers without any server (control rules 9, 16 and 18).
 
+mod calling;
 mod documents;
 mod event;
 mod life;

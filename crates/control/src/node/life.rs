@@ -88,8 +88,10 @@ impl Node {
             .collect();
         for (peer, member) in accepted {
             self.take_presented(&member, call);
-            let Some(endpoint) = peer.endpoint.filter(|_| member.presenter.is_none()) else { continue };
             let key = member.key;
+            if member.presenter.is_some() {
+                continue;
+            }
             if key == self.key || (!self.peers.contains_key(&key) && !self.make_room()) {
                 continue;
             }
@@ -98,7 +100,10 @@ impl Node {
             held.timestamp = peer.timestamp;
             // Of a lighthouse: it was so before the restart.
             held.saved = true;
-            held.add_candidate(endpoint, true);
+            // Whoever was never reached directly is called by the relays, as soon as there is one.
+            if let Some(endpoint) = peer.endpoint {
+                held.add_candidate(endpoint, true);
+            }
             self.install_peer(&key, call);
             let jitter = Duration::from_millis(call.below(500));
             self.begin_attempt(key, jitter, call);

@@ -1,5 +1,5 @@
-//! Which way to a peer: handshakes by all candidates at once, then authenticated probes; direct before relayed, and the
-//! next one when one fails (control rules 10, 13 and 14).
+//! Which way to a peer with which there is a session: authenticated probes; direct before relayed, and the next one when one
+//! fails (control rules 10, 13 and 14).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,26 +7,26 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tombolo_noise::PublicKey;
 
+use super::calling::HEAD_START;
 use super::event::{EngineChange, Output, Save};
-use super::peer::{Attempt, INITIATIONS, Moved, Peer};
+use super::peer::{Attempt, Moved, PathState, Peer, Session};
 use super::{Call, Node, Task};
-use crate::NodeId;
-use crate::document::Roles;
 use crate::frame::{CANDIDATES_MAX, Frame};
 use crate::path::Path;
-
-/// When a handshake is tried again, from the one before. Relays come in with [`RELAYS_FROM`].
-const ROUNDS: [u64; 8] = [400, 500, 600, 1000, 1500, 2500, 4000, 6000];
-const RELAYS_FROM: u8 = 2;
-/// After so many rounds a peer that is no server is given up.
-const ROUNDS_MAX: u8 = 18;
-const LATER_ROUND: Duration = Duration::from_secs(8);
 
 /// With traffic just now a dead path is noticed within a second, without any only before a NAT forgets it.
 const HOT: Duration = Duration::from_secs(3);
 const PROBE_HOT: Duration = Duration::from_millis(400);
 const PROBE_IDLE: Duration = Duration::from_secs(20);
-const MISSES: u8 = 2;
+/// With traffic a probe that is not answered is followed by the next one after three round trips, within these bounds.
+const PROBE_AGAIN: [Duration; 2] = [Duration::from_millis(100), PROBE_HOT];
+/// So many in a row have no answer on a path that has failed. Of one on which each way loses a fifth they do once in a
+/// minute, and of those most find it answering before any other.
+const MISSES: u8 = 4;
+/// From so many on it is found out what else there is.
+const SUSPECT: u8 = 2;
+/// What has answered so lately is taken at once.
+const AT_HAND: Duration = Duration::from_secs(1);
 /// A peer that does not answer, and to which nothing goes, is looked for as often as one with traffic for so long.
 const FAILING_HOT: Duration = Duration::from_secs(30);
 /// How many peers a lighthouse calls after a restart.
@@ -37,10 +37,13 @@ const COUNT_AGAIN: Duration = Duration::from_secs(60);
 const MOVED_TRIES: u8 = 5;
 /// How often other ways are looked for while a peer is reached through a relay.
 const EXPLORE_HOT: Duration = Duration::from_secs(3);
+/// The same while the session is [`YOUNG`]: the handshake may have come by a relay and a direct way be open by now.
+const EXPLORE_YOUNG: Duration = Duration::from_millis(400);
+const YOUNG: Duration = Duration::from_secs(2);
 /// While nothing answers at all.
 const EXPLORE_FAILING: Duration = Duration::from_millis(200);
 /// After so long without any way the session itself may be lost.
-const HANDSHAKE_AFTER: Duration = Duration::from_millis(1500);
+const HANDSHAKE_AFTER: Duration = Duration::from_millis(600);
 
 impl Node {
     pub(super) fn schedule(&mut self, key: PublicKey) {
@@ -58,72 +61,6 @@ impl Node {
         self.keepalive(key, &mut peer, call);
         self.peers.insert(key, peer);
         self.schedule(key);
-    }
-
-    pub(super) fn begin_attempt(&mut self, key: PublicKey, after: Duration, call: &Call<'_>) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        if peer.attempt.is_none() {
-            peer.attempt = Some(Attempt { next: call.now.boot + after, round: 0 });
-            for candidate in &mut peer.candidates {
-                candidate.initiations = 0;
-            }
-        }
-        self.schedule(key);
-    }
-
-    /// One round: an initiation by each way that may still have one.
-    pub(super) fn attempt(&mut self, key: PublicKey, peer: &mut Peer, call: &mut Call<'_>) {
-        let Some(attempt) = peer.attempt.filter(|attempt| attempt.next <= call.now.boot) else { return };
-        if attempt.round >= ROUNDS_MAX && peer.server.is_none() && !self.life.is_joining_with(&key) {
-            peer.attempt = None;
-            return;
-        }
-        let wait =
-            ROUNDS.get(usize::from(attempt.round)).map_or(LATER_ROUND, |ms| Duration::from_millis(*ms));
-        let jitter = Duration::from_millis(call.below(100));
-        let round = attempt.round.saturating_add(1);
-        peer.attempt = Some(Attempt { next: call.now.boot + wait + jitter, round });
-        let mut paths = Vec::new();
-        for candidate in &mut peer.candidates {
-            let allowed = candidate.proven
-                || (candidate.initiations < INITIATIONS
-                    && self.destinations.take(candidate.address.ip(), call.now.boot));
-            if allowed {
-                candidate.initiations = candidate.initiations.saturating_add(1);
-                paths.push(Path::Direct(candidate.address));
-            }
-        }
-        if attempt.round >= RELAYS_FROM || paths.is_empty() {
-            paths.extend(self.relay_paths(key, peer));
-        }
-        // A server that moved is found by its name.
-        if attempt.round % 4 == 3
-            && let Some(server) = &peer.server
-        {
-            let resolve = server.endpoints.iter().filter(|endpoint| endpoint.address().is_none());
-            self.outbox.extend(resolve.cloned().map(Output::Resolve));
-        }
-        if !paths.is_empty() {
-            self.engine(EngineChange::Handshake { key, paths });
-        }
-    }
-
-    /// Relays that both have a tunnel with; ours, where nothing is known of the peer's.
-    fn relay_paths(&self, key: PublicKey, peer: &Peer) -> Vec<Path> {
-        if peer.server.is_some() {
-            return Vec::new();
-        }
-        let usable = self.held_servers().filter(|(relay, held)| {
-            *relay != key
-                && held.is_verified()
-                && held.has_role(Roles::RELAY)
-                && held.current.is_none_or(|path| !path.is_relayed())
-        });
-        let nodes = usable.filter_map(|(_, held)| held.server.as_ref().map(|server| server.node));
-        let mut nodes: Vec<NodeId> =
-            nodes.filter(|node| peer.relays.is_empty() || peer.relays.contains(node)).collect();
-        nodes.sort_unstable();
-        nodes.into_iter().take(3).map(Path::Relayed).collect()
     }
 
     pub(super) fn handle_traffic(&mut self, key: PublicKey, call: &mut Call<'_>) {
@@ -241,7 +178,7 @@ impl Node {
     fn challenge(&mut self, key: PublicKey, peer: &mut Peer, path: Path, call: &mut Call<'_>) {
         let nonce = call.nonce();
         let Some(state) = peer.path(path) else { return };
-        state.asked = Some((nonce, call.now.boot));
+        state.ask(nonce, call.now.boot);
         self.push(key, Some(path), Frame::Challenge(nonce));
     }
 
@@ -274,35 +211,46 @@ impl Node {
             return;
         }
         if let Some(path) = peer.current {
-            let state = peer.path(path).map(|state| {
-                if state.asked.take().is_some() {
-                    state.misses = state.misses.saturating_add(1);
+            let misses = peer.path(path).map_or(0, PathState::miss);
+            if misses >= MISSES && peer.failing.is_none() {
+                (peer.failing, peer.next_explore) = (Some(now), now);
+                if let Some(path) = peer.at_hand(now, AT_HAND) {
+                    self.take_path(key, peer, path);
                 }
-                state.misses
-            });
-            if state.is_some_and(|misses| misses >= MISSES) && peer.failing.is_none() {
-                peer.failing = Some(now);
-                peer.next_explore = now;
             }
+            if misses == SUSPECT && peer.failing.is_none() {
+                self.try_all(key, peer, call);
+            }
+            if let (Path::Relayed(relay), 1..) = (path, misses) {
+                self.doubt_relay(relay, call);
+            }
+            let path = peer.current.unwrap_or(path);
             self.challenge(key, peer, path, call);
         }
         let relayed = peer.current.is_none_or(Path::is_relayed);
         if (relayed || peer.failing.is_some()) && peer.next_explore <= now {
             self.try_all(key, peer, call);
-            let hot_or_idle = if hot { EXPLORE_HOT } else { PROBE_IDLE };
-            peer.next_explore = now + if peer.failing.is_some() { EXPLORE_FAILING } else { hot_or_idle };
+            let young = |session: Session| now.saturating_duration_since(session.since) < YOUNG;
+            peer.next_explore = now
+                + match peer.failing {
+                    Some(_) => EXPLORE_FAILING,
+                    None if peer.session.is_some_and(young) => EXPLORE_YOUNG,
+                    None if hot => EXPLORE_HOT,
+                    None => PROBE_IDLE,
+                };
         }
         if let Some(since) = peer.failing
             && now.saturating_duration_since(since) > HANDSHAKE_AFTER
             && peer.attempt.is_none()
         {
-            peer.attempt = Some(Attempt { next: now, round: RELAYS_FROM });
+            peer.attempt = Some(Attempt { next: now, round: HEAD_START });
         }
         // Whoever is gone and not asked for is looked for now and then, and no more.
         let given_up = peer.failing.is_some_and(|since| now.saturating_duration_since(since) > FAILING_HOT);
         let waiting = peer.paths.values().any(|state| state.misses > 0) && !given_up;
         let next = match peer.failing {
             Some(_) if hot => EXPLORE_FAILING,
+            None if hot => peer.answer_expected(PROBE_AGAIN),
             _ if hot || waiting => PROBE_HOT,
             _ => PROBE_IDLE,
         };
@@ -325,7 +273,30 @@ impl Node {
         paths.retain(|path| peer.current != Some(*path));
         for path in paths {
             self.challenge(key, peer, path, call);
+            // No relay leads to the peer: they may all be other ones than they were.
+            if let (Path::Relayed(relay), true) = (path, peer.failing.is_some()) {
+                self.doubt_relay(relay, call);
+            }
         }
+    }
+
+    fn take_path(&mut self, key: PublicKey, peer: &mut Peer, path: Path) {
+        (peer.current, peer.failing) = (Some(path), None);
+        if let Some(state) = peer.path(path) {
+            state.misses = 0;
+        }
+        self.engine(EngineChange::Use { key, path });
+    }
+
+    /// The peer has made a session by a relay, as whoever restarts does, and our path to it is a direct one: that is the last probe
+    /// which it may leave unanswered.
+    pub(super) fn suspect(&mut self, key: PublicKey, call: &Call<'_>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if let Some(state) = peer.current.and_then(|path| peer.path(path)) {
+            (state.asked, state.misses) = (None, MISSES - 1);
+        }
+        peer.next_probe = Some(call.now.boot);
+        peer.used = call.now.boot;
     }
 
     pub(super) fn explore(&mut self, key: PublicKey, call: &mut Call<'_>) {
@@ -345,14 +316,12 @@ impl Node {
             return;
         }
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let asked = peer.paths.iter().find_map(|(path, state)| {
-            let (held, at) = state.asked?;
-            (held == *nonce).then_some((*path, now.saturating_duration_since(at)))
-        });
-        let Some((path, round_trip)) = asked else { return };
-        if let Some(state) = peer.paths.get_mut(&path) {
-            (state.asked, state.misses, state.round_trip) = (None, 0, Some(round_trip));
-            state.answered = Some(now);
+        let mut paths = peer.paths.iter_mut();
+        let answered = paths.find_map(|(path, state)| Some((*path, state.answer(nonce, now)?)));
+        let Some((path, round_trip)) = answered else { return };
+        // It was expected sooner than the next probe is due.
+        if peer.current == Some(path) && peer.failing.is_none() && peer.moved.is_none() {
+            peer.next_probe = peer.next_probe.map(|next| next.max(now + PROBE_HOT));
         }
         if let Path::Direct(address) = path {
             peer.add_candidate(address, true);
@@ -377,22 +346,6 @@ impl Node {
             peer.current = Some(path);
             self.engine(EngineChange::Use { key, path });
             self.save_peer(&key);
-        }
-    }
-
-    /// Looks after the relays that a peer can be reached through, where we have no tunnel with them yet.
-    pub(super) fn reach_relays(&mut self, key: PublicKey, call: &mut Call<'_>) {
-        let Some(peer) = self.peers.get(&key) else { return };
-        let Some(network) = self.verifier.network() else { return };
-        let servers = network.servers.iter().filter(|server| {
-            peer.relays.contains(&server.node)
-                && server.key != self.key
-                && server.roles.contains(Roles::RELAY)
-        });
-        let wanted: Vec<_> =
-            servers.filter(|server| !self.peers.contains_key(&server.key)).take(2).cloned().collect();
-        for server in wanted {
-            self.tend_server(&server, call);
         }
     }
 }

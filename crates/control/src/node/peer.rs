@@ -16,6 +16,12 @@ use crate::{HostEndpoint, NodeId};
 pub(super) const INITIATIONS: u8 = 3;
 /// Candidates that are kept.
 const CANDIDATES: usize = 12;
+/// How much longer the answer to a keepalive may take when its server is doubted.
+const ANSWERING: Duration = Duration::from_millis(400);
+/// How long a server that has answered is not doubted.
+const BELIEVED: Duration = Duration::from_secs(2);
+/// Challenges of a path whose answers are taken although they are late.
+const EARLIER: usize = 4;
 /// Paths that are measured.
 const PATHS: usize = 16;
 
@@ -54,7 +60,24 @@ pub(super) struct ServerPeer {
     pub(super) next_keepalive: Instant,
     pub(super) asked: Option<Order>,
     pub(super) unanswered: u8,
+    /// When it answered last.
+    pub(super) heard: Option<Instant>,
+    /// Somebody who is reached by it does not answer: it is to answer soon.
+    pub(super) doubted: bool,
     pub(super) observed: Option<SocketAddr>,
+}
+
+impl ServerPeer {
+    /// It is asked at once, unless it has answered just now.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        if self.doubted || self.heard.is_some_and(|heard| now.saturating_duration_since(heard) < BELIEVED) {
+            return;
+        }
+        self.doubted = true;
+        // What it was asked a moment ago it may still answer.
+        let soon = if self.asked.is_some() { now + ANSWERING } else { now };
+        self.next_keepalive = self.next_keepalive.min(soon);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,10 +114,47 @@ pub(super) struct Candidate {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PathState {
     pub(super) round_trip: Option<Duration>,
-    pub(super) asked: Option<([u8; 16], Instant)>,
+    /// The last challenge, until it is answered or missed.
+    pub(super) asked: Option<Challenge>,
+    /// Earlier ones, the newest first: where packets wait in a queue, their answers come late.
+    earlier: [Option<Challenge>; EARLIER],
     /// When it was answered last.
     pub(super) answered: Option<Instant>,
     pub(super) misses: u8,
+}
+
+/// What was sent, and when.
+pub(super) type Challenge = ([u8; 16], Instant);
+
+impl PathState {
+    pub(super) fn ask(&mut self, nonce: [u8; 16], now: Instant) {
+        self.forget_asked();
+        self.asked = Some((nonce, now));
+    }
+
+    /// The last challenge should have been answered by now. Gives how many in a row were not.
+    pub(super) fn miss(&mut self) -> u8 {
+        self.misses = self.misses.saturating_add(u8::from(self.asked.is_some()));
+        self.forget_asked();
+        self.misses
+    }
+
+    fn forget_asked(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            self.earlier.rotate_right(1);
+            self.earlier[0] = Some(asked);
+        }
+    }
+
+    /// Takes the answer to a challenge, and gives the round trip; `None`: it answers none of this path.
+    pub(super) fn answer(&mut self, nonce: &[u8; 16], now: Instant) -> Option<Duration> {
+        let held = std::iter::once(&mut self.asked).chain(&mut self.earlier);
+        let mut found = held.filter_map(|held| held.take_if(|(held, _)| held == nonce));
+        let (_, at) = found.next()?;
+        let round_trip = now.saturating_duration_since(at);
+        (self.misses, self.round_trip, self.answered) = (0, Some(round_trip), Some(now));
+        Some(round_trip)
+    }
 }
 
 /// Where the engine has moved to without proof.
@@ -160,6 +220,21 @@ impl Peer {
             self.paths.remove(&old);
         }
         Some(self.paths.entry(path).or_default())
+    }
+
+    /// Another path that has answered within so long: a direct one, or the quickest.
+    pub(super) fn at_hand(&self, now: Instant, within: Duration) -> Option<Path> {
+        let others = self.paths.iter().filter(|(path, state)| {
+            let answered = state.answered.is_some_and(|at| now.saturating_duration_since(at) < within);
+            answered && Some(**path) != self.current
+        });
+        others.min_by_key(|(path, state)| (path.is_relayed(), state.round_trip)).map(|(path, _)| *path)
+    }
+
+    /// By when an answer by the path in use should have come: after three round trips, within bounds.
+    pub(super) fn answer_expected(&self, [least, most]: [Duration; 2]) -> Duration {
+        let round_trip = self.current.and_then(|path| self.paths.get(&path)?.round_trip);
+        round_trip.map_or(most, |round_trip| (round_trip * 3).clamp(least, most))
     }
 
     /// The next thing that is due.

@@ -21,6 +21,8 @@ const SERVERS: usize = 3;
 /// A keepalive that has no answer by then is sent once more; then a handshake begins.
 const ANSWER: Duration = Duration::from_secs(3);
 const MISSES: u8 = 2;
+/// Where members who are reached by it do not answer either, three round trips are waited, within these bounds.
+const ANSWER_SOON: [Duration; 2] = [Duration::from_millis(200), ANSWER];
 
 impl Node {
     /// Keeps tunnels with servers as the newest document has them.
@@ -98,6 +100,8 @@ impl Node {
                     next_keepalive: now,
                     asked: None,
                     unanswered: 0,
+                    heard: None,
+                    doubted: false,
                     observed: None,
                 });
             }
@@ -146,6 +150,7 @@ impl Node {
     pub(super) fn keepalive(&mut self, key: PublicKey, peer: &mut Peer, call: &mut Call<'_>) {
         let now = call.now.boot;
         let verified = peer.is_verified();
+        let soon = peer.answer_expected(ANSWER_SOON);
         let Some(server) = peer.server.as_mut().filter(|server| verified && server.next_keepalive <= now)
         else {
             return;
@@ -155,14 +160,14 @@ impl Node {
         }
         if server.unanswered >= MISSES {
             // It has restarted, or we are elsewhere: the session is of no use.
-            server.unanswered = 0;
+            (server.unanswered, server.doubted) = (0, false);
             peer.session = None;
             peer.attempt = Some(Attempt { next: now, round: 0 });
             let resolve = server.endpoints.iter().filter(|endpoint| endpoint.address().is_none());
             self.outbox.extend(resolve.cloned().map(Output::Resolve));
             return self.attempt(key, peer, call);
         }
-        server.next_keepalive = now + ANSWER;
+        server.next_keepalive = now + if server.doubted { soon } else { ANSWER };
         let order = self.next_order();
         server.asked = Some(order);
         let own = verified.then_some(server.node).filter(|_| server.roles.contains(Roles::RELAY));
@@ -222,6 +227,7 @@ impl Node {
             return;
         }
         (server.asked, server.unanswered) = (None, 0);
+        (server.heard, server.doubted) = (Some(call.now.boot), false);
         server.observed = Some(answer.observed);
         server.next_keepalive = call.now.boot + every.saturating_sub(jitter);
         self.schedule(from);

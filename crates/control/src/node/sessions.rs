@@ -37,14 +37,15 @@ impl Node {
             peer.add_candidate(address, true);
         }
         if let Some(state) = peer.path(path) {
-            state.misses = 0;
+            (state.misses, state.answered) = (0, Some(now));
         }
         // The handshake is as good a proof as a challenge; a relayed one moves no direct path (control rule 14).
         let keep = peer.current.is_some_and(|held| !held.is_relayed()) && peer.failing.is_none();
-        if !(keep && path.is_relayed()) && peer.current != Some(path) {
-            peer.current = Some(path);
-            self.outbox.push_back(Output::Engine(EngineChange::Use { key, path }));
-        }
+        let used = peer.current.filter(|_| keep && path.is_relayed()).unwrap_or(path);
+        peer.current = Some(used);
+        // Also where nothing changes: the data path may have moved with the handshake, or not.
+        self.outbox.push_back(Output::Engine(EngineChange::Use { key, path: used }));
+        let suspect = used != path && !initiator;
         peer.failing = None;
         peer.next_probe = Some(now + Duration::from_millis(200));
         if let Some(server) = &mut peer.server {
@@ -58,7 +59,11 @@ impl Node {
             // Also where it is: after a restart it is called there, without any server.
             self.save_peer(&key);
         }
+        if suspect {
+            self.suspect(key, call);
+        }
         self.tick_peer(key, call);
+        self.note_relay(key, call);
     }
 
     pub(super) fn handle_ended(&mut self, key: PublicKey, call: &mut Call<'_>) {
@@ -262,6 +267,7 @@ impl Node {
         self.install_peer(&key, call);
         self.present_to(key);
         self.schedule(key);
+        self.note_relay(key, call);
         self.note_member(&key, call);
         self.renew_if_awaited(&key, call);
         self.leave_if_wanted();

@@ -1,16 +1,16 @@
 //! A model of the data path. A session is a number that both ends know, in place of keys; everything else is as in the
 //! engine.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use rand_core::Rng;
 use tombolo_control::document::Roles;
 use tombolo_control::node::Event;
 use tombolo_control::{NodeId, Path};
 use tombolo_noise::PublicKey;
 
-use crate::world::{Item, Machine, World};
+use crate::world::{Item, Machine, SECOND, World};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
@@ -33,10 +33,18 @@ pub(crate) struct Session {
     previous: Option<u64>,
     /// Answered, and not used by the initiator yet.
     next: Option<u64>,
-    /// Initiations that went out.
-    pub(super) pending: HashSet<u64>,
+    /// The initiation that waits for its response, and when the last one went out.
+    pending: Option<u64>,
+    initiated: Option<u64>,
+    /// When the next one is due, and by which ways it goes.
+    retransmission: Option<u64>,
+    ways: Vec<Path>,
     pub(super) path: Option<Path>,
 }
+
+/// Between two initiations to one peer (requirement 5), with its jitter.
+const REKEY_TIMEOUT: u64 = 5 * SECOND;
+const JITTER: u64 = SECOND / 3;
 
 impl Session {
     pub(super) fn is_open(&self) -> bool {
@@ -73,6 +81,54 @@ impl World {
         }
     }
 
+    /// As the engine does: an initiation that is under way goes by these ways too, as a copy; a new one waits until Rekey-Timeout is over.
+    pub(super) fn handshake(&mut self, number: usize, key: PublicKey, paths: Vec<Path>) {
+        let (now, machine) = (self.now, &mut self.machines[number]);
+        machine.handshakes += 1;
+        let session = machine.sessions.entry(key).or_default();
+        let new = paths.iter().filter(|path| !session.ways.contains(path)).copied().collect::<Vec<_>>();
+        session.ways.extend(new);
+        if let Some(id) = session.pending {
+            self.initiate(number, key, id, &paths);
+        } else if session.initiated.is_some_and(|at| now < at + REKEY_TIMEOUT) {
+            let due = session.initiated.unwrap_or_default() + REKEY_TIMEOUT;
+            if session.retransmission.is_none() {
+                self.retransmit_at(number, key, due);
+            }
+        } else {
+            self.retransmission_due(number, key);
+        }
+    }
+
+    fn initiate(&mut self, number: usize, to: PublicKey, id: u64, paths: &[Path]) {
+        let from = self.machines[number].key;
+        for path in paths {
+            self.send_by(number, to, *path, Datagram::Initiation { from, to, id });
+        }
+    }
+
+    pub(super) fn retransmit(&mut self, number: usize, key: PublicKey) {
+        let session = self.machines[number].sessions.get(&key);
+        if session.and_then(|session| session.retransmission) == Some(self.now) {
+            self.retransmission_due(number, key);
+        }
+    }
+
+    fn retransmission_due(&mut self, number: usize, key: PublicKey) {
+        let (now, id) = (self.now, self.rng.next_u64());
+        let session = self.machines[number].sessions.entry(key).or_default();
+        (session.pending, session.initiated) = (Some(id), Some(now));
+        let ways = session.ways.clone();
+        self.retransmit_at(number, key, now + REKEY_TIMEOUT);
+        self.initiate(number, key, id, &ways);
+    }
+
+    fn retransmit_at(&mut self, number: usize, key: PublicKey, earliest: u64) {
+        let due = earliest + self.rng.next_u64() % JITTER;
+        self.machines[number].sessions.entry(key).or_default().retransmission = Some(due);
+        self.put(due, Item::Retransmission { from: number, to: key });
+    }
+
     pub(super) fn arrive(&mut self, number: usize, path: Path, datagram: Datagram) {
         if self.machines[number].node.is_none() {
             return;
@@ -97,10 +153,11 @@ impl World {
             Datagram::Response { from, id } => {
                 let machine = &mut self.machines[number];
                 let Some(session) = machine.sessions.get_mut(&from) else { return };
-                if !session.pending.remove(&id) {
+                if session.pending.take_if(|pending| *pending == id).is_none() {
                     return;
                 }
-                session.pending.clear();
+                session.retransmission = None;
+                session.ways.clear();
                 session.previous = session.current.replace(id);
                 session.path.get_or_insert(path);
                 self.send_data(number, from, Some(path), Content::Confirm);
@@ -110,7 +167,7 @@ impl World {
                 let machine = &mut self.machines[number];
                 let Some(session) = machine.sessions.get_mut(&from) else { return };
                 if session.next == Some(id) {
-                    session.next = None;
+                    (session.next, session.pending, session.retransmission) = (None, None, None);
                     session.previous = session.current.replace(id);
                     session.path.get_or_insert(path);
                     self.established(number, from, path, false, id);

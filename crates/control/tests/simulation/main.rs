@@ -8,6 +8,7 @@ mod authority;
 mod data_path;
 mod nodes;
 mod outputs;
+mod relays;
 mod storm;
 mod underlay;
 mod world;

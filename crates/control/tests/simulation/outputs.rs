@@ -3,13 +3,12 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use rand_core::Rng;
 use tombolo_control::document::Revocation;
 use tombolo_control::node::{EngineChange, Output, Save};
 use tombolo_control::{NodeId, Outgoing};
 use tombolo_noise::PublicKey;
 
-use crate::data_path::{Content, Datagram, Session};
+use crate::data_path::{Content, Session};
 use crate::world::{World, unix};
 
 impl World {
@@ -113,20 +112,7 @@ impl World {
                 machine.installed.remove(&key);
                 machine.routes.retain(|_, held| *held != key);
             }
-            EngineChange::Handshake { key, paths } => {
-                let id = self.rng.next_u64();
-                let machine = &mut self.machines[number];
-                machine.handshakes += 1;
-                let from = machine.key;
-                let session = machine.sessions.entry(key).or_default();
-                if session.pending.len() > 4 {
-                    session.pending.clear();
-                }
-                session.pending.insert(id);
-                for path in paths {
-                    self.send_by(number, key, path, Datagram::Initiation { from, to: key, id });
-                }
-            }
+            EngineChange::Handshake { key, paths } => self.handshake(number, key, paths),
             EngineChange::Use { key, path } => {
                 self.machines[number].sessions.entry(key).or_default().path = Some(path);
             }

@@ -28,8 +28,17 @@ const START: u64 = 20_700 * 86_400;
 
 #[derive(Debug)]
 pub(super) enum Item {
-    Arrival { to: usize, seen: SocketAddr, datagram: Datagram },
+    Arrival {
+        to: usize,
+        seen: SocketAddr,
+        datagram: Datagram,
+    },
     Timer(usize),
+    /// A handshake's retransmission, or one that was put off.
+    Retransmission {
+        from: usize,
+        to: PublicKey,
+    },
 }
 
 /// An item of the queue: the earliest is the greatest, and of two at once the one that was put first.
@@ -297,6 +306,7 @@ impl World {
             match item {
                 Item::Arrival { to, seen, datagram } => self.arrive(to, Path::Direct(seen), datagram),
                 Item::Timer(number) => self.timer(number, at),
+                Item::Retransmission { from, to } => self.retransmit(from, to),
             }
         }
         self.now = until;

@@ -15,7 +15,7 @@ const MAX_WANTED: usize = 1024;
 /// And of one source, so that none takes the room of all others.
 const MAX_WANTED_BY_ONE: usize = 32;
 /// How long a pair that was asked for is not asked for again.
-const WANTED_AGAIN: Duration = Duration::from_secs(1);
+const WANTED_AGAIN: Duration = Duration::from_millis(250);
 
 /// One node may send to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_is_asked_for_once_a_second_and_of_many_a_bounded_number() {
+    fn a_pair_is_asked_for_four_times_a_second_and_of_many_a_bounded_number() {
         let (relays, now) = (Relays::default(), Instant::default());
         relays.set(Some(RelayTable::new(permissions(), None, |_| None)));
         assert!(relays.want(&key(1), &[2; 16], now) && !relays.want(&key(1), &[2; 16], now));

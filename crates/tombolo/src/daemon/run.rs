@@ -282,11 +282,23 @@ impl Daemon {
             let heard = peer.last_received_age.map(|age| now.saturating_sub(age.as_secs()));
             let saved = SavedPeer {
                 endpoint: peer.endpoint,
-                last_received_timestamp: peer.last_received_timestamp,
-                last_sent_timestamp: peer.last_sent_timestamp,
+                // The engine may not have been told yet of what an earlier run has sent: less than that is refused by the peer.
+                last_received_timestamp: peer
+                    .last_received_timestamp
+                    .max(before.and_then(|before| before.last_received_timestamp)),
+                last_sent_timestamp: peer
+                    .last_sent_timestamp
+                    .max(before.and_then(|before| before.last_sent_timestamp)),
                 last_activity: heard.or(before.and_then(|before| before.last_activity)),
             };
             peers.insert(peer.public_key, saved);
+        }
+        // Members that have not been called since the start.
+        if let Some(member) = &self.member {
+            let kept = self.saved.iter().filter(|(key, _)| member.knows(key));
+            for (key, saved) in kept {
+                peers.entry(*key).or_insert_with(|| saved.clone());
+            }
         }
         self.store.save(&peers);
         self.saved = peers;

@@ -61,14 +61,11 @@ impl Daemon {
             EngineChange::Attach { key, name, networks } => self.attach(member, key, &name, networks),
             EngineChange::Detach { key } => self.detach(member, key),
             EngineChange::Handshake { key, paths } => {
-                let known = self.saved.get(&key);
                 self.apply_member(PeerChange {
                     member: Some(MemberChange::Unverified),
-                    last_received_timestamp: known.and_then(|saved| saved.last_received_timestamp),
-                    last_sent_timestamp: known.and_then(|saved| saved.last_sent_timestamp),
                     tombolo: Some(true),
                     relay: Some(is_relay(member, &key)),
-                    ..PeerChange::new(key)
+                    ..self.remembered(key)
                 });
                 let paths: Vec<_> =
                     paths.into_iter().filter_map(|path| engine_path(member, &key, path)).collect();
@@ -85,6 +82,16 @@ impl Daemon {
                 self.note_place(member, key);
             }
             EngineChange::Drop { address } => self.instructions.push(Instruction::RefuseTunnel(address)),
+        }
+    }
+
+    /// A change of a peer that says what was written down of it: a timestamp below that of an earlier run is refused (requirement 11).
+    fn remembered(&self, key: PublicKey) -> PeerChange {
+        let known = self.saved.get(&key);
+        PeerChange {
+            last_received_timestamp: known.and_then(|saved| saved.last_received_timestamp),
+            last_sent_timestamp: known.and_then(|saved| saved.last_sent_timestamp),
+            ..PeerChange::new(key)
         }
     }
 
@@ -119,7 +126,7 @@ impl Daemon {
             allowed_ips,
             tombolo: Some(true),
             relay: Some(is_relay(member, &key)),
-            ..PeerChange::new(key)
+            ..self.remembered(key)
         });
         let Some((held, _)) = member.node.verifier().authorised(&key, member.node.times(time)) else {
             return;

@@ -111,6 +111,11 @@ impl Member {
         self.node.path_to(key).is_some()
     }
 
+    /// Whether the key is a member's.
+    pub(super) fn knows(&self, key: &PublicKey) -> bool {
+        self.node.verifier().member_of_key(key).is_some()
+    }
+
     pub(super) fn is_joining(&self) -> bool {
         self.joining.is_some()
     }
@@ -163,12 +168,20 @@ impl Member {
         {
             self.note_local(&[remote]);
         }
-        self.paths.insert(key, path);
         let newest = self.sessions.entry(key).or_insert(0);
         if session.epoch <= *newest {
             return;
         }
         *newest = session.epoch;
+        // The engine's own way follows the answer to a handshake of ours; one of the peer's moves it from one address to another at
+        // most, never from or to a relay (control rule 14). What is not known is said with the next use of a path.
+        let moves_along = session.initiator
+            || (path.direct().is_some() && self.paths.get(&key).is_some_and(|held| !held.is_relayed()));
+        if moves_along {
+            self.paths.insert(key, path);
+        } else if self.paths.get(&key) != Some(&path) {
+            self.paths.remove(&key);
+        }
         if let Some(joining) = &mut self.joining {
             joining.note_session(&key);
         }
@@ -203,6 +216,8 @@ impl Member {
                 // The frame may have overtaken the news of its session.
                 if self.sessions.get(public_key).is_none_or(|newest| *newest < session.epoch) {
                     self.note_session(*public_key, session, path);
+                    // How it came says nothing of how the engine sends.
+                    self.paths.remove(public_key);
                 }
                 self.handle_frame(*public_key, path, bytes);
             }

@@ -1,0 +1,161 @@
+//! How soon a packet arrives where the direct way between two members is blocked, in virtual time (control rule 14).
+
+use tombolo_control::Path;
+
+use super::{SERVERS, assert_reach, joined, seed};
+use crate::world::{SECOND, World};
+
+const MILLISECOND: u64 = SECOND / 1000;
+const ONE: usize = SERVERS;
+const OTHER: usize = SERVERS + 1;
+/// A way there and back takes 10 to 90 ms, and one by a relay twice that.
+const SEEDS: u64 = 12;
+
+/// Two members that cannot reach each other directly, and know each other where `met` says so.
+fn blocked(seed: u64, met: bool) -> World {
+    let mut world = joined(seed, 4, 0);
+    world.underlay.blocked.insert((ONE, OTHER));
+    if met {
+        assert_reach(&mut world, ONE, OTHER, 3);
+        world.run_for(6);
+        assert!(is_relayed(&world, ONE, OTHER) && is_relayed(&world, OTHER, ONE));
+    }
+    world
+}
+
+fn is_relayed(world: &World, from: usize, to: usize) -> bool {
+    let key = world.machines[to].key;
+    world.machines[from].path_to(&key).is_some_and(Path::is_relayed)
+}
+
+/// Sends every 10 ms until it is answered. Gives the time that it took.
+fn first_answer(world: &mut World, from: usize, to: usize) -> u64 {
+    let (start, mut sent) = (world.now, Vec::new());
+    loop {
+        assert!(world.now < start + 30 * SECOND, "{from} reaches {to}");
+        if let Some(destination) = world.address(to) {
+            sent.push(world.ping(from, destination));
+        }
+        world.run_until(world.now + 10 * MILLISECOND);
+        let answers = &world.machines[from].delivered;
+        if let Some(at) = sent.iter().filter_map(|token| answers.get(token)).min() {
+            return at - start;
+        }
+    }
+}
+
+/// The longest of many runs, each of another seed.
+fn longest(first: u64, what: &str, bound: u64, run: impl Fn(u64) -> u64) {
+    let mut took: Vec<u64> = (0..SEEDS).map(|number| run(seed(first + number))).collect();
+    took.sort_unstable();
+    let (median, longest) = (took[took.len() / 2] / MILLISECOND, took[took.len() - 1] / MILLISECOND);
+    println!("{what}: median {median} ms, longest {longest} ms");
+    assert!(longest <= bound, "{what}: {longest} ms, and {bound} at most");
+}
+
+fn restart(world: &mut World, machine: usize) {
+    world.kill(machine);
+    world.start(machine);
+}
+
+#[test]
+fn a_first_packet_is_answered_through_the_relay_within_a_second_control_rule_14() {
+    longest(100, "first contact", 700, |seed| first_answer(&mut blocked(seed, false), ONE, OTHER));
+}
+
+#[test]
+fn whoever_restarts_is_reached_through_the_relay_within_a_second_control_rule_14() {
+    longest(120, "one restarts and sends", 1000, |seed| {
+        let mut world = blocked(seed, true);
+        restart(&mut world, ONE);
+        first_answer(&mut world, ONE, OTHER)
+    });
+    longest(140, "the other restarts", 1000, |seed| {
+        let mut world = blocked(seed, true);
+        restart(&mut world, OTHER);
+        first_answer(&mut world, ONE, OTHER)
+    });
+    longest(160, "both restart", 1000, |seed| {
+        let mut world = blocked(seed, true);
+        restart(&mut world, OTHER);
+        restart(&mut world, ONE);
+        first_answer(&mut world, ONE, OTHER)
+    });
+    longest(180, "one was reached directly before it restarted", 1000, |seed| {
+        let mut world = joined(seed, 4, 0);
+        assert_reach(&mut world, ONE, OTHER, 3);
+        world.run_for(6);
+        world.underlay.blocked.insert((ONE, OTHER));
+        restart(&mut world, ONE);
+        first_answer(&mut world, ONE, OTHER)
+    });
+}
+
+/// Pings every 50 ms for so many seconds. Gives the longest time without an answer, up to the end.
+fn silence(world: &mut World, seconds: u64) -> u64 {
+    let destination = world.address(OTHER).unwrap();
+    let (start, mut last, mut longest) = (world.now, world.now, 0);
+    while world.now < start + seconds * SECOND {
+        world.ping(ONE, destination);
+        world.run_until(world.now + 50 * MILLISECOND);
+        if let Some(at) = world.machines[ONE].delivered.values().next_back().copied().filter(|at| *at > last)
+        {
+            (longest, last) = (longest.max(at - last), at);
+        }
+    }
+    longest.max(world.now - last)
+}
+
+#[test]
+fn packets_flow_within_seconds_of_the_return_of_all_relays_control_rule_14() {
+    for away in [1, 5, 20, 60] {
+        longest(200, &format!("relays were away for {away} s"), 3500, |seed| {
+            let mut world = blocked(seed, true);
+            silence(&mut world, 2);
+            (0..SERVERS).for_each(|server| world.kill(server));
+            silence(&mut world, away);
+            (0..SERVERS).for_each(|server| world.start(server));
+            first_answer(&mut world, ONE, OTHER)
+        });
+    }
+}
+
+#[test]
+fn a_direct_path_that_is_blocked_is_replaced_within_a_second_and_taken_again_control_rule_14() {
+    longest(220, "blocked while packets flow", 1500, |seed| {
+        let mut world = joined(seed, 4, 0);
+        assert_reach(&mut world, ONE, OTHER, 3);
+        silence(&mut world, 4);
+        assert!(!is_relayed(&world, ONE, OTHER));
+        world.underlay.blocked.insert((ONE, OTHER));
+        let silent = silence(&mut world, 5);
+        assert!(is_relayed(&world, ONE, OTHER));
+        world.underlay.blocked.clear();
+        silence(&mut world, 5);
+        assert!(!is_relayed(&world, ONE, OTHER), "direct again");
+        silent
+    });
+}
+
+#[test]
+fn a_path_that_loses_a_fifth_is_not_left_again_and_again_control_rule_14() {
+    let (mut changes, mut relayed, mut looks) = (0, 0, 0);
+    for number in 0..4 {
+        let mut world = joined(seed(240) + number, 4, 0);
+        assert_reach(&mut world, ONE, OTHER, 3);
+        silence(&mut world, 4);
+        // Each way by itself: more than a third of all probes have no answer. By the relay as much is lost.
+        world.underlay.loss = 200;
+        let mut before = false;
+        for _ in 0..300 * 5 {
+            let destination = world.address(OTHER).unwrap();
+            world.ping(ONE, destination);
+            world.run_until(world.now + 200 * MILLISECOND);
+            let now = is_relayed(&world, ONE, OTHER);
+            changes += usize::from(now != before);
+            (looks, relayed, before) = (looks + 1, relayed + usize::from(now), now);
+        }
+    }
+    println!("20 minutes of 20 % loss each way: {changes} changes, relayed {relayed} of {looks} times");
+    assert!(changes <= 40 && relayed * 10 < looks, "{changes} changes, relayed {relayed} of {looks}");
+}
