@@ -197,7 +197,7 @@ pub enum EngineEvent {
     /// wait, up to five seconds, for a peer that does; [`EngineHandle::refuse_tunnel`](crate::EngineHandle::refuse_tunnel) says that
     /// there is none. Not said again while they wait.
     TunnelWanted(IpAddr),
-    /// A peer has sent a datagram to be relayed to this node, and the pair has no grant: once a second while it goes on. The answer is
+    /// A peer has sent a datagram to be relayed to this node, and the pair has no grant: four times a second at most while it goes on. The answer is
     /// [`EngineHandle::set_relay`](crate::EngineHandle::set_relay).
     RelayWanted {
         /// Who sends.

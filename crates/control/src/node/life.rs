@@ -42,6 +42,8 @@ struct Joining {
 
 /// A renewal that is not answered is asked for again after this, or a sixth of a membership's life where that is shorter.
 const RETRY: Duration = Duration::from_secs(120);
+/// How many members are called by relays after a restart; others are when there is a packet for them.
+const RELAYED_CALLS: usize = 256;
 /// After a restart it is not known when the last renewal was: it is asked for within this, and not by all at once.
 const AFTER_START: Duration = Duration::from_secs(60);
 /// Within this all nodes ask an authority that is there again, or within a twelfth of a membership's life.
@@ -86,12 +88,16 @@ impl Node {
                 Some((peer, accepted.membership))
             })
             .collect();
+        let mut by_relays = 0;
         for (peer, member) in accepted {
             self.take_presented(&member, call);
             let key = member.key;
-            if member.presenter.is_some() {
+            // Whoever was never reached directly is called by the relays, as soon as there is one.
+            let relayed = usize::from(peer.endpoint.is_none());
+            if member.presenter.is_some() || (relayed == 1 && by_relays == RELAYED_CALLS) {
                 continue;
             }
+            by_relays += relayed;
             if key == self.key || (!self.peers.contains_key(&key) && !self.make_room()) {
                 continue;
             }
@@ -100,7 +106,6 @@ impl Node {
             held.timestamp = peer.timestamp;
             // Of a lighthouse: it was so before the restart.
             held.saved = true;
-            // Whoever was never reached directly is called by the relays, as soon as there is one.
             if let Some(endpoint) = peer.endpoint {
                 held.add_candidate(endpoint, true);
             }

@@ -23,7 +23,7 @@ const PROBE_AGAIN: [Duration; 2] = [Duration::from_millis(100), PROBE_HOT];
 /// So many in a row have no answer on a path that has failed. Of one on which each way loses a fifth they do once in a
 /// minute, and of those most find it answering before any other.
 const MISSES: u8 = 4;
-/// From so many on it is found out what else there is.
+/// So many, and it is found out what other addresses there are, or other relays where it is a relay that does not bring the answers.
 const SUSPECT: u8 = 2;
 /// What has answered so lately is taken at once.
 const AT_HAND: Duration = Duration::from_secs(1);

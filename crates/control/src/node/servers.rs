@@ -22,7 +22,7 @@ const SERVERS: usize = 3;
 const ANSWER: Duration = Duration::from_secs(3);
 const MISSES: u8 = 2;
 /// Where members who are reached by it do not answer either, three round trips are waited, within these bounds.
-const ANSWER_SOON: [Duration; 2] = [Duration::from_millis(200), ANSWER];
+const ANSWER_SOON: [Duration; 2] = [Duration::from_millis(300), ANSWER];
 
 impl Node {
     /// Keeps tunnels with servers as the newest document has them.
