@@ -12,11 +12,9 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use tombolo_tests::{
     Result, Scene,
-    command::run,
     forwarder::{Forwarder, Mischief},
     host::Host,
     machine_wide,
-    namespace::Namespace,
     node::{PORT, executable},
     topology::{Internet, Machine, Nat, Natted},
     transfer::{self, Stream},
@@ -69,8 +67,8 @@ impl Network {
 
     /// Nothing passes between the two machines directly any more.
     fn block(&self) -> Result {
-        nft(&self.internet.router, "add table inet block")?;
-        nft(&self.internet.router, "add chain inet block forward { type filter hook forward priority 0 ; }")?;
+        self.internet.router.nft("add table inet block")?;
+        self.internet.router.nft("add chain inet block forward { type filter hook forward priority 0 ; }")?;
         self.block_between(&self.alpha.machine, &self.beta.machine)
     }
 
@@ -82,23 +80,19 @@ impl Network {
                 ("ip6", from.address6.to_string(), to.address6.to_string()),
             ] {
                 let rule = format!("{family} saddr {from} {family} daddr {to} drop");
-                nft(&self.internet.router, &format!("add rule inet block forward {rule}"))?;
+                self.internet.router.nft(&format!("add rule inet block forward {rule}"))?;
             }
         }
         Ok(())
     }
 
     fn open(&self) -> Result {
-        nft(&self.internet.router, "delete table inet block")
+        self.internet.router.nft("delete table inet block")
     }
 
     fn wait_for_path(&self, path: &str) -> Result {
         wait_until(&format!("the path is {path}"), LIMIT, || self.alpha.path("beta").as_deref() == Some(path))
     }
-}
-
-fn nft(namespace: &Namespace, text: &str) -> Result {
-    run(namespace.command("nft").args(text.split_whitespace())).map(drop)
 }
 
 #[test]
