@@ -104,6 +104,13 @@ fn two_machines_behind_symmetric_nats_talk_through_the_relay_control_rule_14() {
         let (alpha, beta) = (&network.alpha, &network.beta);
         transfer::tcp(alpha.namespace(), beta.namespace(), beta.address()?, 4 << 20)?;
         transfer::tcp(beta.namespace(), alpha.namespace(), alpha.address()?, 4 << 20)?;
+        // Whoever asks why is told.
+        let ping = alpha.run(&["ping", "-c", "1", "beta"])?;
+        let doctor = alpha.command(&["doctor"]).output()?;
+        let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        ensure!(ping.contains("relayed by server") && ping.contains("not directly: "), "{ping}");
+        ensure!(doctor.contains("beta is reached through server for "), "{doctor}");
+        ensure!(alpha.run(&["status"])?.contains("relayed by server for "));
         // Both reach the server directly all the while.
         ensure!(alpha.path("server").as_deref() == Some("direct"), "{:?}", alpha.path("server"));
         Ok(())

@@ -317,6 +317,11 @@ impl Node {
         self.peers.get(key).filter(|peer| peer.session.is_some()).and_then(|peer| peer.current)
     }
 
+    /// How a peer is reached.
+    pub fn peer_path(&self, key: &PublicKey, now: Now) -> Option<PeerPath> {
+        Some(self.peers.get(key)?.describe(*key, now.boot))
+    }
+
     /// How far the system's clock is off, if it is, by what was signed and saved (control rule 18).
     pub fn clock_fault(&self, now: Now) -> Option<ClockFault> {
         self.time.fault(now).filter(|_| self.verifier.trust().is_some())
@@ -335,7 +340,7 @@ impl Node {
             network: self.verifier.network().map(|network| network.version),
             stale: self.verifier.is_stale(times),
             observed: places,
-            peers: self.peers.iter().map(|(key, peer)| peer_path(*key, peer)).collect(),
+            peers: self.peers.iter().map(|(key, peer)| peer.describe(*key, now.boot)).collect(),
             dropped: self.dropped,
         }
     }
@@ -371,15 +376,5 @@ impl Node {
         while let Some(alarm) = lighthouse.poll_alarm() {
             self.outbox.push_back(Output::Alarm(NodeAlarm::Lighthouse(alarm)));
         }
-    }
-}
-
-fn peer_path(key: PublicKey, peer: &Peer) -> PeerPath {
-    let state = peer.current.and_then(|path| peer.paths.get(&path));
-    PeerPath {
-        key,
-        verified: peer.is_verified(),
-        path: peer.current,
-        round_trip: state.and_then(|state| state.round_trip),
     }
 }

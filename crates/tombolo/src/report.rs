@@ -223,6 +223,12 @@ pub struct PeerReport {
     pub path: String,
     /// The relay of a relayed path: its name, or its key where the name is not known.
     pub relay: Option<String>,
+    /// Of a relayed path: for how many seconds it has been in use.
+    #[serde(default)]
+    pub relayed_seconds: Option<f64>,
+    /// Why it is no direct one.
+    #[serde(default)]
+    pub not_direct: Option<String>,
     /// The last handshake; seconds of Unix time.
     pub last_handshake: Option<u64>,
     /// Seconds since the last handshake.

@@ -334,4 +334,10 @@ pub struct PeerPath {
     pub path: Option<Path>,
     /// The last round trip by it.
     pub round_trip: Option<Duration>,
+    /// For how long that path has been in use.
+    pub in_use: Option<Duration>,
+    /// How many addresses of the peer are known, at which it may be reached directly.
+    pub addresses: usize,
+    /// How long ago it last answered at one of them.
+    pub direct_answer: Option<Duration>,
 }

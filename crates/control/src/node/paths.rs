@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tombolo_noise::PublicKey;
+use tombolo_noise::clock::Instant;
 
 use super::calling::HEAD_START;
 use super::event::{EngineChange, Output, Save};
@@ -215,7 +216,7 @@ impl Node {
             if misses >= MISSES && peer.failing.is_none() {
                 (peer.failing, peer.next_explore) = (Some(now), now);
                 if let Some(path) = peer.at_hand(now, AT_HAND) {
-                    self.take_path(key, peer, path);
+                    self.take_path(key, peer, path, now);
                 }
             }
             if misses == SUSPECT && peer.failing.is_none() {
@@ -280,8 +281,9 @@ impl Node {
         }
     }
 
-    fn take_path(&mut self, key: PublicKey, peer: &mut Peer, path: Path) {
-        (peer.current, peer.failing) = (Some(path), None);
+    fn take_path(&mut self, key: PublicKey, peer: &mut Peer, path: Path, now: Instant) {
+        peer.set_current(path, now);
+        peer.failing = None;
         if let Some(state) = peer.path(path) {
             state.misses = 0;
         }
@@ -343,7 +345,7 @@ impl Node {
             peer.failing = None;
         }
         if better {
-            peer.current = Some(path);
+            peer.set_current(path, now);
             self.engine(EngineChange::Use { key, path });
             self.save_peer(&key);
         }

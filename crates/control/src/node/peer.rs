@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tombolo_noise::Tai64n;
 use tombolo_noise::clock::Instant;
+use tombolo_noise::{PublicKey, Tai64n};
 
+use super::event::PeerPath;
 use crate::document::Roles;
 use crate::frame::Order;
 use crate::path::Path;
@@ -35,6 +36,8 @@ pub(super) struct Peer {
     pub(super) relays: Vec<NodeId>,
     pub(super) paths: BTreeMap<Path, PathState>,
     pub(super) current: Option<Path>,
+    /// Since when.
+    since: Instant,
     pub(super) moved: Option<Moved>,
     /// When the path in use failed; none while it works.
     pub(super) failing: Option<Instant>,
@@ -176,6 +179,7 @@ impl Peer {
             relays: Vec::new(),
             paths: BTreeMap::new(),
             current: None,
+            since: now,
             moved: None,
             failing: None,
             next_probe: None,
@@ -220,6 +224,28 @@ impl Peer {
             self.paths.remove(&old);
         }
         Some(self.paths.entry(path).or_default())
+    }
+
+    /// Data goes by this path from now on, or still.
+    pub(super) fn set_current(&mut self, path: Path, now: Instant) {
+        if self.current.replace(path) != Some(path) {
+            self.since = now;
+        }
+    }
+
+    /// The path in use, and why it is no direct one.
+    pub(super) fn describe(&self, key: PublicKey, now: Instant) -> PeerPath {
+        let ago = |at| now.saturating_duration_since(at);
+        let direct = self.paths.iter().filter(|(path, _)| !path.is_relayed());
+        PeerPath {
+            key,
+            verified: self.is_verified(),
+            path: self.current,
+            round_trip: self.current.and_then(|path| self.paths.get(&path)?.round_trip),
+            in_use: self.current.map(|_| ago(self.since)),
+            addresses: self.candidates.len(),
+            direct_answer: direct.filter_map(|(_, state)| state.answered).max().map(ago),
+        }
     }
 
     /// Another path that has answered within so long: a direct one, or the quickest.

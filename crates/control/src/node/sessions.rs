@@ -42,7 +42,7 @@ impl Node {
         // The handshake is as good a proof as a challenge; a relayed one moves no direct path (control rule 14).
         let keep = peer.current.is_some_and(|held| !held.is_relayed()) && peer.failing.is_none();
         let used = peer.current.filter(|_| keep && path.is_relayed()).unwrap_or(path);
-        peer.current = Some(used);
+        peer.set_current(used, now);
         // Also where nothing changes: the data path may have moved with the handshake, or not.
         self.outbox.push_back(Output::Engine(EngineChange::Use { key, path: used }));
         let suspect = used != path && !initiator;

@@ -10,10 +10,12 @@ use crate::config::{self, NetworkConfig};
 use crate::control::Client;
 use crate::daemon::report::unix_now;
 use crate::paths::Directories;
-use crate::report::{MembershipReport, ServerReport, span};
+use crate::report::{MembershipReport, PeerReport, ServerReport, span};
 
 /// 1 January 2025: a clock before it has not been set.
 const PLAUSIBLE: u64 = 1_735_689_600;
+/// Relayed peers that are told of one by one.
+const RELAYED_LISTED: usize = 8;
 
 /// What was found, of one thing.
 pub(super) enum Finding {
@@ -114,6 +116,31 @@ fn reverse_path_filter() -> Finding {
     }
 }
 
+/// Who is reached by relays, and why not directly: no fault, and slower.
+fn relayed_findings(network: &str, peers: &[PeerReport]) -> Vec<Finding> {
+    let relayed: Vec<&PeerReport> = peers.iter().filter(|peer| peer.relay.is_some()).collect();
+    let mut findings: Vec<Finding> = relayed
+        .iter()
+        .take(RELAYED_LISTED)
+        .map(|peer| {
+            let name = peer.name.as_deref().unwrap_or(&peer.public_key);
+            let relay = peer.relay.as_deref().unwrap_or_default();
+            let since = peer.relayed_seconds.map(|seconds| format!(" for {}", span(seconds as u64)));
+            let why = peer.not_direct.as_ref().map(|why| format!(": {why}"));
+            Finding::Notable(format!(
+                "{network}: {name} is reached through {relay}{}{}; where that is not meant, let UDP in at one of the two",
+                since.unwrap_or_default(),
+                why.unwrap_or_default()
+            ))
+        })
+        .collect();
+    let more = relayed.len().saturating_sub(RELAYED_LISTED);
+    if more > 0 {
+        findings.push(Finding::Notable(format!("{network}: {more} more peers are reached through relays")));
+    }
+    findings
+}
+
 fn network_findings(directories: &Directories, network: &str) -> Vec<Finding> {
     let mut findings = super::doctor_register::findings(network, &directories.state_directory(network));
     let config = match config::load_network(directories, network) {
@@ -151,6 +178,7 @@ fn network_findings(directories: &Directories, network: &str) -> Vec<Finding> {
                     peer.endpoint.as_deref().map(|endpoint| format!(" at {endpoint}")).unwrap_or_default(),
                 )));
             }
+            findings.extend(relayed_findings(network, &report.peers));
             let silent = report.peers.iter().filter(|peer| peer.state != "established").count();
             if silent > 0 {
                 findings.push(Finding::Notable(format!(

@@ -161,6 +161,13 @@ fn name(peer: &PeerReport) -> &str {
     peer.name.as_deref().unwrap_or(&peer.public_key)
 }
 
+/// By which way it is reached, and since when by a relay.
+fn way(peer: &PeerReport) -> String {
+    let Some(relay) = &peer.relay else { return peer.path.clone() };
+    let since = peer.relayed_seconds.map(|seconds| format!(" for {}", span(seconds as u64)));
+    format!("relayed by {relay}{}", since.unwrap_or_default())
+}
+
 fn table(peers: &[PeerReport]) -> String {
     if peers.is_empty() {
         return String::new();
@@ -187,7 +194,7 @@ fn table(peers: &[PeerReport]) -> String {
             name(peer).to_owned(),
             peer.address.clone().unwrap_or_else(dash),
             peer.state.clone(),
-            peer.relay.as_ref().map_or_else(|| peer.path.clone(), |relay| format!("relayed by {relay}")),
+            way(peer),
             peer.endpoint.clone().or_else(|| peer.configured_endpoint.clone()).unwrap_or_else(dash),
             peer.mtu_bytes.to_string(),
             peer.last_handshake_age_seconds.map_or_else(dash, |age| format!("{} ago", span(age as u64))),

@@ -218,7 +218,7 @@ pub(super) fn ping(cli: &Cli, directories: &Directories, arguments: &PingArgs) -
     let network = directories.choose_network(cli.network.as_deref())?;
     let client = Client::new(&directories.control_socket(&network));
     let mut times: Vec<f64> = Vec::new();
-    let (mut path, mut last_relay) = (None, None);
+    let (mut path, mut last_relay, mut why) = (None, None, None);
     for number in 1..=arguments.count {
         let started = now();
         let request = Request::Probe {
@@ -226,10 +226,11 @@ pub(super) fn ping(cli: &Cli, directories: &Directories, arguments: &PingArgs) -
             timeout_milliseconds: u64::try_from(arguments.timeout.as_millis()).unwrap_or(u64::MAX),
         };
         match client.ask(&request).map_err(failed)? {
-            Answer::Probe { round_trip_seconds, address, endpoint, relay, gateway } => {
+            Answer::Probe { round_trip_seconds, address, endpoint, relay, not_direct, gateway } => {
                 times.push(round_trip_seconds);
                 path = Some(if relay.is_some() { "relayed" } else { "direct" });
                 last_relay.clone_from(&relay);
+                why = not_direct;
                 if !arguments.json {
                     let path = match (&relay, endpoint) {
                         (Some(relay), _) => format!(" relayed by {relay}"),
@@ -264,7 +265,7 @@ pub(super) fn ping(cli: &Cli, directories: &Directories, arguments: &PingArgs) -
     let mean = least.map(|_| times.iter().sum::<f64>() / received as f64);
     if arguments.json {
         let summary = json!({
-            "peer": arguments.name, "path": path, "relay": last_relay, "sent": sent, "received": received,
+            "peer": arguments.name, "path": path, "relay": last_relay, "not_direct": why, "sent": sent, "received": received,
             "round_trip_seconds": { "least": least, "mean": mean, "greatest": greatest },
         });
         print_line(&summary.to_string())?;
@@ -276,6 +277,9 @@ pub(super) fn ping(cli: &Cli, directories: &Directories, arguments: &PingArgs) -
             print_line(&format!(
                 "round trip {least:.2} / {mean:.2} / {greatest:.2} ms (least, mean, greatest)"
             ))?;
+        }
+        if let Some(why) = why {
+            print_line(&format!("not directly: {why}"))?;
         }
     }
     if received == 0 {

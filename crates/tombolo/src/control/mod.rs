@@ -81,6 +81,9 @@ pub enum Answer {
         /// The relay by which it is reached otherwise: its name, or its key.
         #[serde(default)]
         relay: Option<String>,
+        /// Why it is not reached directly.
+        #[serde(default)]
+        not_direct: Option<String>,
         /// The gateway behind which it is, being a stock WireGuard peer; the way is the gateway's.
         #[serde(default)]
         gateway: Option<String>,

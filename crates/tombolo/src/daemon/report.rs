@@ -25,6 +25,8 @@ pub(super) struct Context<'a> {
     pub(super) resolve_errors: &'a HashMap<PublicKey, String>,
     pub(super) warnings: Vec<String>,
     pub(super) membership: Option<MembershipReport>,
+    /// For how many seconds a peer has been reached by a relay, and why not directly.
+    pub(super) relayed: &'a dyn Fn(&PublicKey) -> Option<(f64, String)>,
 }
 
 /// Seconds and more since 1970.
@@ -55,7 +57,8 @@ pub(super) fn build(context: Context<'_>, status: &EngineStatus, interface: &mut
         .iter()
         .map(|peer| {
             let configured = config.peers.iter().find(|known| known.public_key == peer.public_key);
-            peer_report(peer, configured, context.resolve_errors.get(&peer.public_key), name_of, now)
+            let relayed = (context.relayed)(&peer.public_key);
+            peer_report(peer, configured, context.resolve_errors.get(&peer.public_key), relayed, name_of, now)
         })
         .collect();
     // Members send nothing from further ahead than others take, and go on behind what they sent last.
@@ -185,6 +188,7 @@ fn peer_report(
     peer: &PeerStatus,
     configured: Option<&PeerConfig>,
     resolve_error: Option<&String>,
+    relayed: Option<(f64, String)>,
     name_of: impl Fn(&PublicKey) -> String,
     now: Duration,
 ) -> PeerReport {
@@ -213,6 +217,8 @@ fn peer_report(
             Some(Path::Relayed { relay, .. }) => Some(name_of(&relay)),
             _ => None,
         },
+        relayed_seconds: relayed.as_ref().map(|(seconds, _)| *seconds),
+        not_direct: relayed.map(|(_, why)| why),
         last_handshake: handshake.map(|time| time.as_secs()),
         last_handshake_age_seconds: handshake.map(|time| now.saturating_sub(time).as_secs_f64()),
         last_received_age_seconds: peer.last_received_age.map(|age| age.as_secs_f64()),

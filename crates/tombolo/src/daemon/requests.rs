@@ -154,6 +154,7 @@ impl Daemon {
             resolve_errors: &resolve_errors,
             warnings,
             membership: self.member.as_ref().map(|member| member.report()),
+            relayed: &|key| self.member.as_ref()?.why_relayed(key),
         };
         Answer::Status { report: Box::new(report::build(context, &status, &mut self.interface)) }
     }
@@ -186,6 +187,7 @@ impl Daemon {
         let names: HashMap<PublicKey, String> =
             self.config.peers.iter().map(|peer| (peer.public_key, peer.name.clone())).collect();
         let gateway = peer.is_none().then(|| names.get(&key).cloned().unwrap_or_else(|| key.to_string()));
+        let not_direct = self.member.as_ref().and_then(|member| member.why_relayed(&key)).map(|(_, why)| why);
         Ok(tokio::task::spawn_blocking(move || {
             let result = handle.probe(key, source, destination, timeout);
             let peer = handle
@@ -193,6 +195,7 @@ impl Daemon {
                 .ok()
                 .and_then(|status| status.peers.into_iter().find(|peer| peer.public_key == key));
             let relay = peer.as_ref().and_then(|peer| report::relay(peer, &names));
+            let not_direct = not_direct.filter(|_| relay.is_some());
             match result {
                 Ok(time) => Answer::Probe {
                     round_trip_seconds: time.as_secs_f64(),
@@ -202,6 +205,7 @@ impl Daemon {
                         .filter(|_| relay.is_none())
                         .map(|endpoint| endpoint.to_string()),
                     relay,
+                    not_direct,
                     gateway,
                 },
                 Err(ProbeError::Stopped) => Answer::Error { message: ProbeError::Stopped.to_string() },

@@ -9,6 +9,7 @@ use tombolo_control::document::{Roles, Server, Validity};
 use tombolo_control::frame::Frame;
 use tombolo_control::frame::admin::AdminRequest;
 use tombolo_control::node::NodeStatus;
+use tombolo_control::path::Path;
 use tombolo_engine::now;
 use tombolo_noise::PublicKey;
 
@@ -16,7 +17,7 @@ use super::Member;
 use crate::control::Answer;
 use crate::hosts;
 use crate::membership::from_hex;
-use crate::report::{MembershipReport, ServerReport};
+use crate::report::{MembershipReport, ServerReport, span};
 
 impl Member {
     /// A request of an administrator at the control socket.
@@ -43,6 +44,18 @@ impl Member {
         if let Some(frame) = self.asking.ask(authority, request.operation, reply, now().boot) {
             self.node.send(authority, frame);
         }
+    }
+
+    /// Since how many seconds a member is reached by a relay, and why not directly; `None`: it is no member, or reached directly.
+    pub(in super::super) fn why_relayed(&self, key: &PublicKey) -> Option<(f64, String)> {
+        let peer = self.node.peer_path(key, now()).filter(|peer| peer.path.is_some_and(Path::is_relayed))?;
+        let why = match (peer.addresses, peer.direct_answer) {
+            (_, Some(ago)) => format!("it last answered directly {} ago", span(ago.as_secs())),
+            (0, _) => "no address of it is known".to_owned(),
+            (1, _) => "its one known address does not answer".to_owned(),
+            (addresses, _) => format!("none of its {addresses} known addresses answers"),
+        };
+        Some((peer.in_use?.as_secs_f64(), why))
     }
 
     /// Whether it is known here whose an address is.
