@@ -13,12 +13,13 @@ use tombolo_tests::node::{BINARIES, Node, executable};
 use tombolo_tests::process::Process;
 use tombolo_tests::wait::{wait_for, wait_until};
 use tombolo_tests::wireguard_go::{KeyPair, socket_of, unique};
+use tombolo_tun::gso_max_size_for;
 
 use crate::wire::{Host, Wire};
 use crate::{Result, accounting};
 
 /// The overlay's MTU: what all of them use on a wire of 1500.
-const MTU: u32 = 1420;
+pub const MTU: u32 = 1420;
 /// The wire without a VPN.
 pub const PLAIN: &str = "plain";
 /// Our packet path without cryptography.
@@ -74,6 +75,8 @@ enum Kind {
     Daemon,
     /// A program that behaves as `wireguard-go` does.
     WireGuard(Source),
+    /// Nebula, with `nebula-cert` beside it.
+    Nebula(PathBuf),
 }
 
 #[derive(Clone, Debug)]
@@ -142,7 +145,12 @@ pub fn find(names: &[String], also: &[String]) -> Result<Vec<Contender>> {
     let mut known = all();
     for entry in also {
         let (name, program) = entry.split_once('=').context("--also wants NAME=PROGRAM")?;
-        known.push(Contender { name: name.into(), kind: Kind::WireGuard(Source::Path(program.into())) });
+        let path = PathBuf::from(program);
+        let kind = match path.file_name().is_some_and(|file| file == "nebula") {
+            true => Kind::Nebula(path),
+            false => Kind::WireGuard(Source::Path(path)),
+        };
+        known.push(Contender { name: name.into(), kind });
     }
     for name in names {
         ensure!(known.iter().any(|contender| contender.name == *name), "no contender is called {name}");
@@ -197,7 +205,7 @@ impl Contender {
             Kind::Plain | Kind::Forwarder => None,
             Kind::Daemon => Some(own_program("tombolo")?),
             Kind::WireGuard(Source::Ours) => Some(own_program("tombolo-wireguard")?),
-            Kind::WireGuard(Source::Path(path)) => Some(path.clone()),
+            Kind::WireGuard(Source::Path(path)) | Kind::Nebula(path) => Some(path.clone()),
             Kind::WireGuard(Source::Cargo { executable, .. }) => {
                 Some(install_root()?.join("bin").join(executable))
             }
@@ -258,6 +266,7 @@ impl Contender {
                 let program = self.program()?.context("a WireGuard without a program")?;
                 start_wireguard(scene, wire, &program)?
             }
+            Kind::Nebula(program) => start_nebula(scene, wire, program)?,
         };
         wait_for(&format!("an answer through {}", self.name), START_LIMIT, || {
             // Nobody listens there: a refusal is as good an answer as any.
@@ -303,6 +312,36 @@ fn start_wireguard(scene: &Scene, wire: &Wire, program: &Path) -> Result<Running
     })
 }
 
+fn start_nebula(scene: &Scene, wire: &Wire, program: &Path) -> Result<Running> {
+    let certify = |arguments: &[&str]| {
+        let mut command = Command::new(program.with_file_name("nebula-cert"));
+        run(command.args(arguments).current_dir(scene.directory())).map(drop)
+    };
+    certify(&["ca", "-name", "bench"])?;
+    let mut daemons = Vec::new();
+    for (host, other) in wire.sides() {
+        let interface = unique("n");
+        certify(&["sign", "-name", &interface, "-ip", &format!("{}/24", host.inner)])?;
+        let file = |name: &str| scene.path(name).display().to_string();
+        let (authority, certificate, key) =
+            (file("ca.crt"), file(&format!("{interface}.crt")), file(&format!("{interface}.key")));
+        let config = format!(
+            "pki: {{ca: '{authority}', cert: '{certificate}', key: '{key}'}}\n\
+             static_host_map: {{'{}': ['{}:{PORT}']}}\n\
+             lighthouse: {{am_lighthouse: false}}\n\
+             listen: {{host: 0.0.0.0, port: {PORT}}}\n\
+             tun: {{dev: {interface}, mtu: {MTU}}}\n\
+             logging: {{level: error}}\n\
+             firewall:\n  outbound: [{{port: any, proto: any, host: any}}]\n  inbound: [{{port: any, proto: any, host: any}}]\n",
+            other.inner, other.outer
+        );
+        let config = scene.write(&format!("{interface}.yml"), &config)?;
+        let mut command = host.namespace.command(program.as_os_str());
+        daemons.push(Process::spawn(scene, &interface, command.arg("-config").arg(config))?);
+    }
+    Ok(Running::new(daemons, wire.west.inner))
+}
+
 fn start_daemons(scene: &Scene, wire: &Wire, program: &Path) -> Result<Running> {
     let mut east = Node::with_binary(scene, "east", &wire.east.namespace, 1, program)?;
     let mut west = Node::with_binary(scene, "west", &wire.west.namespace, 2, program)?;
@@ -327,6 +366,8 @@ fn start_forwarders(scene: &Scene, wire: &Wire) -> Result<Vec<Process>> {
             host.namespace.ip(&format!("link show {interface}")).is_ok()
         })?;
         address(host, &interface)?;
+        // As our daemons do: no super-packet is longer than one send carries.
+        host.namespace.ip(&format!("link set {interface} gso_max_size {}", gso_max_size_for(MTU)))?;
     }
     Ok(daemons)
 }

@@ -12,21 +12,22 @@ use anyhow::{Context, anyhow};
 use rustix::event::{PollFd, PollFlags, poll};
 use tombolo_packet::message::{TAG_LEN, TRANSPORT_HEADER_LEN};
 use tombolo_packet::{CoalesceOptions, Coalescer, SuperPacket};
-use tombolo_tun::{Device, DeviceOptions, Fault, MAX_PACKET, Queue, TunQueue};
+use tombolo_tun::{Device, DeviceOptions, Fault, MAX_PACKET, Queue, TunQueue, gso_max_size_for};
 use tombolo_udp::{
     BindOptions, Family, MAX_DATAGRAM, RECEIVE_SLOT, Received, SendOutcome, Socket, Transmit, UdpSocket,
 };
 
 use crate::Result;
+use crate::contender::MTU;
 
 /// Bytes that a WireGuard message adds to a packet: the same go over the wire here, as zeros.
 const OVERHEAD: usize = TRANSPORT_HEADER_LEN + TAG_LEN;
-/// These are the engine's own bounds: of a send batch, of reads in it, and of reads that are opened
+/// These are the engine's own bounds: of a send batch, of reads of one turn, and of reads that are opened
 /// together.
 const SEND_ARENA: usize = 2 * 65_536;
 const MAX_TRAINS: usize = 64;
 const MAX_SEGMENTS: usize = 64;
-const READS_PER_BATCH: usize = 32;
+const READS_PER_TURN: usize = 64;
 const RECEIVE_SLOTS: usize = 8;
 
 /// Forwards until the device is gone.
@@ -61,7 +62,7 @@ fn outbound(queue: &TunQueue, socket: &UdpSocket, remote: SocketAddr) -> Result 
     let mut outcome = SendOutcome::default();
     loop {
         let mut empty = false;
-        for _ in 0..READS_PER_BATCH {
+        for _ in 0..READS_PER_TURN {
             let (header, len) = match queue.read(&mut packet) {
                 Ok(Some(read)) => read,
                 Ok(None) => {
@@ -72,6 +73,7 @@ fn outbound(queue: &TunQueue, socket: &UdpSocket, remote: SocketAddr) -> Result 
                 Err(_) => continue,
             };
             let Ok(packets) = SuperPacket::parse(header, &mut packet[..len]) else { continue };
+            gathered.keep_together(packets.segments(), packets.segment_len(0) + OVERHEAD);
             for index in 0..packets.segments() {
                 let len = packets.segment_len(index) + OVERHEAD;
                 if gathered.room(len).is_none() {
@@ -108,6 +110,14 @@ struct Train {
 impl Gathered {
     fn new() -> Self {
         Self { arena: vec![0; SEND_ARENA], used: 0, trains: Vec::with_capacity(MAX_TRAINS) }
+    }
+
+    /// What comes next is one super-packet: it is not torn apart to fill a super-datagram.
+    fn keep_together(&mut self, messages: usize, len: usize) {
+        if let Some(last) = self.trains.last_mut() {
+            let together = last.end - last.start + messages * len;
+            last.closed |= together > MAX_DATAGRAM || together > MAX_SEGMENTS * last.stride;
+        }
     }
 
     fn room(&mut self, len: usize) -> Option<&mut [u8]> {
@@ -154,8 +164,12 @@ impl Gathered {
 
 fn inbound(queue: &TunQueue, socket: &UdpSocket) -> Result {
     let offloads = queue.offloads();
-    let options =
-        CoalesceOptions { tcp: offloads.write_tcp, udp: offloads.write_udp, ..CoalesceOptions::default() };
+    let options = CoalesceOptions {
+        tcp: offloads.write_tcp,
+        udp: offloads.write_udp,
+        max_len: gso_max_size_for(MTU) as usize - 1,
+        ..CoalesceOptions::default()
+    };
     let mut coalescer = Coalescer::new(options);
     let mut arena = vec![0; RECEIVE_SLOTS * RECEIVE_SLOT];
     let mut reads: Vec<Received> = Vec::new();
@@ -206,6 +220,20 @@ mod tests {
         let many = vec![96; MAX_SEGMENTS + 1];
         assert_eq!(trains(&many), [(96 * MAX_SEGMENTS, 96), (96, 96)]);
         assert_eq!(trains(&[1452; 46]), [(45 * 1452, 1452), (1452, 1452)]);
+    }
+
+    #[test]
+    fn a_super_packet_is_not_torn() {
+        let mut gathered = Gathered::new();
+        for _ in 0..2 {
+            gathered.keep_together(40, 1452);
+            for _ in 0..40 {
+                assert!(gathered.room(1452).is_some());
+                gathered.commit(1452);
+            }
+        }
+        assert_eq!(gathered.trains.len(), 2);
+        assert_eq!(gathered.trains[0].end - gathered.trains[0].start, 40 * 1452);
     }
 
     #[test]

@@ -21,7 +21,7 @@ struct Arguments {
     /// Who takes part, separated by commas; all by default.
     #[arg(long, value_delimiter = ',')]
     contenders: Vec<String>,
-    /// A further userspace WireGuard, started as `PROGRAM -f INTERFACE`.
+    /// A further userspace WireGuard, started as `PROGRAM -f INTERFACE`; or Nebula, where the program is called `nebula`.
     #[arg(long, value_name = "NAME=PROGRAM")]
     also: Vec<String>,
     /// Measure these parts alone, separated by commas.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tombolo_tests::interrupt;
 
-use crate::contender::{DAEMON, Entrant};
+use crate::contender::Entrant;
 use crate::load::{bulk, round_trip, small_packets, transfer};
 use crate::results::{Figures, figures};
 use crate::suite::{Part, Plan, Suite};
@@ -92,12 +92,10 @@ fn enter(suite: &mut Suite<'_>) -> Result<Vec<Entrant>> {
     Ok(entrants)
 }
 
-/// One load for everybody in turn. The whole daemon differs from `tombolo-wireguard` in what does not carry
-/// packets: transfers and memory show enough of it.
+/// One load for everybody in turn.
 fn meet(suite: &mut Suite<'_>, entrants: &[Entrant], (name, load): Load) -> Result {
     let plan = suite.plan;
-    let everybody = matches!(name, "TCP" | "TCP four") || plan.contenders.len() == 1;
-    for entrant in entrants.iter().filter(|entrant| everybody || entrant.name != DAEMON) {
+    for entrant in entrants {
         suite.sample(name, &entrant.name, || load(entrant, plan))?;
     }
     Ok(())

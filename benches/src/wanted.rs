@@ -80,11 +80,11 @@ pub fn judge(results: &Results) -> Vec<Judged> {
 }
 
 /// How many times the cost of the forwarder and the AEAD together ours is.
-fn above_the_floor(results: &Results, figure: &str) -> Vec<f64> {
+fn above_the_floor(results: &Results, subject: &str, figure: &str) -> Vec<f64> {
     results.by_round(|round| {
         let floor =
             results.in_round(round, FORWARDER, figure)? + results.in_round(round, AEAD, "aead_cpu")?;
-        Some(results.in_round(round, OURS, figure)? / floor)
+        Some(results.in_round(round, subject, figure)? / floor)
     })
 }
 
@@ -124,15 +124,25 @@ const WANTED: &[Wanted] = &[
     times("TCP ×1 without USO, to boringtun-cli", 10.0, |r| r.ratios(OURS, BORINGTUN, "soft_tcp_gbps")),
     times("TCP ×4 without USO, to gotatun", 7.0, |r| r.ratios(OURS, GOTATUN, "soft_four_gbps")),
     times("TCP ×4 without USO, to boringtun-cli", 9.0, |r| r.ratios(OURS, BORINGTUN, "soft_four_gbps")),
-    at_most("daemons' CPU per GB, to forwarder + AEAD, ×1", 1.2, "×", 2, |r| above_the_floor(r, "tcp_cpu")),
+    at_most("daemons' CPU per GB, to forwarder + AEAD, ×1", 1.2, "×", 2, |r| {
+        above_the_floor(r, OURS, "tcp_cpu")
+    }),
     at_most("daemons' CPU per GB, to forwarder + AEAD, ×4", 1.2, "×", 2, |r| {
-        above_the_floor(r, "four_cpu")
+        above_the_floor(r, OURS, "four_cpu")
+    }),
+    times("TCP ×1 of `tombolo`, to boringtun-cli", 10.0, |r| r.ratios(DAEMON, BORINGTUN, "tcp_gbps")),
+    times("TCP ×4 of `tombolo`, to boringtun-cli", 9.0, |r| r.ratios(DAEMON, BORINGTUN, "four_gbps")),
+    at_most("CPU per GB of `tombolo`, to forwarder + AEAD, ×1", 1.2, "×", 2, |r| {
+        above_the_floor(r, DAEMON, "tcp_cpu")
+    }),
+    at_most("CPU per GB of `tombolo`, to forwarder + AEAD, ×4", 1.2, "×", 2, |r| {
+        above_the_floor(r, DAEMON, "four_cpu")
     }),
     at_most("daemons' CPU per GB without USO, to forwarder + AEAD, ×1", 1.2, "×", 2, |r| {
-        above_the_floor(r, "soft_tcp_cpu")
+        above_the_floor(r, OURS, "soft_tcp_cpu")
     }),
     at_most("daemons' CPU per GB without USO, to forwarder + AEAD, ×4", 1.2, "×", 2, |r| {
-        above_the_floor(r, "soft_four_cpu")
+        above_the_floor(r, OURS, "soft_four_cpu")
     }),
     times("64-byte UDP at ≤ 1 % loss, to gotatun", 2.0, |r| r.ratios(OURS, GOTATUN, "udp_kpps")),
     times("64-byte UDP at ≤ 1 % loss, to the forwarder", 0.85, |r| r.ratios(OURS, FORWARDER, "udp_kpps")),
@@ -214,6 +224,6 @@ mod tests {
             sample(1, OURS, "tcp_cpu", 9.0),
         ];
         let results = Results { rounds: 2, samples, ..Results::default() };
-        assert_eq!(above_the_floor(&results, "tcp_cpu"), [1.25]);
+        assert_eq!(above_the_floor(&results, OURS, "tcp_cpu"), [1.25]);
     }
 }

@@ -14,7 +14,8 @@ use crate::{cargo, dist, packages};
 pub(crate) fn run(arguments: &[String]) -> Result<bool> {
     packages::provide(&["ethtool", "iperf3", "iproute2", "procps", "wireguard-go", "wireguard-tools"])?;
     let binaries: Vec<PathBuf> = dist::build()?;
-    let mut command = cargo::cargo(&["run", "--release", "--package", "tombolo-benches", "--"]);
+    let mut command = dist::cargo(&["run", "--release", "--package", "tombolo-benches"]);
+    command.arg("--");
     if let Some(folder) = binaries.first().and_then(|path| path.parent()) {
         command.env(tombolo_tests::node::BINARIES, folder);
     }

@@ -1,6 +1,6 @@
 //! The static release binary: what ships, what the demonstration shows and what is measured.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
@@ -26,8 +26,7 @@ pub(crate) fn run() -> Result<bool> {
 /// # Errors
 /// When the build fails, or an executable is not static.
 pub(crate) fn build() -> Result<Vec<PathBuf>> {
-    let mut command = cargo::cargo(&["build", "--release", "--package", "tombolo", "--target", TARGET]);
-    cargo::run(command.env("RUSTFLAGS", "-C target-feature=+crt-static")).context("the release build")?;
+    cargo::run(&mut cargo(&["build", "--release", "--package", "tombolo"])).context("the release build")?;
     let folder = cargo::target_directory()?.join(TARGET).join("release");
     let paths: Vec<PathBuf> = ["tombolo", "tombolo-wireguard"].iter().map(|name| folder.join(name)).collect();
     for path in &paths {
@@ -35,6 +34,13 @@ pub(crate) fn build() -> Result<Vec<PathBuf>> {
         ensure!(!has_interpreter(&contents), "{} is not static: it asks for a loader", path.display());
     }
     Ok(paths)
+}
+
+/// A cargo command that builds as what ships is built: what is measured beside it has the same flags.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let mut command = cargo::cargo(arguments);
+    command.args(["--target", TARGET]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    command
 }
 
 /// Whether an ELF file of 64 bits has a program header of type `PT_INTERP` (System V ABI, chapter 5).
