@@ -82,6 +82,16 @@ pub fn thread_time(pid: u32, name: &str) -> Result<Duration> {
     total.with_context(|| format!("no thread {name} in {pid}"))
 }
 
+/// What the processors call themselves, with family and model, which tell the generation where a virtual machine hides the name.
+pub fn processor_name() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
+        line.and_then(|line| line.split(':').nth(1)).unwrap_or_default().trim().to_owned()
+    };
+    format!("{} (family {}, model {})", field("model name"), field("cpu family"), field("model"))
+}
+
 /// Number of processors.
 pub fn processors() -> f64 {
     std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64)

@@ -40,9 +40,14 @@ pub fn with_summary(results: &Results) -> Result<Value> {
 /// Everything in Markdown; the ratios are to `base`.
 pub fn report(results: &Results, base: &str) -> String {
     let mut text = format!(
-        "\nLinux {}, {} processors, TCP with {}, {} rounds, {} s for each transfer. Each cell: the median of the rounds, and how far \
+        "\nLinux {}, {} processors {}, TCP with {}, {} rounds, {} s for each transfer. Each cell: the median of the rounds, and how far \
          they lie around it.\n",
-        results.kernel, results.processors, results.congestion_control, results.rounds, results.seconds
+        results.kernel,
+        results.processors,
+        results.processor_name,
+        results.congestion_control,
+        results.rounds,
+        results.seconds
     );
     let judged = wanted::judge(results);
     if !judged.is_empty() {

@@ -43,6 +43,8 @@ pub struct Results {
     pub congestion_control: String,
     /// Number of processors.
     pub processors: f64,
+    /// Which they are.
+    pub processor_name: String,
     /// Number of rounds asked for.
     pub rounds: u32,
     /// Length of each TCP transfer in seconds.

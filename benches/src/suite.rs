@@ -117,6 +117,7 @@ pub fn run(plan: &Plan) -> Result {
         kernel: setting("kernel/osrelease")?,
         congestion_control: setting("net/ipv4/tcp_congestion_control")?,
         processors: accounting::processors(),
+        processor_name: accounting::processor_name(),
         rounds: plan.rounds,
         seconds: plan.seconds,
         contenders: contenders.collect(),
