@@ -92,7 +92,9 @@ impl Host {
             .args(arguments)
             .env("TOMBOLO_CONFIG_DIR", self.folder.join("config"))
             .env("TOMBOLO_STATE_DIR", self.folder.join("state"))
-            .env("TOMBOLO_RUN_DIR", self.folder.join("run"));
+            .env("TOMBOLO_RUN_DIR", self.folder.join("run"))
+            // Sockets are not part of a network namespace.
+            .env("TOMBOLO_UAPI_DIR", self.folder.join("wireguard"));
         if self.clock_ahead != 0 {
             command.env("TOMBOLO_TEST_CLOCK_AHEAD", self.clock_ahead.to_string());
         }

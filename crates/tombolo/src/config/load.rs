@@ -63,6 +63,18 @@ pub fn load(path: &Path) -> Result<NetworkConfig, ConfigError> {
     if problems.is_empty() { Ok(config) } else { Err(failed(problems.into_sorted())) }
 }
 
+/// What the file itself says, for whom may not read the key files and the state directory.
+///
+/// # Errors
+/// As [`parse`].
+pub fn load_without_secrets(path: &Path) -> Result<NetworkConfig, ConfigError> {
+    let failed = |problems| ConfigError { path: path.to_owned(), problems };
+    let text = read_bounded(path, MAX_CONFIG).map_err(|error| {
+        failed(vec![Problem { line: 0, column: 0, message: format!("cannot be read: {error}") }])
+    })?;
+    parse(&text).map_err(failed)
+}
+
 fn holds_secret(config: &NetworkConfig) -> bool {
     config.interface.private_key.key().is_some()
         || config

@@ -21,7 +21,7 @@ use tombolo_noise::{PresharedKey, PrivateKey, PublicKey};
 
 use crate::threads::ThreadConfig;
 
-pub use load::{check_private_mode, load, load_network};
+pub use load::{check_private_mode, load, load_network, load_without_secrets};
 pub use offload::{OffloadConfig, Origin, Switch, variable};
 pub use parse::{parse, parse_endpoint, valid_interface_name, valid_name};
 pub use problem::{ConfigError, Problem};
@@ -127,6 +127,8 @@ pub struct InterfaceConfig {
     pub hosts: Option<bool>,
     /// Where metrics are served: loopback or an own overlay address.
     pub metrics: Option<SocketAddr>,
+    /// Whose members may look through the control socket, beside root: a name of /etc/group, or a number.
+    pub control_group: Option<String>,
     /// Of a gateway: subnets behind this machine whose packets it forwards from and to the overlay.
     pub gateway_subnets: Vec<IpNet>,
     /// How far a peer's clock may be ahead of ours; `None`: any distance (requirement 11).

@@ -17,7 +17,9 @@ pub enum ClientError {
     #[error("the network is not up (no daemon at {}): `tombolo up -n {}` starts it", .0.display(), network(.0))]
     NotRunning(PathBuf),
     /// The socket may not be used by this user.
-    #[error("not permitted to use {0}: run as root")]
+    #[error(
+        "not permitted to use {0}: run as root, or, to look only, as a member of `control_group` in [interface]"
+    )]
     NotPermitted(PathBuf),
     /// The daemon ended in the middle.
     #[error(

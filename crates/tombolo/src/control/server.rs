@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Gid;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -35,12 +36,13 @@ pub struct Call {
 }
 
 /// Binds the socket (replacing one that nobody listens on) and serves it on the current runtime until
-/// the task is dropped. Requests go to `calls`.
+/// the task is dropped. Requests go to `calls`. Beside root, `group` may connect; the process is to be in it.
 ///
 /// # Errors
-/// The socket cannot be bound, or another daemon listens on it.
+/// The socket cannot be bound or given to the group, or another daemon listens on it.
 pub fn serve(
     path: &Path,
+    group: Option<Gid>,
     calls: mpsc::Sender<Call>,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
@@ -52,6 +54,9 @@ pub fn serve(
     }
     let listener = UnixListener::bind(path)?;
     // The daemon's umask made it the owner's alone; from here on its group may connect as well.
+    if group.is_some() {
+        rustix::fs::chown(path, None, group)?;
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     Ok(async move {

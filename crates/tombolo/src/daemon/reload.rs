@@ -64,6 +64,9 @@ impl Daemon {
         if new.interface.persistent != old.interface.persistent {
             kept.push("persistent");
         }
+        if new.interface.control_group != old.interface.control_group {
+            kept.push("control_group");
+        }
         if new.interface.max_clock_ahead != old.interface.max_clock_ahead {
             kept.push("max_clock_ahead");
         }
@@ -89,6 +92,7 @@ impl Daemon {
             kept.push("[offload]");
         }
         new.interface.name.clone_from(&old.interface.name);
+        new.interface.control_group.clone_from(&old.interface.control_group);
         new.interface.persistent = old.interface.persistent;
         new.interface.max_clock_ahead = old.interface.max_clock_ahead;
         new.interface.threads = old.interface.threads;

@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::time::Duration;
 
 use rand_core::Rng as _;
+use rustix::process::Gid;
 use tokio::sync::mpsc;
 use tombolo_engine::{EngineOptions, PathMtuOptions, PeerChange, Transaction, queues_for};
 use tombolo_tun::DeviceError;
@@ -22,7 +23,7 @@ use crate::config::{self, NetworkConfig};
 use crate::paths::Directories;
 use crate::state::{SavedPeers, StateStore};
 use crate::uapi::server::{Access, EngineSlot, UapiSocket};
-use crate::{control, metrics, random};
+use crate::{control, metrics, random, user};
 
 /// Requests that wait for the daemon at most.
 const CALLS: usize = 64;
@@ -36,6 +37,16 @@ const JITTER_MILLISECONDS: u64 = 300;
 pub(crate) fn run(directories: Directories, network: &str, waiting: Waiting) -> Result<(), Failure> {
     let config = config::load_network(&directories, network)?;
     let ports = [config.interface.listen_port, config.interface.metrics.map_or(0, |address| address.port())];
+    // While that is still allowed.
+    let group = match &config.interface.control_group {
+        Some(name) => Some(user::enter_group(name).map_err(|error| {
+            Failure::Mistake(format!(
+                "`control_group` in {}: {error}",
+                directories.config_file(network).display()
+            ))
+        })?),
+        None => None,
+    };
     // Names are answered on port 53.
     privileges::reduce(config.membership.is_some() || ports.iter().any(|port| (1..1024).contains(port)));
     DirBuilder::new()
@@ -56,7 +67,7 @@ pub(crate) fn run(directories: Directories, network: &str, waiting: Waiting) -> 
     let result = runtime.block_on(async {
         let (mut config, mut waiting) = (config, waiting);
         loop {
-            let (mut daemon, parts) = Daemon::start(directories.clone(), network, config).await?;
+            let (mut daemon, parts) = Daemon::start(directories.clone(), network, config, group).await?;
             daemon.serve(parts, waiting).await?;
             if !daemon.again {
                 return Ok(());
@@ -98,6 +109,7 @@ impl Daemon {
         directories: Directories,
         network: &str,
         config: NetworkConfig,
+        group: Option<Gid>,
     ) -> Result<(Self, Parts), Failure> {
         // Before anything that a signal should interrupt in an orderly way.
         let signals = super::run::Signals::listen()?;
@@ -185,7 +197,7 @@ impl Daemon {
             }
         };
         let path = directories.control_socket(network);
-        let serving = control::serve(&path, calls.clone())
+        let serving = control::serve(&path, group, calls.clone())
             .map_err(|error| Failure::runtime(format!("{} cannot be served", path.display()), error))?;
         // It ends with the daemon.
         let mut control = tokio::task::JoinSet::new();

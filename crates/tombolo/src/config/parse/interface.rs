@@ -28,6 +28,7 @@ const INTERFACE_KEYS: &[&str] = &[
     "persistent",
     "hosts",
     "metrics",
+    "control_group",
     "gateway_subnets",
     "max_clock_ahead",
     "workers",
@@ -101,12 +102,26 @@ pub(super) fn interface(
         persistent: section.boolean("persistent", true, problems),
         hosts: section.has("hosts").then(|| section.boolean("hosts", false, problems)),
         metrics,
+        control_group: control_group(&section, problems),
         gateway_subnets,
         max_clock_ahead: max_clock_ahead.map(|seconds| Duration::from_secs(seconds.value)),
         threads: threads(&section, problems),
         copy_dscp: section.boolean("copy_dscp", false, problems),
     };
     Some((config, addresses))
+}
+
+fn control_group(section: &Section<'_, '_>, problems: &mut Problems<'_>) -> Option<String> {
+    let group = section.string_or_integer("control_group", problems)?;
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if group.value.is_empty() || !group.value.bytes().all(valid) {
+        problems.at(
+            group.span,
+            format!("`{}` cannot be the name of a group, such as \"tombolo\", nor its number", group.value),
+        );
+        return None;
+    }
+    Some(group.value)
 }
 
 fn threads(section: &Section<'_, '_>, problems: &mut Problems<'_>) -> ThreadConfig {
