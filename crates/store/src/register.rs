@@ -15,6 +15,9 @@ use tombolo_control::authority::{
 
 use crate::StoreError;
 
+#[cfg(test)]
+mod tests;
+
 /// Name of the file in the server's state directory.
 pub const FILE: &str = "register.sqlite";
 
@@ -58,7 +61,7 @@ impl Register {
             }
             Err(error) => return Err(StoreError::Io { path, error }),
         }
-        Self::connect(path, lock)
+        Self::connect(path, lock, MIGRATIONS)
     }
 
     /// Opens the register of a directory, and brings it to this version.
@@ -72,7 +75,7 @@ impl Register {
         }
         let lock = lock(directory)?;
         check_mode(&path, 0o077, "600")?;
-        Self::connect(path, lock)
+        Self::connect(path, lock, MIGRATIONS)
     }
 
     /// Opens the register of a directory to look at it, beside whoever writes it.
@@ -88,26 +91,26 @@ impl Register {
             .map_err(|error| StoreError::Sqlite { path: path.clone(), error })?;
         let _ = connection.busy_timeout(Duration::from_secs(5));
         let register = Self { connection, path, failure: None, _lock: None };
-        register.check_version()?;
+        register.check_version(MIGRATIONS)?;
         // All that is looked at is of one moment.
         register.connection.execute_batch("BEGIN").map_err(|error| register.sqlite(error))?;
         Ok(register)
     }
 
-    fn connect(path: PathBuf, lock: File) -> Result<Self, StoreError> {
+    fn connect(path: PathBuf, lock: File, migrations: &[&str]) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags);
         let connection = connection.map_err(|error| StoreError::Sqlite { path: path.clone(), error })?;
-        let mut register = Self { connection, path, failure: None, _lock: Some(lock) };
-        register.set_up()?;
+        let register = Self { connection, path, failure: None, _lock: Some(lock) };
+        register.set_up(migrations)?;
         Ok(register)
     }
 
     /// Gives the version of the file.
-    fn check_version(&self) -> Result<i64, StoreError> {
+    fn check_version(&self, migrations: &[&str]) -> Result<i64, StoreError> {
         let application: i64 = self.pragma("application_id")?;
         let version: i64 = self.pragma("user_version")?;
-        let known = MIGRATIONS.len() as i64;
+        let known = migrations.len() as i64;
         if application != APPLICATION && !(application == 0 && version == 0) {
             return Err(StoreError::NotARegister(self.path.clone()));
         }
@@ -117,15 +120,15 @@ impl Register {
         Ok(version)
     }
 
-    fn set_up(&mut self) -> Result<(), StoreError> {
-        let version = self.check_version()?;
+    fn set_up(&self, migrations: &[&str]) -> Result<(), StoreError> {
+        let version = self.check_version(migrations)?;
         let set_up = || -> rusqlite::Result<()> {
             self.connection.pragma_update(None, "journal_mode", "WAL")?;
             // Each commit is on the disk before it is answered (control rule 21).
             self.connection.pragma_update(None, "synchronous", "FULL")?;
             self.connection.pragma_update(None, "trusted_schema", false)?;
             self.connection.set_prepared_statement_cache_capacity(16);
-            let todo = MIGRATIONS.iter().zip(1_i64..).skip(usize::try_from(version).unwrap_or_default());
+            let todo = migrations.iter().zip(1_i64..).skip(usize::try_from(version).unwrap_or_default());
             for (migration, version) in todo {
                 self.connection.execute_batch(&format!(
                     "BEGIN IMMEDIATE; {migration} PRAGMA application_id = {APPLICATION}; \
@@ -431,48 +434,5 @@ fn check_mode(path: &Path, forbidden: u32, mode: &'static str) -> Result<(), Sto
         Ok(())
     } else {
         Err(StoreError::Open { path: path.to_owned(), mode })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tombolo_control::authority::audit::{Actor, Change, ChangeKind};
-    use tombolo_noise::clock::UnixTime;
-
-    use super::*;
-
-    fn transaction(number: u64) -> Transaction {
-        let key = Key::Trust;
-        let change = Change::new(UnixTime(Duration::ZERO), Actor::Authority, ChangeKind::Trust);
-        let writes = vec![(key, Some(Record::Trust(vec![number as u8; 3000])))];
-        Transaction { id: TransactionId(number), conditions: Vec::new(), writes, audit: vec![change] }
-    }
-
-    #[test]
-    fn a_full_disk_loses_no_answer_control_rule_21() {
-        let directory = tempfile::tempdir().unwrap();
-        let state = directory.path().join("state");
-        let mut register = Register::create(&state).unwrap();
-        register.limit_pages(40);
-        let mut entries = 0;
-        for round in 0..400_u64 {
-            let group: Vec<Transaction> = (0..4).map(|number| transaction(round * 4 + number)).collect();
-            let outcomes = register.execute(&group);
-            assert_eq!(outcomes.len(), 4);
-            entries += outcomes.iter().filter(|(_, outcome)| *outcome != Outcome::Failed).count();
-            if entries < (round as usize + 1) * 4 {
-                break;
-            }
-        }
-        assert!(entries > 40, "it was not full at once: {entries}");
-        assert_eq!(register.check().unwrap().map(|head| head.sequence), Some(entries as u64));
-        // With room again it goes on where it was.
-        register.limit_pages(1 << 20);
-        assert!(matches!(register.execute(&[transaction(9)])[0].1, Outcome::Committed { .. }));
-        drop(register);
-        let register = Register::open(&state).unwrap();
-        assert_eq!(register.check().unwrap().map(|head| head.sequence), Some(entries as u64 + 1));
     }
 }

@@ -1,23 +1,19 @@
-//! Nothing that was answered is lost: with the power cut at each write, with a process killed at any point, with a
-//! full disk (control rule 21).
+//! Nothing that was answered is lost with the power cut at each write (control rule 21).
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
-use support::{authority, begin, grant, joiner, now};
+use support::{authority, begin, check_whole, genesis, grant, joiner, now};
 use tombolo_control::SigningKey;
 use tombolo_control::authority::audit::Actor;
 use tombolo_control::authority::{
-    Authority, Caller, Condition, Key, Outcome, Record, Restoration, Session, SessionId, Snapshot,
-    Transaction, TransactionId, restore,
+    Authority, Caller, Condition, Key, Outcome, Restoration, Session, SessionId, Snapshot, Transaction,
+    restore,
 };
 use tombolo_control::frame::admin::{
     AdminRequest, NetworkChange, NodeSelector, Operation, Reply, RevokeTarget, TokenSpec,
@@ -26,35 +22,24 @@ use tombolo_control::frame::{Frame, JoinAnswer, Order, Show, Versions};
 use tombolo_control::root::RootKeys;
 use tombolo_control::token::Token;
 use tombolo_noise::clock::Now;
-use tombolo_store::{FILE, Register, Writer};
+use tombolo_store::{FILE, Register};
 
-/// Names, addresses and keys of the nodes, each of which must be claimed by its node.
-fn check_whole(snapshot: &Snapshot) -> Vec<Vec<u8>> {
-    let records: BTreeMap<&Key, &Record> =
-        snapshot.records.iter().filter_map(|stored| Some((&stored.key, stored.record.as_ref()?))).collect();
-    let nodes = records.values().filter_map(|record| match record {
-        Record::Node(node) => Some(node),
-        _ => None,
-    });
-    let owner = |key: Key| match records.get(&key) {
-        Some(Record::Claim(claim)) => Some(claim.node),
-        _ => None,
-    };
-    nodes
-        .map(|node| {
-            assert_eq!(owner(Key::Name(node.name.clone())), Some(node.node));
-            assert_eq!(owner(Key::StaticKey(node.key)), Some(node.node));
-            assert!(node.addresses.iter().all(|address| owner(Key::Address(*address)) == Some(node.node)));
-            node.membership.clone()
-        })
-        .collect()
-}
+/// Bytes of the log before its first page.
+const HEADER: usize = 32;
+/// Bytes of a page in the log, with its header (SQLite's file format, section 4).
+const FRAME: usize = 24 + 4096;
 
 fn copy(from: &Path, to: &Path, wal: &[u8]) {
+    put(to, &fs::read(from.join(FILE)).expect("read"), wal);
+}
+
+/// A register's directory with these files in it.
+fn put(to: &Path, file: &[u8], wal: &[u8]) {
     let _ = fs::remove_dir_all(to);
     fs::create_dir_all(to).expect("made");
     fs::set_permissions(to, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("set");
-    fs::copy(from.join(FILE), to.join(FILE)).expect("copied");
+    fs::write(to.join(FILE), file).expect("written");
+    fs::set_permissions(to.join(FILE), std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("set");
     fs::write(to.join(format!("{FILE}-wal")), wal).expect("written");
 }
 
@@ -233,7 +218,8 @@ fn live(ledger: &mut Ledger) {
 }
 
 /// The log is only ever appended to between two checkpoints, and synced before an answer. So a power cut leaves
-/// all that was synced, and any part of the rest: for each transaction nothing of it, a part, and all but the last byte.
+/// all that was synced, and any part of the rest: for each transaction nothing of it, each number of its pages, each with a
+/// part of the next one, and all but the last byte.
 #[test]
 fn a_power_cut_at_each_write_of_each_kind_loses_no_answer_and_halves_nothing_control_rule_21() {
     let temporary = tempfile::tempdir().expect("a directory");
@@ -247,9 +233,13 @@ fn a_power_cut_at_each_write_of_each_kind_loses_no_answer_and_halves_nothing_con
         let (what, end, after) = step;
         if let Some((_, start, whole)) = before {
             assert!(end > start, "{what} is in the log");
-            for at in [start + (end - start) / 2, end - 1] {
-                check_cut(what, &state, &cut, &log[..at], whole);
+            // The first is behind the header of the log.
+            for page in ((*start).max(HEADER)..*end).step_by(FRAME) {
+                for at in [page, page + FRAME / 2] {
+                    check_cut(what, &state, &cut, &log[..at], whole);
+                }
             }
+            check_cut(what, &state, &cut, &log[..end - 1], whole);
         }
         check_cut(what, &state, &cut, &log[..*end], after);
         before = Some(step);
@@ -259,14 +249,85 @@ fn a_power_cut_at_each_write_of_each_kind_loses_no_answer_and_halves_nothing_con
 /// What is there after a cut is what there was after the last transaction before it, and whole.
 fn check_cut(what: &str, state: &Path, cut: &Path, log: &[u8], expected: &Snapshot) {
     copy(state, cut, log);
-    let register = match Register::open(cut) {
-        Ok(register) => register,
-        Err(error) => panic!("{what}, cut at {}: {error}", log.len()),
-    };
+    check_same(&format!("{what}, cut at {}", log.len()), cut, expected);
+}
+
+fn check_same(what: &str, directory: &Path, expected: &Snapshot) {
+    let register = Register::open(directory).unwrap_or_else(|error| panic!("{what}: {error}"));
     register.check().expect("whole");
     let found = register.snapshot().expect("read");
-    assert!(found == *expected, "{what}, cut at {}", log.len());
+    assert!(found == *expected, "{what}");
     check_whole(&found);
+}
+
+#[test]
+fn a_power_cut_while_the_register_is_made_leaves_one_that_can_be_filled_control_rule_21() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let state = temporary.path().join("state");
+    let register = Register::create(&state).expect("made");
+    let file = fs::read(state.join(FILE)).expect("read");
+    let log = fs::read(state.join(format!("{FILE}-wal"))).expect("read");
+    drop(register);
+    let cut = temporary.path().join("cut");
+    let ends = (0..log.len()).step_by(FRAME / 8).chain([log.len() - 1, log.len()]);
+    // And when nothing of it is on the disk but its name.
+    for (file, end) in ends.map(|end| (&file[..], end)).chain([(&[][..], 0)]) {
+        put(&cut, file, &log[..end]);
+        let mut register =
+            Register::open(&cut).unwrap_or_else(|error| panic!("{} and {end} bytes: {error}", file.len()));
+        register.check().expect("whole");
+        assert!(register.snapshot().expect("read").records.is_empty());
+        let outcome = register.execute(&[genesis()]).pop().expect("an outcome").1;
+        assert!(matches!(outcome, Outcome::Committed { revision: 1, .. }), "{outcome:?}");
+    }
+}
+
+/// A checkpoint copies the pages of the log into the file, in any order, while the whole log is there; the log begins
+/// anew only when they are on the disk, and its old pages lie behind the new ones until they are written over.
+#[test]
+fn a_power_cut_in_the_middle_of_a_checkpoint_loses_nothing_control_rule_21() {
+    const PAGE: usize = 4096;
+    let temporary = tempfile::tempdir().expect("a directory");
+    let state = temporary.path().join("state");
+    let mut ledger = Ledger::begin(&state);
+    live(&mut ledger);
+    let expected = ledger.register.snapshot().expect("read");
+    let (old, log) = (fs::read(state.join(FILE)).expect("read"), fs::read(&ledger.wal).expect("read"));
+    rusqlite::Connection::open(state.join(FILE))
+        .and_then(|other| other.execute_batch("PRAGMA wal_checkpoint(RESTART)"))
+        .expect("copied");
+    let new = fs::read(state.join(FILE)).expect("read");
+    assert!(old != new && new.len() > 4 * PAGE, "{} bytes", new.len());
+    let cut = temporary.path().join("cut");
+    let mut rng = ChaCha20Rng::seed_from_u64(6);
+    for round in 0..40 {
+        // Each page is the old one, the new one, or half of each; what lay behind the old end is zeros.
+        let mut file = old.clone();
+        file.resize(new.len(), 0);
+        for page in (0..new.len()).step_by(PAGE) {
+            let written = [0, PAGE / 2, PAGE][rng.next_u32() as usize % 3];
+            file[page..page + written].copy_from_slice(&new[page..page + written]);
+        }
+        // Cut where the file did not grow in time.
+        if round % 2 == 0 {
+            file.truncate(old.len().max(PAGE * (rng.next_u32() as usize % (new.len() / PAGE))));
+        }
+        put(&cut, &file, &log);
+        check_same(&format!("checkpoint {round}"), &cut, &expected);
+    }
+    // The log begins anew.
+    ledger.ask("a setting", Operation::NetworkSet(NetworkChange::RefuseWhenStale(false)));
+    let after = ledger.register.snapshot().expect("read");
+    let again = fs::read(&ledger.wal).expect("read");
+    assert_eq!(again.len(), log.len(), "written over from its beginning");
+    let end = (0..again.len()).rfind(|at| again[*at] != log[*at]).expect("a difference") + 1;
+    assert!(end > FRAME && end < log.len() / 2, "{end} of {}", log.len());
+    for at in (0..end).step_by(FRAME / 4).chain([end - 1]) {
+        put(&cut, &new, &[&again[..at], &log[at..]].concat());
+        check_same(&format!("a log begun anew, cut at {at}"), &cut, &expected);
+    }
+    put(&cut, &new, &again);
+    check_same("a log begun anew", &cut, &after);
 }
 
 #[test]
@@ -287,105 +348,4 @@ fn a_torn_write_behind_the_last_commit_is_left_out_control_rule_21() {
     let register = Register::open(&torn).expect("opened");
     register.check().expect("whole");
     assert_eq!(register.snapshot().expect("read").records.len(), records);
-}
-
-/// The child of the test below: joins without end, and says which node was answered.
-#[test]
-#[ignore = "is run by another test"]
-fn joins_until_killed() {
-    let Some(state) = std::env::var_os("REGISTER_UNDER_TEST") else { return };
-    let mut rng = ChaCha20Rng::seed_from_u64(u64::from(std::process::id()));
-    let register = Register::open(Path::new(&state)).expect("opened");
-    let mut authority = authority(&register);
-    let (sender, results) = std::sync::mpsc::channel::<(TransactionId, Outcome)>();
-    let writer =
-        Writer::start(register, move |id, outcome| drop(sender.send((id, outcome)))).expect("a thread");
-    let caller = || tombolo_control::authority::Caller::Local {
-        id: tombolo_control::authority::SessionId(0),
-        who: "child".to_owned(),
-    };
-    let mut output = std::io::stdout();
-    let mut tokens = BTreeMap::new();
-    for number in 0_u64.. {
-        // A token for each, so that many joins are on their way at once.
-        let key = tombolo_control::SigningKey::generate(&mut rng);
-        let operation = tombolo_control::frame::admin::Operation::TokenNew(
-            tombolo_control::frame::admin::TokenSpec::new(key.verifying_key()),
-        );
-        tokens.insert(number, key);
-        let request = tombolo_control::frame::admin::AdminRequest { id: number, operation };
-        authority.handle_request(caller(), request, now(), &mut rng);
-        while let Some(transaction) = authority.poll_store() {
-            writer.submit(transaction).expect("room");
-        }
-        let ready = if number < 16 { None } else { results.recv().ok() };
-        for (id, outcome) in ready.into_iter().chain(results.try_iter()) {
-            authority.handle_store(id, outcome, now(), &mut rng);
-        }
-        while let Some((_, frame)) = authority.poll_frame() {
-            match frame {
-                Frame::AdminAnswer(answer) => {
-                    let tombolo_control::frame::admin::Reply::Granted(grant) = answer.reply else { panic!() };
-                    let token = tokens.remove(&answer.id).and_then(|key| grant.into_token(key).ok());
-                    let (session, frame) = joiner(rng.next_u64(), &token.expect("a token"));
-                    authority.handle_frame(&session, &frame, now(), &mut rng);
-                }
-                Frame::JoinAnswer(JoinAnswer { outcome: Ok(membership), .. }) => {
-                    let text: String = membership.iter().map(|byte| format!("{byte:02x}")).collect();
-                    writeln!(output, "joined {text}").expect("written");
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-}
-
-#[test]
-fn a_server_killed_at_any_point_has_answered_nothing_in_vain_control_rule_21() {
-    let temporary = tempfile::tempdir().expect("a directory");
-    let state = temporary.path().join("state");
-    drop(begin(&state));
-    let mut rng = ChaCha20Rng::seed_from_u64(5);
-    let mut answered = Vec::new();
-    for _ in 0..4 {
-        let mut child = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--ignored", "--exact", "joins_until_killed", "--nocapture"])
-            .env("REGISTER_UNDER_TEST", &state)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("started");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let enough = 1 + rng.next_u32() % 60;
-        let mut take = |line: String| {
-            if let Some((_, joined)) = line.split_once("joined ") {
-                answered.push(joined.to_owned());
-                true
-            } else {
-                false
-            }
-        };
-        let mut count = 0;
-        while count < enough {
-            let line = lines.next().expect("it goes on without end").expect("text");
-            count += u32::from(take(line));
-        }
-        child.kill().expect("killed");
-        // What it had said before it was killed was answered too; a line cut in two was not.
-        lines.map_while(Result::ok).filter(|line| !line.len().is_multiple_of(2)).for_each(|line| {
-            take(line);
-        });
-        child.wait().expect("ended");
-        let register = Register::open(&state).expect("opened");
-        register.check().expect("whole");
-        let there: Vec<String> = check_whole(&register.snapshot().expect("read"))
-            .into_iter()
-            .map(|membership| membership.iter().map(|byte| format!("{byte:02x}")).collect())
-            .collect();
-        // The last line may have been cut: then it is a part of one that is there.
-        let lost = answered
-            .iter()
-            .filter(|joined| !there.iter().any(|held| held.starts_with(joined.as_str())))
-            .count();
-        assert_eq!(lost, 0, "of {}", answered.len());
-    }
 }

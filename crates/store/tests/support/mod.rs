@@ -1,6 +1,7 @@
 //! A network whose register lies in a directory.
 #![allow(dead_code, reason = "each test uses a part")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tombolo_control::authority::audit::Actor;
 use tombolo_control::authority::{Authority, Genesis, Outcome, Server, Session, SessionId};
-use tombolo_control::authority::{Caller, Transaction};
+use tombolo_control::authority::{Caller, Key, Record, Snapshot, Transaction};
 use tombolo_control::document::{GroupLimit, Issuer, Limits, Roles};
 use tombolo_control::frame::admin::{AdminAnswer, AdminRequest, Operation, Reply, TokenSpec};
 use tombolo_control::frame::{Frame, JoinRequest};
@@ -112,4 +113,26 @@ pub(crate) fn joiner(number: u64, token: &Token) -> (Session, Frame) {
     let session = Session { id: SessionId(number), key, handshake_hash, authorised: false };
     let proof = token.prove(&handshake_hash, &key);
     (session, Frame::JoinRequest(JoinRequest { token: token.public_key(), proof, name: None }))
+}
+
+/// Names, addresses and keys of the nodes, each of which must be claimed by its node.
+pub(crate) fn check_whole(snapshot: &Snapshot) -> Vec<Vec<u8>> {
+    let records: BTreeMap<&Key, &Record> =
+        snapshot.records.iter().filter_map(|stored| Some((&stored.key, stored.record.as_ref()?))).collect();
+    let nodes = records.values().filter_map(|record| match record {
+        Record::Node(node) => Some(node),
+        _ => None,
+    });
+    let owner = |key: Key| match records.get(&key) {
+        Some(Record::Claim(claim)) => Some(claim.node),
+        _ => None,
+    };
+    nodes
+        .map(|node| {
+            assert_eq!(owner(Key::Name(node.name.clone())), Some(node.node));
+            assert_eq!(owner(Key::StaticKey(node.key)), Some(node.node));
+            assert!(node.addresses.iter().all(|address| owner(Key::Address(*address)) == Some(node.node)));
+            node.membership.clone()
+        })
+        .collect()
 }
