@@ -73,6 +73,10 @@ fn a_token_is_good_once_and_a_refused_machine_keeps_nothing_control_rule_15() {
         alpha.join("alpha", &token)?;
         let (code, text) = beta.refusal("beta", &token)?;
         ensure!(code == 1 && text.contains("the token is spent"), "{code} {text}");
+        // Whoever looks at the server hears of it, and who was first.
+        wait_until("the server warns", LIMIT, || server.warns_of("after alpha had spent it"))?;
+        let log = server.run(&["audit", "--last", "20"])?;
+        ensure!(log.contains("spent token tried by another key"), "{log}");
         ensure!(
             !beta.folder.join("config/tombolo.toml").exists() && !beta.folder.join("state/tombolo").exists()
         );

@@ -37,6 +37,7 @@ pub mod audit;
 mod clock;
 mod due;
 mod genesis;
+mod incidents;
 mod issue;
 mod jobs;
 mod joining;
@@ -153,6 +154,8 @@ pub enum Event {
         holder: NodeId,
         /// Who claims it.
         claimant: NodeId,
+        /// The claimant's key.
+        key: PublicKey,
     },
     /// After a restore: a node has a newer network document, of this version. It is to be pulled from that session, and
     /// given to [`Authority::handle_document`].
@@ -200,6 +203,7 @@ pub struct Authority {
     wanted: Option<Version>,
     started: UnixTime,
     clock: clock::SignedClock,
+    incidents: incidents::Incidents,
 }
 
 /// Whole seconds, which is what documents and the register have.
@@ -253,6 +257,7 @@ impl Authority {
             tickets: HashMap::new(),
             seen: HashMap::new(),
             wanted: None,
+            incidents: incidents::Incidents::default(),
         })
     }
 

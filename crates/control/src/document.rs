@@ -78,7 +78,7 @@ pub enum DocumentError {
     #[error(transparent)]
     Field(#[from] FieldError),
     /// A field marked critical that this version does not know: a newer version is needed.
-    #[error("field {0} must be understood, and this version does not know it; upgrade")]
+    #[error("field {0} must be understood, and this version does not know it")]
     Critical(u64),
     /// The issuer may not sign this.
     #[error(transparent)]
@@ -90,6 +90,17 @@ pub enum DocumentError {
         most = NetworkDocument::REVOCATIONS_MAX
     )]
     Revocations(usize),
+}
+
+impl DocumentError {
+    /// Whether it is well signed, and says what this version does not know and may not pass over (control rule 6).
+    pub fn is_not_understood(&self) -> bool {
+        match self {
+            Self::Critical(_) => true,
+            Self::Field(error) => error.problem == Problem::UnknownField,
+            _ => false,
+        }
+    }
 }
 
 impl From<CoseError> for DocumentError {

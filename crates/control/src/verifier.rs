@@ -10,18 +10,20 @@ mod memberships;
 mod routes;
 mod time;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tombolo_noise::PublicKey;
 use tombolo_noise::clock::UnixTime;
 
-use crate::document::{Membership, NetworkDocument, TrustDocument, Validity, Verified, Version};
+use crate::document::{
+    DocumentError, Membership, NetworkDocument, TrustDocument, Validity, Verified, Version,
+};
 use crate::{DocumentHash, Domain, Fingerprint, NetworkId, NodeId, NodeName};
 
 use alarm::Alarms;
-pub use alarm::{Alarm, Owned};
+pub use alarm::{Alarm, DocumentKind, Owned};
 pub use documents::{InstallError, Installed, Wanted};
 use members::Members;
 use memberships::validity;
@@ -58,7 +60,16 @@ pub struct Verifier {
     /// The greatest version ever held, also when its issuer is dead since.
     floor: Option<(Version, DocumentHash)>,
     members: Members,
+    /// Newer than what is held, and not taken.
+    not_understood: BTreeMap<DocumentKind, NotUnderstood>,
     alarms: Alarms,
+}
+
+/// A document that only a newer version of the program takes.
+#[derive(Debug)]
+struct NotUnderstood {
+    error: DocumentError,
+    hash: DocumentHash,
 }
 
 impl Verifier {
@@ -70,6 +81,7 @@ impl Verifier {
             network: None,
             floor,
             members: Members::default(),
+            not_understood: BTreeMap::new(),
             alarms: Alarms::default(),
         }
     }
@@ -104,6 +116,12 @@ impl Verifier {
     /// Whether the network document is older than it should be: somebody withholds it, or no authority is up.
     pub fn is_stale(&self, times: Times) -> bool {
         self.network.as_ref().is_none_or(|document| document.is_stale(times.estimate))
+    }
+
+    /// The trust or network document that is newer than the one held and is not understood here, if there is one, and what is
+    /// not known of it (control rule 6): it is taken after an upgrade.
+    pub fn not_understood(&self) -> impl Iterator<Item = (DocumentKind, &DocumentError)> {
+        self.not_understood.iter().map(|(kind, refused)| (*kind, &refused.error))
     }
 
     /// The next alarm that nobody has taken yet.

@@ -88,6 +88,9 @@ pub struct MembershipReport {
     pub network_age_seconds: Option<u64>,
     /// Whether that is older than it should be.
     pub stale: bool,
+    /// Newer documents that only a newer version of the program takes, and what is not known of them.
+    #[serde(default)]
+    pub not_understood: Vec<String>,
     /// Epoch of the trust document.
     pub trust_epoch: Option<u64>,
     /// The network's servers.

@@ -107,6 +107,10 @@ kinds! {
     Witnessed = 20, "network document taken from a node";
     /// What a node may was changed.
     NodeSet = 21, "node changed";
+    /// A token that was spent was tried by another key: names the first spender (control rule 15). Nothing was changed.
+    TokenReused = 22, "spent token tried by another key";
+    /// After a restore a node claimed what another has. Nothing was changed.
+    Disputed = 23, "claim of another's name, address or key refused";
 }
 
 /// One change, before it has its place in the chain.

@@ -19,6 +19,8 @@ const NAMES: usize = 16;
 
 /// What came of a request to join.
 enum Joined {
+    /// Another has spent the token.
+    Reused(Box<(Event, Change)>),
     Already(Vec<u8>),
     Read(Box<Plan>),
     Plan(Box<Plan>, Vec<u8>),
@@ -33,13 +35,16 @@ impl Authority {
         rng: &mut dyn CryptoRng,
     ) -> Decision {
         let time = self.time(now);
-        let mut more = Vec::new();
         let answer = |outcome| {
             let frame = Frame::JoinAnswer(JoinAnswer { time, outcome });
             Effect::Frame(session.id, Box::new(frame))
         };
-        let outcome = self.join(session, request, now, rng, &mut more);
+        let outcome = self.join(session, request, now, rng);
         let refusal = match outcome {
+            Ok(Joined::Reused(reused)) => {
+                let (event, change) = *reused;
+                return self.refuse_attempt(event, change, vec![answer(Err(JoinRefusal::Spent))]);
+            }
             Ok(Joined::Already(membership)) => return Decision::Answer(vec![answer(Ok(membership))]),
             // Its condition does not hold, and what is there comes back.
             Ok(Joined::Read(plan)) => return Decision::Commit(plan),
@@ -50,12 +55,11 @@ impl Authority {
             Err(Stop::Wait(key)) => return Decision::Wait(key),
             Err(Stop::Refuse(refusal)) => refusal,
             Err(Stop::Sign(error)) => {
-                more.push(Effect::Event(Event::CannotSign(error.to_string())));
+                self.events.push_back(Event::CannotSign(error.to_string()));
                 JoinRefusal::Busy
             }
         };
-        more.push(answer(Err(refusal)));
-        Decision::Answer(more)
+        Decision::Answer(vec![answer(Err(refusal))])
     }
 
     fn join(
@@ -64,7 +68,6 @@ impl Authority {
         request: &JoinRequest,
         now: Now,
         rng: &mut dyn CryptoRng,
-        more: &mut Vec<Effect>,
     ) -> Result<Joined, Stop<JoinRefusal>> {
         let time = self.time(now);
         let token_id = request.token.key_id();
@@ -104,12 +107,15 @@ impl Authority {
             .ok_or(Stop::Refuse(JoinRefusal::UnknownToken))?
             .clone();
         if token.uses_left == 0 {
-            if let Some((first_spender, first_key)) = token.first_spender {
-                let (token, key) = (token_id, session.key);
-                let event = Event::TokenReused { token, first_spender, first_key, key };
-                more.push(Effect::Event(event));
-            }
-            return Err(Stop::Refuse(JoinRefusal::Spent));
+            let Some((first_spender, first_key)) = token.first_spender else {
+                return Err(Stop::Refuse(JoinRefusal::Spent));
+            };
+            let (token, key) = (token_id, session.key);
+            let event = Event::TokenReused { token, first_spender, first_key, key };
+            let mut change = Change::new(time, Actor::Token(token), ChangeKind::TokenReused);
+            (change.node, change.token, change.key) = (Some(first_spender), Some(token), Some(key));
+            change.text = Some(format!("spent before by node {first_spender} with the key {first_key}"));
+            return Ok(Joined::Reused(Box::new((event, change))));
         }
         if token.expires <= time {
             return Err(Stop::Refuse(JoinRefusal::Expired));

@@ -276,8 +276,12 @@ impl Authority {
         let other =
             owned.iter().filter_map(|key| self.mirror.claim(key)).find(|claim| claim.node != shown.node);
         if let Some(other) = other {
-            let event = Event::AdoptionConflict { holder: other.node, claimant: shown.node };
-            return Decision::Answer(vec![Effect::Event(event)]);
+            let (holder, claimant) = (other.node, shown.node);
+            let event = Event::AdoptionConflict { holder, claimant, key: shown.key };
+            let mut change = Change::new(time, Actor::Node(claimant), ChangeKind::Disputed);
+            (change.node, change.key) = (Some(holder), Some(shown.key));
+            change.text = Some(format!("claimed by node {claimant}"));
+            return self.refuse_attempt(event, change, Vec::new());
         }
         let mut plan = Plan::default();
         if let Some(known) = known

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use tombolo_noise::PublicKey;
 
-use crate::document::Version;
+use crate::document::{DocumentError, Version};
 use crate::{DocumentHash, NodeId, NodeName};
 
 /// What one node id owns.
@@ -63,6 +63,25 @@ pub enum Alarm {
         /// The document's version.
         version: Version,
     },
+    /// A document is well signed and says something that this version does not know and may not pass over (control
+    /// rule 6). The one held stays; only a newer version of the program takes it.
+    NotUnderstood {
+        /// Which.
+        document: DocumentKind,
+        /// What is not known.
+        error: DocumentError,
+    },
+}
+
+/// Which of the signed documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DocumentKind {
+    /// The trust document.
+    Trust,
+    /// The network document, or its head.
+    Network,
+    /// A membership.
+    Membership,
 }
 
 /// The alarms that nobody has taken yet: a bounded number, none twice.

@@ -4,11 +4,11 @@ use std::cmp::Ordering;
 
 use tombolo_noise::PublicKey;
 
-use super::alarm::Alarm;
-use super::{CLOCK_SKEW, Overlay, Times, Verifier};
-use crate::Fingerprint;
-use crate::document::{DocumentError, Head, NetworkDocument, TrustDocument};
+use super::alarm::{Alarm, DocumentKind};
+use super::{CLOCK_SKEW, NotUnderstood, Overlay, Times, Verifier};
+use crate::document::{DocumentError, Head, NetworkDocument, TrustDocument, Verified};
 use crate::pull::Pull;
+use crate::{DocumentHash, Fingerprint};
 
 /// A document was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,8 @@ impl Verifier {
     pub fn install_trust(&mut self, bytes: &[u8]) -> Result<Installed, InstallError> {
         let heir = self.trust.as_ref().map(|held| held.next_root);
         let roots: Vec<Fingerprint> = [Some(self.pins.root), heir].into_iter().flatten().collect();
-        let document = TrustDocument::verify(bytes, &self.pins.network, &roots)?;
+        let document = TrustDocument::verify(bytes, &self.pins.network, &roots);
+        let document = self.understood(DocumentKind::Trust, bytes, document)?;
         if let Some(held) = &self.trust {
             if held.hash() == document.hash() {
                 return Ok(Installed::Same);
@@ -77,6 +78,7 @@ impl Verifier {
                 return Err(InstallError::Older);
             }
         }
+        self.not_understood.remove(&DocumentKind::Trust);
         self.pins.root = document.root.fingerprint();
         let former = self.trust.replace(document);
         Ok(Installed::Newer { dropped: self.apply_trust(former.as_deref()) })
@@ -106,8 +108,9 @@ impl Verifier {
     /// # Errors
     /// Says why it is not taken.
     pub fn install_network(&mut self, bytes: &[u8], times: Times) -> Result<Installed, InstallError> {
+        let document = NetworkDocument::verify(bytes, self.trust.as_ref().ok_or(InstallError::NoTrust)?);
+        let document = self.understood(DocumentKind::Network, bytes, document)?;
         let trust = self.trust.as_ref().ok_or(InstallError::NoTrust)?;
-        let document = NetworkDocument::verify(bytes, trust)?;
         let version = document.version;
         // What was taken once comes back from the disk whatever the time is.
         let taken_before = self.floor == Some((version, document.hash()));
@@ -132,6 +135,7 @@ impl Verifier {
         if *self.pins.overlay.get_or_insert_with(|| overlay.clone()) != overlay {
             self.alarms.raise(Alarm::OverlayChanged { version });
         }
+        self.not_understood.remove(&DocumentKind::Network);
         self.floor = Some((version, document.hash()));
         let dropped =
             self.members.retain(|member| !document.revokes(&member.node, &member.key, member.serial));
@@ -146,8 +150,9 @@ impl Verifier {
     /// [`DocumentError::UnknownIssuer`] where the peer may have a newer trust document; else says what is wrong
     /// with the head.
     pub fn compare(&mut self, head: &[u8]) -> Result<Wanted, InstallError> {
+        let verified = Head::verify(head, self.trust.as_ref().ok_or(InstallError::NoTrust)?);
+        let head = self.understood(DocumentKind::Network, head, verified)?;
         let trust = self.trust.as_ref().ok_or(InstallError::NoTrust)?;
-        let head = Head::verify(head, trust)?;
         let mut wanted = Wanted::default();
         let (held, other) = (trust.hash(), head.trust_hash);
         match head.trust_epoch.cmp(&trust.epoch) {
@@ -158,7 +163,9 @@ impl Verifier {
             Ordering::Equal => {}
             Ordering::Less => wanted.peer_is_behind = true,
         }
-        let pull = Some(Pull::of(&head));
+        // What was not understood once is not fetched again.
+        let refused = self.not_understood.get(&DocumentKind::Network).map(|refused| refused.hash);
+        let pull = Some(Pull::of(&head)).filter(|pull| refused != Some(pull.hash()));
         match self.floor.map(|(version, hash)| (head.network_version.cmp(&version), hash)) {
             None | Some((Ordering::Greater, _)) => wanted.network = pull,
             Some((Ordering::Less, _)) => wanted.peer_is_behind = true,
@@ -171,5 +178,28 @@ impl Verifier {
             Some(_) => {}
         }
         Ok(wanted)
+    }
+
+    /// Raises an alarm over a document that this version cannot understand, and remembers which it was until a newer one of
+    /// its kind is taken (control rule 6). `bytes` are the document's, or of what tells of it.
+    pub(super) fn understood<T>(
+        &mut self,
+        document: DocumentKind,
+        bytes: &[u8],
+        result: Result<Verified<T>, DocumentError>,
+    ) -> Result<Verified<T>, DocumentError> {
+        let Some(error) = result.as_ref().err().filter(|error| error.is_not_understood()) else {
+            return result;
+        };
+        let refused = NotUnderstood { error: error.clone(), hash: DocumentHash::of(bytes) };
+        let known = match document {
+            // There is one for each node.
+            DocumentKind::Membership => None,
+            DocumentKind::Trust | DocumentKind::Network => self.not_understood.insert(document, refused),
+        };
+        if known.is_none_or(|known| known.error != *error) {
+            self.alarms.raise(Alarm::NotUnderstood { document, error: error.clone() });
+        }
+        result
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tombolo_noise::PublicKey;
 
-use super::alarm::{Alarm, Owned};
+use super::alarm::{Alarm, DocumentKind, Owned};
 use super::members::Conflict;
 use super::{CLOCK_SKEW, Times, Verifier};
 use crate::NodeId;
@@ -174,8 +174,8 @@ impl Verifier {
         saved: bool,
         times: Times,
     ) -> Result<Accepted, Refusal> {
-        let trust = self.trust.as_ref().ok_or(Refusal::NoTrust)?;
-        let membership = Membership::verify(bytes, trust)?;
+        let membership = Membership::verify(bytes, self.trust.as_ref().ok_or(Refusal::NoTrust)?);
+        let membership = self.understood(DocumentKind::Membership, bytes, membership)?;
         if remote.is_some_and(|remote| *remote != membership.key) {
             return Err(Refusal::AnotherKey);
         }

@@ -104,6 +104,65 @@ fn versions_never_go_back_control_rule_2() {
     assert_eq!(restarted.install_network(&second, at(TODAY)), Ok(Installed::Newer { dropped: vec![] }));
 }
 
+/// A document's payload with one more field, signed anew.
+fn with_critical(bytes: &[u8], content_type: &'static str, key: &SigningKey) -> Vec<u8> {
+    use crate::cbor::{self, Item};
+    let payload = crate::cose::Envelope::parse(bytes, content_type, bytes.len()).unwrap().payload;
+    let ciborium::Value::Map(mut entries) = cbor::decode(&payload, payload.len()).unwrap() else { panic!() };
+    entries.insert(0, (0_u64.to_value(), ciborium::Value::Array(vec![100_u64.to_value()])));
+    entries.push((100_u64.to_value(), 1_u64.to_value()));
+    crate::cose::sign(content_type, &network_id(), key, cbor::encode(&ciborium::Value::Map(entries)))
+}
+
+const NETWORK_TYPE: &str = "application/vnd.tombolo.network+cbor";
+
+#[test]
+fn a_document_that_is_not_understood_leaves_the_old_one_and_is_told_of_control_rule_6() {
+    let mut verifier = verifier();
+    let held = verifier.network().unwrap().hash();
+    let error = DocumentError::Critical(100);
+    let not_understood = |verifier: &Verifier| -> Vec<DocumentKind> {
+        verifier.not_understood().map(|(kind, _)| kind).collect()
+    };
+    let newer = with_critical(&later(1, |_| {}), NETWORK_TYPE, &issuer());
+    let refused = Err(InstallError::Document(error.clone()));
+    assert_eq!(verifier.install_network(&newer, at(TODAY)), refused);
+    assert_eq!(verifier.network().unwrap().hash(), held);
+    let alarm = |document| Alarm::NotUnderstood { document, error: error.clone() };
+    assert_eq!(alarms(&mut verifier), [alarm(DocumentKind::Network)]);
+    assert_eq!(not_understood(&verifier), [DocumentKind::Network]);
+    // The next of its kind is the same trouble, and no other alarm.
+    let newer = with_critical(&later(2, |_| {}), NETWORK_TYPE, &issuer());
+    assert_eq!(verifier.install_network(&newer, at(TODAY)), refused);
+    assert_eq!(alarms(&mut verifier), []);
+    let next = TrustDocument { epoch: 2, ..trust() }.sign(&root()).unwrap();
+    let next = with_critical(&next, "application/vnd.tombolo.trust+cbor", &root());
+    assert_eq!(verifier.install_trust(&next), refused);
+    assert_eq!(verifier.trust().unwrap().epoch, 1);
+    let nine = with_critical(&signed(&membership(9)), "application/vnd.tombolo.membership+cbor", &issuer());
+    let outcome = verifier.accept_shown(&nine, &static_key(9), at(TODAY)).map(drop);
+    assert_eq!(outcome, Err(Refusal::Document(error.clone())));
+    assert_eq!(alarms(&mut verifier), [alarm(DocumentKind::Trust), alarm(DocumentKind::Membership)]);
+    assert_eq!(not_understood(&verifier), [DocumentKind::Trust, DocumentKind::Network]);
+    // One that is taken ends it.
+    verifier.install_network(&later(3, |_| {}), at(TODAY)).unwrap();
+    assert_eq!(not_understood(&verifier), [DocumentKind::Trust]);
+}
+
+#[test]
+fn a_document_that_was_not_understood_is_not_fetched_again_control_rule_6() {
+    let mut verifier = verifier();
+    let newer = with_critical(&later(1, |_| {}), NETWORK_TYPE, &issuer());
+    let trust_held = verified_trust();
+    let understood = NetworkDocument::verify(&later(1, |_| {}), &trust_held).unwrap();
+    let hash = DocumentHash::of(&newer);
+    let head = Head { network_hash: hash, ..Head::of(&trust_held, &understood) };
+    let head = head.sign(&issuer(), &trust()).unwrap();
+    assert_eq!(verifier.compare(&head).unwrap().network.map(|pull| pull.hash()), Some(hash));
+    assert!(verifier.install_network(&newer, at(TODAY)).is_err());
+    assert_eq!(verifier.compare(&head).unwrap().network, None);
+}
+
 #[test]
 fn the_same_version_with_another_hash_is_an_alarm_control_rule_2() {
     let mut verifier = verifier();

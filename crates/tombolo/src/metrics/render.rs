@@ -72,6 +72,12 @@ fn membership(page: &mut Page, held: &MembershipReport) {
     page.family("tombolo_network_document_stale", "gauge", "Whether it is older than it should be.");
     page.sample("tombolo_network_document_stale", &[], u8::from(held.stale));
     page.family(
+        "tombolo_documents_not_understood",
+        "gauge",
+        "Newer signed documents that this version does not understand, and does not take.",
+    );
+    page.sample("tombolo_documents_not_understood", &[], held.not_understood.len());
+    page.family(
         "tombolo_server_connected",
         "gauge",
         "Whether there is a tunnel with a server, or this machine is it.",

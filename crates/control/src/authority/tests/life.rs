@@ -1,6 +1,7 @@
 //! Joining, renewing, rotating, leaving.
 
 use super::*;
+use crate::authority::audit::ChangeKind;
 use crate::document::{Revocation, Validity};
 use crate::verifier::CLOCK_SKEW;
 
@@ -35,7 +36,21 @@ fn the_same_keys_retry_gets_the_same_membership_and_anothers_raises_an_alarm_con
         first_key: key,
         key: thief,
     };
+    assert_eq!(world.events.pop_back(), Some(alarm.clone()));
+    // It stands in the audit log with the first spender's name and the thief's key; once, however often he tries.
+    assert_eq!(world.join(&token, thief, None), Err(JoinRefusal::Spent));
     assert_eq!(world.events.pop_back(), Some(alarm));
+    let tried = |world: &World| -> Vec<Change> {
+        world.store.changes().into_iter().filter(|change| change.kind == ChangeKind::TokenReused).collect()
+    };
+    let entry = tried(&world);
+    let [change] = entry.as_slice() else { panic!("{entry:?}") };
+    let id = token.public_key().key_id();
+    assert_eq!((change.node, change.token, change.key), (Some(membership.node), Some(id), Some(thief)));
+    assert!(change.text.as_ref().is_some_and(|text| text.contains(&key.to_string())), "{change:?}");
+    world.pass(Duration::from_secs(3700));
+    assert_eq!(world.join(&token, thief, None), Err(JoinRefusal::Spent));
+    assert_eq!(tried(&world).len(), 2, "an hour later he is at it still");
 }
 
 #[test]

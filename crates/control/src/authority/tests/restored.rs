@@ -1,6 +1,7 @@
 //! After a restore: a day-old backup, and no backup at all (control rule 21).
 
 use super::*;
+use crate::authority::audit::ChangeKind;
 use crate::document::{Head, NetworkDocument};
 use crate::frame::admin::{NodeSelector, RevokeTarget};
 use crate::frame::{Order, Show, Versions};
@@ -117,6 +118,31 @@ fn a_day_old_backup_resurrects_nothing_control_rule_21() {
     // Tokens of before are void, also the one that nobody has spent.
     assert_eq!(world.join(&unspent, key, None), Err(JoinRefusal::UnknownToken));
     assert!(world.member("db-4").1.serial == floor);
+}
+
+#[test]
+fn a_node_that_claims_what_the_restored_register_gives_to_another_is_told_of_control_rule_4() {
+    let mut world = World::new(43);
+    let (_, first) = world.member("db-1");
+    let mut backup = world.store.clone();
+    let (key, spec) = world.spec();
+    let selector = NodeSelector::Node(first.node);
+    let token = world.grant(key, Operation::NodeReplace(selector, spec));
+    let key = world.fresh_key();
+    let second = world.join(&token, key, None).unwrap();
+    assert_eq!(second.addresses, first.addresses);
+    let bytes = world.membership_of(second.node);
+    let transaction = restore(&backup.snapshot(), restoration(), world.now.wall).unwrap();
+    assert!(matches!(backup.execute(&transaction), Outcome::Committed { .. }));
+    world.rebuilt(backup);
+    world.events.clear();
+    let frame = show(&world, &bytes, None);
+    world.shown(&session(502, key, true), &frame);
+    let alarm = Event::AdoptionConflict { holder: first.node, claimant: second.node, key };
+    assert!(world.events.contains(&alarm), "{:?}", world.events);
+    let disputed = |change: &Change| change.kind == ChangeKind::Disputed;
+    let entry = world.store.changes().into_iter().find(disputed).unwrap();
+    assert_eq!((entry.node, entry.key, entry.actor), (Some(first.node), Some(key), Actor::Node(second.node)));
 }
 
 #[test]

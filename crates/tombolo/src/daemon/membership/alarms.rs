@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use tombolo_control::NodeId;
+use tombolo_control::document::DocumentError;
 use tombolo_control::frame::{RenewRefusal, ShowRefusal};
 use tombolo_control::lighthouse::LighthouseAlarm;
 use tombolo_control::node::NodeAlarm;
-use tombolo_control::verifier::{Alarm, ClockFault, Owned};
+use tombolo_control::verifier::{Alarm, ClockFault, DocumentKind, Owned};
 use tombolo_engine::now;
 use tombolo_noise::PublicKey;
 use tombolo_noise::clock::Instant;
@@ -27,11 +28,23 @@ pub(super) struct Happened {
     at: Instant,
 }
 
+impl Happened {
+    pub(super) fn now(text: String) -> Self {
+        Self { text, at: now().boot }
+    }
+
+    /// As a warning, for an hour.
+    pub(super) fn shown(&self, time: Instant) -> Option<String> {
+        let age = time.saturating_duration_since(self.at);
+        (age < SHOWN).then(|| format!("{} ({} ago)", self.text, span(age.as_secs())))
+    }
+}
+
 impl Member {
     /// Something has happened; the newest of each kind is kept.
     pub(super) fn alarm(&mut self, kind: &'static str, text: String) {
         tracing::warn!("{text}");
-        self.alarms.insert(kind, Happened { text, at: now().boot });
+        self.alarms.insert(kind, Happened::now(text));
     }
 
     /// The membership was renewed: what was said of that before is over.
@@ -63,6 +76,15 @@ impl Member {
                          `tombolo node replace {name}` gives one of them another"
                     ),
                 );
+            }
+            // This lasts too, but for memberships.
+            NodeAlarm::Verifier(Alarm::NotUnderstood { document, error }) => {
+                let text = not_understood_text(*document, error);
+                if *document == DocumentKind::Membership {
+                    self.alarm("not understood", text);
+                } else {
+                    tracing::warn!("{text}");
+                }
             }
             NodeAlarm::Verifier(alarm) => {
                 let text = conflict_text(alarm, |node| self.named(node));
@@ -96,6 +118,7 @@ impl Member {
                  withholds it; revocations and changes are not heard of. See `tombolo status` for the servers"
             ));
         }
+        texts.extend(self.not_understood());
         texts.extend(self.node.clock_fault(time).map(clock_text));
         if let Some(own) = self.node.membership() {
             let half = own.not_before.0 + own.lifetime() / 2;
@@ -115,16 +138,17 @@ impl Member {
         texts
     }
 
+    /// Documents that only a newer version of the program takes (control rule 6).
+    pub(super) fn not_understood(&self) -> Vec<String> {
+        let refused = self.node.verifier().not_understood();
+        refused.map(|(document, error)| not_understood_text(document, error)).collect()
+    }
+
     /// All of it.
     pub(in super::super) fn warnings(&self) -> Vec<String> {
         let time = now().boot;
         let mut warnings = self.lasting();
-        for happened in self.alarms.values() {
-            let age = time.saturating_duration_since(happened.at);
-            if age < SHOWN {
-                warnings.push(format!("{} ({} ago)", happened.text, span(age.as_secs())));
-            }
-        }
+        warnings.extend(self.alarms.values().filter_map(|happened| happened.shown(time)));
         warnings.extend(self.server.iter().flat_map(Server::warnings));
         warnings.sort();
         warnings
@@ -182,6 +206,24 @@ fn refused_text(peer: &str, reason: ShowRefusal, clock_difference: i64) -> Strin
     format!("{peer} does not take our membership: {why}{clock}")
 }
 
+fn not_understood_text(document: DocumentKind, error: &DocumentError) -> String {
+    let (what, meanwhile) = match document {
+        DocumentKind::Trust => (
+            "a newer trust document",
+            "the one held goes on to hold, and changes of the issuers are not taken",
+        ),
+        DocumentKind::Network => (
+            "a newer network document",
+            "the one held goes on to hold, and changes and revocations since are not taken",
+        ),
+        DocumentKind::Membership => ("a membership", "whose it is has no tunnel with this machine"),
+    };
+    format!(
+        "{what} says what this version of tombolo ({}) does not know ({error}): {meanwhile}. Upgrade tombolo on this machine",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
 fn conflict_text(alarm: &Alarm, name: impl Fn(&NodeId) -> String) -> String {
     match alarm {
         Alarm::TrustFork { epoch, .. } => format!(
@@ -230,6 +272,14 @@ mod tests {
         );
         assert!(!refused_text("db-1", ShowRefusal::Revoked, 2).contains("clock"));
         assert!(refused_text("db-1", ShowRefusal::from_code(99), 0).contains("(99)"));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_told_with_the_mend_control_rule_6() {
+        let text = not_understood_text(DocumentKind::Network, &DocumentError::Critical(15));
+        assert!(text.starts_with("a newer network document says what this version of tombolo"), "{text}");
+        assert!(text.contains("field 15") && text.contains("revocations since are not taken"), "{text}");
+        assert!(text.ends_with("Upgrade tombolo on this machine"), "{text}");
     }
 
     #[test]

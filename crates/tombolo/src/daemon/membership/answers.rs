@@ -145,6 +145,7 @@ impl Member {
             network_version: status.network.map(|version| version.to_string()),
             network_age_seconds: verifier.network().map(|network| seconds(network.issued.0)),
             stale: status.stale,
+            not_understood: self.not_understood(),
             trust_epoch: verifier.trust().map(|trust| trust.epoch),
             servers: self
                 .servers()

@@ -5,17 +5,18 @@ use std::path::Path;
 
 use rand_chacha::ChaCha20Rng;
 use tokio::sync::oneshot;
-use tombolo_control::SigningKey;
 use tombolo_control::authority::{Authority, Caller, Event, Outcome, Session, SessionId, TransactionId};
 use tombolo_control::document::{self, NetworkDocument, Roles};
 use tombolo_control::frame::Frame;
 use tombolo_control::frame::admin::{AdminRequest, NetworkChange, Operation};
 use tombolo_control::node::{Node, SavedDocuments};
+use tombolo_control::{KeyId, NodeId, SigningKey};
 use tombolo_engine::now;
 use tombolo_noise::PublicKey;
 use tombolo_noise::clock::Instant;
 use tombolo_store::{Register, Writer};
 
+use super::alarms::Happened;
 use crate::cli::{Failure, failed};
 use crate::control::Answer;
 use crate::membership::to_hex;
@@ -39,6 +40,8 @@ pub(super) struct Server {
     next: u64,
     /// Why nothing can be written, as it was said last.
     failure: Option<String>,
+    /// What happened that somebody should look at, the newest of each kind.
+    happened: HashMap<&'static str, Happened>,
 }
 
 /// Who speaks for this machine itself.
@@ -54,7 +57,8 @@ impl Server {
         let snapshot = register.snapshot().map_err(failed)?;
         let authority = Authority::new(issuer, snapshot, now()).map_err(failed)?;
         let writer = Writer::start(register, results).map_err(failed)?;
-        Ok(Self { authority, writer, owed: HashMap::new(), next: 1, failure: None })
+        let (owed, happened) = (HashMap::new(), HashMap::new());
+        Ok(Self { authority, writer, owed, next: 1, failure: None, happened })
     }
 
     pub(super) fn stop(self) {
@@ -180,7 +184,19 @@ impl Server {
             )),
             Some(_) => {}
         }
+        warnings.extend(self.happened.values().filter_map(|happened| happened.shown(time.boot)));
         warnings
+    }
+
+    fn alarm(&mut self, kind: &'static str, text: String) {
+        tracing::warn!("{text}");
+        self.happened.insert(kind, Happened::now(text));
+    }
+
+    /// A node's name where the register has one.
+    fn named(&self, node: &NodeId) -> String {
+        let known = self.authority.nodes().find(|known| known.node == *node);
+        known.map_or_else(|| node.to_string(), |known| known.name.to_string())
     }
 
     pub(super) fn handle_store(&mut self, id: TransactionId, outcome: Outcome, random: &mut ChaCha20Rng) {
@@ -263,16 +279,43 @@ impl Server {
                     tracing::warn!("a network document that was just signed is not taken here: {error}");
                 }
             }
-            Event::TokenReused { token, first_spender, key, .. } => tracing::warn!(
-                "the token {token} was tried by the key {key} after node {first_spender} had spent it: it was stolen, \
-                 or given to two machines"
-            ),
-            Event::AdoptionConflict { holder, claimant } => {
-                tracing::warn!("node {claimant} claims what node {holder} has");
+            Event::TokenReused { token, first_spender, key, .. } => {
+                let name = self.named(&first_spender);
+                self.alarm("token", token_text(token, &name, key));
+            }
+            Event::AdoptionConflict { holder, claimant, key } => {
+                let text = format!(
+                    "node {claimant} (key {key}) claims a name, an address or a key that is {}'s, and is not taken into the \
+                     restored register: it joins anew with a token, or one of the two is revoked",
+                    self.named(&holder)
+                );
+                self.alarm("adoption", text);
             }
             Event::CannotSign(reason) => tracing::error!("the network document cannot be signed: {reason}"),
             // Trust documents come with the network document that is published in the same transaction.
             _ => {}
         }
+    }
+}
+
+fn token_text(token: KeyId, first_spender: &str, key: PublicKey) -> String {
+    format!(
+        "the token {token} was tried by the key {key} after {first_spender} had spent it: it was stolen, or given to two machines. If \
+         {first_spender} is not the machine that it was made for, `tombolo node revoke {first_spender}`; `tombolo audit` has the entry"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_tried_twice_is_told_with_its_first_spender_and_the_mend_control_rule_15() {
+        let text = token_text(KeyId::from_bytes([7; 8]), "db-1", PublicKey::from_bytes([9; 32]));
+        assert!(text.starts_with("the token 0707070707070707 was tried by the key "), "{text}");
+        assert!(
+            text.contains("after db-1 had spent it") && text.contains("`tombolo node revoke db-1`"),
+            "{text}"
+        );
     }
 }
