@@ -5,6 +5,7 @@ use std::time::Duration;
 use tombolo_noise::PublicKey;
 
 use super::event::{Output, Save, SavedDocuments};
+use super::peer::Told;
 use super::{Call, Node, Task};
 use crate::document::DocumentError;
 use crate::frame::{Block, Frame, PullBlock, Versions};
@@ -17,6 +18,15 @@ const ROUND: Duration = Duration::from_millis(400);
 /// Rounds without a block before the next source.
 const ROUNDS: u8 = 4;
 const SOURCES: usize = 8;
+/// When a newer document is told again to whoever has not said that it has it: all within the two seconds of control rule 16.
+const AGAIN: [Duration; 4] = [
+    Duration::from_millis(250),
+    Duration::from_millis(350),
+    Duration::from_millis(450),
+    Duration::from_millis(550),
+];
+/// So often a peer that tells us again what we have is answered.
+const ANSWERS: u8 = 3;
 
 /// The one pull that is under way.
 #[derive(Debug)]
@@ -45,9 +55,7 @@ impl Node {
             return;
         }
         peer.last_versions = Some(now);
-        if let Some(versions) = self.versions() {
-            self.push(to, None, Frame::Versions(versions));
-        }
+        self.tell_versions(to);
     }
 
     pub(super) fn handle_versions(&mut self, from: PublicKey, versions: &Versions, call: &mut Call<'_>) {
@@ -63,6 +71,7 @@ impl Node {
             return;
         };
         if self.head.as_ref() == Some(head) && self.verifier.network().is_some() {
+            self.note_same(from);
             return;
         }
         match self.verifier.compare(head) {
@@ -86,6 +95,45 @@ impl Node {
         }
     }
 
+    /// A peer has the document that we have. Who says so twice has not heard that we have it.
+    fn note_same(&mut self, from: PublicKey) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.told.heard = peer.told.heard.saturating_add(1);
+        // Two whose answers cross must not answer each other for ever.
+        if peer.told.heard > 1 && peer.told.answered < ANSWERS {
+            peer.told.answered += 1;
+            self.tell_versions(from);
+        }
+    }
+
+    fn tell_versions(&mut self, to: PublicKey) {
+        if let Some(versions) = self.versions() {
+            self.push(to, None, Frame::Versions(versions));
+        }
+    }
+
+    /// Tells all sessions of the newest document, where they have not said that they have it.
+    fn announce(&mut self, call: &Call<'_>) {
+        let unaware = |peer: &super::Peer| peer.is_verified() && peer.told.heard == 0;
+        let others: Vec<PublicKey> =
+            self.peers.iter().filter(|(_, peer)| unaware(peer)).map(|(key, _)| *key).collect();
+        let again = AGAIN.get(self.announced).filter(|_| !others.is_empty());
+        match again {
+            Some(wait) => self.deadlines.set(Task::Announce, call.now.boot + *wait),
+            None => self.deadlines.clear(&Task::Announce),
+        }
+        self.announced += 1;
+        for key in others {
+            self.tell_versions(key);
+        }
+    }
+
+    pub(super) fn tick_announce(&mut self, call: &Call<'_>) {
+        if self.head.is_some() {
+            self.announce(call);
+        }
+    }
+
     pub(super) fn pull_trust(&mut self, from: PublicKey, call: &Call<'_>) {
         let now = call.now.boot;
         let Some(peer) = self.peers.get_mut(&from) else { return };
@@ -101,9 +149,7 @@ impl Node {
         let Some(trust) = self.verifier.trust() else { return };
         let frame = Frame::Trust(trust.encoded().to_vec());
         self.push(from, None, frame);
-        if let Some(versions) = self.versions() {
-            self.push(from, None, Frame::Versions(versions));
-        }
+        self.tell_versions(from);
     }
 
     pub(super) fn answer_block(&mut self, from: PublicKey, request: PullBlock) {
@@ -250,13 +296,16 @@ impl Node {
         self.reverify(call);
         self.tend_names(call);
         if self.head.is_some() {
-            let others: Vec<PublicKey> =
-                self.peers.iter().filter(|(_, peer)| peer.is_verified()).map(|(key, _)| *key).collect();
-            for key in others.into_iter().filter(|key| *key != from) {
-                if let Some(versions) = self.versions() {
-                    self.push(key, None, Frame::Versions(versions));
-                }
+            for peer in self.peers.values_mut() {
+                peer.told = Told::default();
             }
+            // Whom we have it from has it, and hears that it need not tell us again.
+            if let Some(source) = self.peers.get_mut(&from) {
+                source.told.heard = 1;
+                self.tell_versions(from);
+            }
+            self.announced = 0;
+            self.announce(call);
         }
         self.retry_membership(call);
         self.tend_servers(call);

@@ -50,6 +50,7 @@ pub(super) struct Peer {
     pub(super) saved: bool,
     /// It presents stock WireGuard peers that are known here.
     pub(super) presents: bool,
+    pub(super) told: Told,
     pub(super) last_versions: Option<Instant>,
     pub(super) last_pull: Option<Instant>,
     pub(super) timestamp: Option<Tai64n>,
@@ -160,6 +161,15 @@ impl PathState {
     }
 }
 
+/// What was said of the newest document that we hold, since we hold it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    /// How often the peer said that it has it: once is enough.
+    pub(super) heard: u8,
+    /// How often it was answered that we have it too.
+    pub(super) answered: u8,
+}
+
 /// Where the engine has moved to without proof.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moved {
@@ -188,6 +198,7 @@ impl Peer {
             installed: false,
             saved: false,
             presents: false,
+            told: Told::default(),
             last_versions: None,
             last_pull: None,
             timestamp: None,

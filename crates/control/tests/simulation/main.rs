@@ -158,6 +158,44 @@ fn a_revocation_cuts_live_tunnels_within_two_seconds_control_rule_16() {
     assert_eq!(reach(&mut world, friend, victim, 5), None);
 }
 
+/// How many of the machines hold a revocation so many milliseconds after it, on lines that lose so many of 1000 datagrams
+/// in each direction, and how many machines there are. There is one server, so that each has one source alone.
+fn reached_by_a_revocation(seed: u64, loss: u64, milliseconds: u64) -> (usize, usize) {
+    let mut world = World::new(seed, 1);
+    for _ in 0..24 {
+        let machine = world.add_machine(Nat::None);
+        world.join(machine);
+    }
+    world.run_for(10);
+    let node = world.machines[1].node.as_ref().unwrap().membership().unwrap().node;
+    world.authority.revoke(node);
+    world.underlay.loss = loss;
+    world.sign();
+    world.run_until(world.now + milliseconds * SECOND / 1000);
+    let newest = world.machines[0].node.as_ref().unwrap().verifier().network().unwrap().version;
+    let others = &world.machines[2..];
+    let has = |machine: &&world::Machine| {
+        let network = machine.node.as_ref().unwrap().verifier().network();
+        network.is_some_and(|network| network.version >= newest)
+    };
+    (others.iter().filter(has).count(), others.len())
+}
+
+#[test]
+fn a_revocation_is_told_again_where_datagrams_are_lost_control_rule_16() {
+    let (mut reached, mut all) = (0, 0);
+    for seed in 40..60 {
+        let (some, of) = reached_by_a_revocation(seed, 200, 2000);
+        (reached, all) = (reached + some, all + of);
+    }
+    println!("with a fifth of all datagrams lost {reached} of {all} have it within two seconds");
+    assert!(reached * 100 >= all * 98, "{reached} of {all}");
+    let (reached, all) = reached_by_a_revocation(70, 0, 2000);
+    assert_eq!(reached, all, "where none is lost");
+    let (reached, all) = reached_by_a_revocation(71, 200, 60_000);
+    assert_eq!(reached, all, "the rest with a keepalive");
+}
+
 #[test]
 fn a_withheld_document_is_noticed_control_rule_2() {
     let mut world = joined(seed(5), 4, 0);
