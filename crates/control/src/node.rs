@@ -245,12 +245,6 @@ impl Node {
             Event::Resolved { endpoint, addresses } => self.handle_resolved(&endpoint, &addresses, call),
             Event::Local { addresses, forbidden } => self.handle_local(addresses, forbidden, call),
             Event::Forwarded { source, destination } => self.handle_forwarded(&source, destination),
-            Event::Timestamp { peer, timestamp } => {
-                if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.timestamp = Some(timestamp);
-                }
-                self.save_peer(&peer);
-            }
         }
         self.collect(call);
     }

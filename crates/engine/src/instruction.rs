@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tombolo_noise::PublicKey;
+use tombolo_noise::{PublicKey, Tai64n};
 
 use crate::options::Path;
 use crate::transaction::PeerChange;
@@ -30,6 +30,9 @@ pub enum Instruction {
     PathValidated(PublicKey, SocketAddr),
     /// [`EngineHandle::revoke`](crate::EngineHandle::revoke).
     Revoke(PublicKey),
+    /// The greatest timestamp that was ever taken of a member's initiation, as the disk has it: none that is older is taken, whether
+    /// the member is a peer now or not (control rule 10).
+    Remember(PublicKey, Tai64n),
     /// [`EngineHandle::refuse_tunnel`](crate::EngineHandle::refuse_tunnel).
     RefuseTunnel(IpAddr),
 }

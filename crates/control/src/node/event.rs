@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tombolo_noise::PublicKey;
 use tombolo_noise::clock::UnixTime;
-use tombolo_noise::{PublicKey, Tai64n};
 
 use crate::document::{Validity, Version};
 use crate::frame::{Frame, JoinRefusal, RenewRefusal, ShowRefusal};
@@ -87,13 +87,6 @@ pub enum Event<'a> {
         source: PublicKey,
         /// The member's key.
         destination: PublicKey,
-    },
-    /// The greatest TAI64N of a peer grew.
-    Timestamp {
-        /// The peer's key.
-        peer: PublicKey,
-        /// The timestamp.
-        timestamp: Tai64n,
     },
 }
 
@@ -218,15 +211,13 @@ pub struct SavedDocuments {
     pub head: Option<Vec<u8>>,
 }
 
-/// A peer on disk.
+/// A peer on disk. The timestamps of its handshakes the data path keeps (control rule 10).
 #[derive(Clone, Debug, PartialEq)]
 pub struct SavedPeer {
     /// Its membership, signed.
     pub membership: Vec<u8>,
     /// Where it was last.
     pub endpoint: Option<SocketAddr>,
-    /// The greatest TAI64N that it sent.
-    pub timestamp: Option<Tai64n>,
 }
 
 /// All that a node needs to come up without any server.

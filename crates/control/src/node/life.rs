@@ -103,7 +103,6 @@ impl Node {
             }
             let now = call.now.boot;
             let held = self.peers.entry(key).or_insert_with(|| Peer::new(now));
-            held.timestamp = peer.timestamp;
             // Of a lighthouse: it was so before the restart.
             held.saved = true;
             if let Some(endpoint) = peer.endpoint {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tombolo_noise::PublicKey;
 use tombolo_noise::clock::Instant;
-use tombolo_noise::{PublicKey, Tai64n};
 
 use super::event::PeerPath;
 use crate::document::Roles;
@@ -53,7 +53,6 @@ pub(super) struct Peer {
     pub(super) told: Told,
     pub(super) last_versions: Option<Instant>,
     pub(super) last_pull: Option<Instant>,
-    pub(super) timestamp: Option<Tai64n>,
 }
 
 #[derive(Debug)]
@@ -201,7 +200,6 @@ impl Peer {
             told: Told::default(),
             last_versions: None,
             last_pull: None,
-            timestamp: None,
         }
     }
 

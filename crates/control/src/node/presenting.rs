@@ -61,7 +61,7 @@ impl Node {
         // Who has the register needs no other memory.
         if self.lighthouse.is_none() {
             let membership = member.encoded().to_vec();
-            let saved = SavedPeer { membership, endpoint: None, timestamp: None };
+            let saved = SavedPeer { membership, endpoint: None };
             self.outbox.push_back(Output::Save(Save::Peer(saved)));
         }
         if self.presents(member) {

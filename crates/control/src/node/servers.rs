@@ -322,7 +322,7 @@ impl Node {
         }
         let Some(member) = self.verifier.member_of_key(key) else { return };
         let endpoint = peer.current.and_then(Path::direct);
-        let saved = SavedPeer { membership: member.encoded().to_vec(), endpoint, timestamp: peer.timestamp };
+        let saved = SavedPeer { membership: member.encoded().to_vec(), endpoint };
         self.outbox.push_back(Output::Save(Save::Peer(saved)));
     }
 }

@@ -24,6 +24,10 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                     self.change_peer(*change, now);
                     continue;
                 }
+                Instruction::Remember(key, timestamp) => {
+                    self.device.remember_timestamp(key, timestamp);
+                    continue;
+                }
                 Instruction::RefuseTunnel(destination) => {
                     self.refuse_tunnel(destination, now);
                     continue;

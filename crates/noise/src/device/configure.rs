@@ -103,7 +103,12 @@ impl Device {
             }
         };
         let remote = self.identity.as_deref().map(|identity| RemoteStatic::new(identity, public_key));
-        self.peers[id.0 as usize] = Some(Box::new(Peer::new(id, public_key, remote, standing)));
+        let mut peer = Peer::new(id, public_key, remote, standing);
+        let membership = self.membership.as_mut();
+        if let Some(last) = membership.and_then(|membership| membership.remembered.remove(&public_key)) {
+            peer.past_mut().last_received_timestamp = last;
+        }
+        self.peers[id.0 as usize] = Some(Box::new(peer));
         self.by_key.insert(public_key, id);
         Ok(id)
     }
@@ -114,6 +119,10 @@ impl Device {
         self.release_provisional(id);
         let Some(peer) = self.peers.get_mut(id.0 as usize).and_then(Option::take) else { return };
         peer.link.remove();
+        let last = peer.past().last_received_timestamp;
+        if let Some(membership) = self.membership.as_mut().filter(|_| last != Tai64n::NEVER) {
+            membership.remember(*peer.link.public_key(), last);
+        }
         if let Some(known) = peer.known_source.as_deref().copied() {
             self.sources.remove(known);
         }

@@ -3,12 +3,13 @@
 use super::{Device, MEMBER_MAX_TIMESTAMP_AHEAD, MembershipOptions, Output, PROVISIONAL_LIFETIME};
 use crate::clock::{Instant, Now};
 use crate::handshake::{ReceivedInitiation, Responder};
-use crate::keys::{RemoteStatic, StaticIdentity};
+use crate::keys::{PublicKey, RemoteStatic, StaticIdentity};
 use crate::peer::Peer;
 use crate::rate_limit::Source;
 use crate::standing::Standing;
+use crate::tai64n::Tai64n;
 use crate::timers::Timer;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use tombolo_packet::{DropReason, Endpoint, PeerId};
 
@@ -21,6 +22,9 @@ const SHARE: u32 = 4;
 /// Time that strangers have not used is kept up to this: 100 handshakes of half a millisecond.
 const MAX_SAVED: Duration = Duration::from_millis(50);
 
+/// Keys without a peer whose greatest timestamp is remembered.
+const REMEMBERED_MAX: usize = 65_536;
+
 /// The state of membership mode.
 #[derive(Debug)]
 pub(super) struct Membership {
@@ -29,6 +33,8 @@ pub(super) struct Membership {
     pub(super) count: usize,
     /// As many entries as provisional peers at most.
     pub(super) per_source: BTreeMap<Source, usize>,
+    /// The greatest timestamps of members that are no peers now: what was recorded of them before is refused (control rule 10).
+    pub(super) remembered: HashMap<PublicKey, Tai64n>,
     /// Time that may be spent on strangers.
     saved: Duration,
     updated: Instant,
@@ -36,7 +42,19 @@ pub(super) struct Membership {
 
 impl Membership {
     pub(super) fn new(options: MembershipOptions, now: Instant) -> Self {
-        Self { options, count: 0, per_source: BTreeMap::new(), saved: MAX_SAVED, updated: now }
+        let (per_source, remembered) = (BTreeMap::new(), HashMap::new());
+        Self { options, count: 0, per_source, remembered, saved: MAX_SAVED, updated: now }
+    }
+
+    pub(super) fn remember(&mut self, key: PublicKey, timestamp: Tai64n) {
+        if self.remembered.len() >= REMEMBERED_MAX
+            && !self.remembered.contains_key(&key)
+            && let Some(one) = self.remembered.keys().next().copied()
+        {
+            self.remembered.remove(&one);
+        }
+        let held = self.remembered.entry(key).or_insert(timestamp);
+        *held = timestamp.max(*held);
     }
 
     /// Whether strangers have time left for so many X25519 operations.
@@ -66,6 +84,16 @@ impl Membership {
 }
 
 impl Device {
+    /// In membership mode: no initiation of this key is taken whose timestamp is not greater than this, also while it is no peer. For what
+    /// was kept on disk (control rule 10); what is known of members that are removed is remembered by itself. At most 65 536 keys.
+    pub fn remember_timestamp(&mut self, key: PublicKey, timestamp: Tai64n) {
+        match (self.by_key.get(&key), &mut self.membership) {
+            (Some(&known), _) => self.set_last_timestamp(known, timestamp),
+            (None, Some(membership)) => membership.remember(key, timestamp),
+            (None, None) => {}
+        }
+    }
+
     /// Whether a handshake message is from none of the sources with a live session.
     pub(super) fn is_stranger(&self, source: Endpoint) -> bool {
         self.membership.is_some() && !self.sources.contains(source.remote)
@@ -112,6 +140,11 @@ impl Device {
         let ahead = responder.timestamp().to_unix().0.saturating_sub(self.wall(now).0);
         if ahead > MEMBER_MAX_TIMESTAMP_AHEAD {
             return Err(DropReason::TimestampAhead);
+        }
+        let remembered =
+            self.membership.as_ref().and_then(|membership| membership.remembered.get(&public_key));
+        if remembered.is_some_and(|last| responder.timestamp() <= *last) {
+            return Err(DropReason::StaleTimestamp);
         }
         let id = self
             .add_peer_of_standing(public_key, Standing::Provisional)

@@ -78,6 +78,49 @@ fn a_replay_does_not_put_out_the_session_that_the_member_is_about_to_use_control
 }
 
 #[test]
+fn an_initiation_recorded_before_a_restart_is_refused_after_it_control_rule_10() {
+    let mut world = World::server(5, 1);
+    world.initiate(1, 0);
+    world.advance(seconds(1));
+    world.send_control(1, 0, b"show");
+    world.advance(millis(100));
+    assert!(world.promote(0, 1, seconds(100_000)) && world.promote(1, 0, seconds(100_000)));
+    let (key, member) = (world.nodes[1].public_key(), world.nodes[1].address);
+    let last = received_timestamp(&world, 0, 1).unwrap();
+    // With the cookie that it was asked for, which is good for two minutes.
+    let initiation = world.sent(1, MessageType::Initiation).pop().unwrap().contents;
+    world.wire.clear();
+    world.faults.loss = 1000;
+    let forget = |world: &mut World| {
+        let id = world.nodes[0].device.peer_by_key(&key).unwrap();
+        world.nodes[0].device.remove_peer(id);
+    };
+    let replay = |world: &mut World| {
+        world.receive(0, member, initiation.clone());
+        world.run_outputs(0);
+        world.sent(0, MessageType::Response).len()
+    };
+    // A member that was let go, as after a while without traffic.
+    forget(&mut world);
+    assert_eq!((replay(&mut world), world.nodes[0].dropped(DropReason::StaleTimestamp)), (0, 1));
+    // A restart forgets everything: what the disk had makes the difference.
+    let now = world.now_of(0);
+    world.nodes[0].device.set_membership(None, now);
+    world.set_membership(0, tombolo_noise::MembershipOptions::server());
+    assert_eq!(replay(&mut world), 1, "it is a good one");
+    forget(&mut world);
+    world.nodes[0].device.remember_timestamp(key, last);
+    assert_eq!((replay(&mut world), world.nodes[0].dropped(DropReason::StaleTimestamp)), (1, 2));
+    assert!(world.nodes[0].device.peer_by_key(&key).is_none(), "nor has it a place of a stranger's");
+    // The member itself comes in.
+    world.faults.loss = 0;
+    world.advance(seconds(10));
+    world.initiate(1, 0);
+    world.advance(seconds(1));
+    assert_eq!(world.sent(0, MessageType::Response).len(), 2);
+}
+
+#[test]
 fn the_timestamp_is_stored_with_the_first_transport_message_control_rule_10() {
     let mut world = World::joined(3, 1);
     let before = received_timestamp(&world, 0, 1);

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use tombolo_engine::{AllowedIpChange, PeerChange, Transaction};
-use tombolo_noise::PresharedKey;
+use tombolo_engine::{AllowedIpChange, Instruction, PeerChange, Transaction};
+use tombolo_noise::{PresharedKey, PublicKey};
 
 use crate::config::{EndpointHost, EndpointName, NetworkConfig, PeerConfig, SecretSource};
-use crate::state::SavedPeers;
+use crate::state::{SavedPeer, SavedPeers};
 
 /// A peer heard of within this time, in seconds, is called at once after a restart.
 const RECENT: u64 = 24 * 3600;
@@ -67,6 +67,12 @@ pub(super) fn everything(config: &NetworkConfig, saved: &SavedPeers) -> Transact
         replace_peers: true,
         peers: peers.collect(),
     }
+}
+
+/// Of members, who are peers only once they are verified: what they sent before is not taken again (control rule 10).
+pub(super) fn timestamps(saved: &SavedPeers) -> impl Iterator<Item = Instruction> {
+    let known = |(key, peer): (&PublicKey, &SavedPeer)| Some((*key, peer.last_received_timestamp?));
+    saved.iter().filter_map(known).map(|(key, timestamp)| Instruction::Remember(key, timestamp))
 }
 
 /// Only what differs between two configurations, so that no session of an unchanged peer is touched.
@@ -135,4 +141,22 @@ pub(super) fn is_empty(transaction: &Transaction) -> bool {
         && transaction.firewall_mark.is_none()
         && !transaction.replace_peers
         && transaction.peers.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tombolo_noise::Tai64n;
+
+    #[test]
+    fn the_engine_is_told_at_the_start_what_members_sent_last_control_rule_10() {
+        let (one, other) = (PublicKey::from_bytes([1; 32]), PublicKey::from_bytes([2; 32]));
+        let timestamp = Tai64n::from_bytes([9; 12]);
+        let heard = SavedPeer { last_received_timestamp: Some(timestamp), ..SavedPeer::default() };
+        let saved = SavedPeers::from([(one, heard), (other, SavedPeer::default())]);
+        let told: Vec<Instruction> = timestamps(&saved).collect();
+        assert!(
+            matches!(told.as_slice(), [Instruction::Remember(key, last)] if *key == one && *last == timestamp)
+        );
+    }
 }

@@ -180,6 +180,7 @@ impl Daemon {
         if let Some(member) = &member {
             let told = slot.handle().and_then(|handle| {
                 handle.set_membership(Some(member.options(&config)))?;
+                handle.instruct(peers::timestamps(&saved).collect())?;
                 member.known_time().map_or(Ok(()), |time| handle.set_time_floor(time))
             });
             told.map_err(failed)?;

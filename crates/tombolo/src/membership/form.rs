@@ -10,7 +10,6 @@ use tombolo_control::document::Version;
 use tombolo_control::node::{NamedNode, SavedDocuments, SavedPeer};
 use tombolo_control::verifier::{Overlay, Pins};
 use tombolo_control::{DocumentHash, Fingerprint, KeyId, NetworkId, NodeId};
-use tombolo_noise::Tai64n;
 use tombolo_noise::clock::UnixTime;
 
 const VERSION: u32 = 1;
@@ -75,8 +74,6 @@ struct MemberForm {
     membership: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     endpoint: Option<SocketAddr>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    timestamp: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -179,11 +176,8 @@ pub fn read_membership(bytes: &[u8]) -> Result<(SavedDocuments, Option<Vec<u8>>)
 }
 
 pub(super) fn write_members<'a>(members: impl Iterator<Item = &'a SavedPeer>) -> Vec<u8> {
-    let members = members.map(|member| MemberForm {
-        membership: to_hex(&member.membership),
-        endpoint: member.endpoint,
-        timestamp: member.timestamp.map(|timestamp| to_hex(timestamp.as_bytes())),
-    });
+    let members = members
+        .map(|member| MemberForm { membership: to_hex(&member.membership), endpoint: member.endpoint });
     let form = MembersForm { tombolo_members: VERSION, members: members.collect() };
     serde_json::to_vec_pretty(&form).unwrap_or_default()
 }
@@ -198,12 +192,7 @@ pub fn read_members(bytes: &[u8]) -> Result<Vec<SavedPeer>, String> {
         return Err(format!("its version is {}, this program reads {VERSION}", form.tombolo_members));
     }
     let read = |member: &MemberForm| -> Result<SavedPeer, String> {
-        let timestamp = member.timestamp.as_ref().map(|text| array(text).map(Tai64n::from_bytes));
-        Ok(SavedPeer {
-            membership: from_hex(&member.membership)?,
-            endpoint: member.endpoint,
-            timestamp: timestamp.transpose()?,
-        })
+        Ok(SavedPeer { membership: from_hex(&member.membership)?, endpoint: member.endpoint })
     };
     form.members.iter().map(read).collect()
 }
