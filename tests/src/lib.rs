@@ -19,6 +19,7 @@
 //!
 //! Everything here is Linux: namespaces are made with the `ip` program, and need root.
 
+pub mod booted;
 pub mod capture;
 pub mod command;
 pub mod counters;

@@ -19,13 +19,17 @@ pub(crate) fn is_running() -> bool {
 }
 
 /// Questions below `domain` go to `servers` through `interface`, and only they: `~` makes it a routing domain, and the
-/// interface is no default route for names.
+/// interface is no default route for names. What fails in the middle is taken back.
 ///
 /// # Errors
 /// `resolvectl` is missing, refuses, or does not end.
 pub(crate) async fn register(interface: &str, domain: &str, servers: &[IpAddr]) -> io::Result<()> {
     for arguments in registration(interface, domain, servers) {
-        run(&arguments).await?;
+        if let Err(error) = run(&arguments).await {
+            // It may well fail for the same reason.
+            let _ = revert(interface).await;
+            return Err(error);
+        }
     }
     Ok(())
 }
