@@ -138,6 +138,33 @@ mod tests {
         assert_eq!(budget.0.load(Ordering::Relaxed), 0);
     }
 
+    /// RFC 6040 §4.2, as for packets that need not wait.
+    #[test]
+    fn what_is_held_has_the_mark_of_its_outer_header() {
+        use tombolo_packet::ip::ecn::{CAPABLE_0, CAPABLE_1, CONGESTION, NOT_CAPABLE};
+        let (held, budget, drops, now) =
+            (Held::default(), HeldBudget::default(), DropCounters::default(), Instant::default());
+        let mut expected = Vec::new();
+        for (inner, outer, delivered) in [
+            (NOT_CAPABLE, CAPABLE_0, Some(NOT_CAPABLE)),
+            (NOT_CAPABLE, CONGESTION, None),
+            (CAPABLE_0, CAPABLE_1, Some(CAPABLE_1)),
+            (CAPABLE_0, CONGESTION, Some(CONGESTION)),
+            (CAPABLE_1, CAPABLE_0, Some(CAPABLE_1)),
+            (CAPABLE_1, CONGESTION, Some(CONGESTION)),
+            (CONGESTION, NOT_CAPABLE, Some(CONGESTION)),
+        ] {
+            let mut bytes = packet(0, 20);
+            bytes[1] = inner;
+            let kept = held.push(&bytes, outer, now, &budget);
+            assert_eq!(kept, delivered.map(drop).ok_or(DropReason::CongestionMarked));
+            expected.extend(delivered);
+        }
+        let mut seen = Vec::new();
+        held.deliver(now, &budget, &drops, |packet| seen.push(packet[1]));
+        assert_eq!(seen, expected);
+    }
+
     #[test]
     fn all_together_are_bounded_and_old_ones_go_control_rule_9() {
         let (budget, drops, now) = (HeldBudget::default(), DropCounters::default(), Instant::default());

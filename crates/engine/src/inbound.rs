@@ -1,6 +1,6 @@
 //! UDP to TUN: receive, find the session, open in place, check replay and source, coalesce, write.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use tombolo_noise::{IndexEntry, Received as Batch};
 use tombolo_packet::coalesce::{CoalesceOptions, Coalescer};
 use tombolo_packet::ip::{IpPacket, ecn_decapsulate};
 use tombolo_packet::relay::is_relayed;
-use tombolo_packet::{DropReason, Endpoint, GsoType, VnetHeader, clamp_mss};
+use tombolo_packet::split::SuperPacket;
+use tombolo_packet::{DropCounters, DropReason, Endpoint, GsoType, VnetHeader, clamp_mss};
 use tombolo_tun::{Fault, Queue, gso_max_size_for};
 use tombolo_udp::Received;
 
@@ -202,7 +203,7 @@ impl<'a> Delivery<'a> {
             return;
         }
         self.follow_mtu();
-        arena.messages.opened.sort_by_key(|opened| (opened.session, opened.counter));
+        arena.messages.put_in_order();
         let Arena { bytes, received, messages: Messages { opened, sessions, .. }, now, .. } = arena;
         for group in opened.chunk_by(|a, b| a.session == b.session) {
             let reads = Sources::Reads { received };
@@ -232,7 +233,7 @@ impl<'a> Delivery<'a> {
                 self.shared.drops.count(reason);
             }
         }
-        messages.opened.sort_by_key(|opened| (opened.session, opened.counter));
+        messages.put_in_order();
         for group in messages.opened.chunk_by(|a, b| a.session == b.session) {
             let session = &messages.sessions[group[0].session];
             self.session_batch(session, group, bytes, Sources::Relayed(&taken), snapshot, now);
@@ -392,27 +393,59 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
+    /// Writes what was gathered. What the kernel refuses as super-packets it gets as plain packets, at once and from now on: some
+    /// stable kernels refuse all of them.
     fn write(&mut self, arena: &mut [u8]) {
         let (queue, shared) = (self.queue, self.shared);
         let (mut gone, mut refused_tcp, mut refused_udp) = (false, false, false);
         self.coalescer.for_each_output(arena, |header: VnetHeader, slices| {
             let Err(error) = queue.write(header, slices) else { return };
-            shared.drops.count(DropReason::TunWriteFailed);
-            match (Fault::of(&error), header.gso_type) {
-                (Fault::Gone, _) => gone = true,
-                (Fault::Refused, GsoType::Tcp4 | GsoType::Tcp6) => refused_tcp = true,
-                (Fault::Refused, GsoType::Udp) => refused_udp = true,
-                _ => return,
+            let fault = Fault::of(&error);
+            gone |= fault == Fault::Gone;
+            if fault != Fault::Refused || header.gso_type == GsoType::None {
+                shared.drops.count(DropReason::TunWriteFailed);
+                return;
+            }
+            match header.gso_type {
+                GsoType::Udp => refused_udp = true,
+                _ => refused_tcp = true,
             }
             shared.tun_offloads.write_refused(header.gso_type, &error);
+            gone |= write_segments(queue, header, slices, &shared.drops);
         });
         self.tun_gone |= gone;
         if refused_tcp || refused_udp {
-            // Some stable kernels refuse every super-packet: write plain ones from now on. What was
-            // lost is for the inner transport to repeat.
             self.options.tcp &= !refused_tcp;
             self.options.udp &= !refused_udp;
             self.coalescer.set_options(self.options);
         }
     }
+}
+
+/// Writes a super-packet packet by packet. Those that are not taken are counted; `true`: the device is gone.
+#[cold]
+fn write_segments(
+    queue: &dyn Queue,
+    header: VnetHeader,
+    slices: &[IoSlice<'_>],
+    drops: &DropCounters,
+) -> bool {
+    let mut bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+    let packet = match SuperPacket::parse(header, &mut bytes) {
+        Ok(packet) => packet,
+        Err(reason) => {
+            drops.count(reason);
+            return false;
+        }
+    };
+    let mut gone = false;
+    let mut segment = vec![0; packet.segment_len(0)];
+    for index in 0..packet.segments() {
+        let len = packet.write_segment(index, &mut segment);
+        if let Err(error) = queue.write(VnetHeader::default(), &[IoSlice::new(&segment[..len])]) {
+            drops.count(DropReason::TunWriteFailed);
+            gone |= Fault::of(&error) == Fault::Gone;
+        }
+    }
+    gone
 }

@@ -6,10 +6,9 @@ mod support;
 
 use std::cell::Cell;
 
-use support::{EAST, Machine, WEST, udp, wait_until};
+use support::{EAST, Machine, WEST, expect_tcp, tcp, udp, wait_until};
 use tombolo_engine::{Assist, AssistStatus};
-use tombolo_packet::checksum::{Sum, pseudo_header};
-use tombolo_packet::{DropReason, GsoType, IpPacket, VnetHeader};
+use tombolo_packet::DropReason;
 use tombolo_tun::Offloads;
 use tombolo_udp::memory::{Faults, MemoryNetwork};
 
@@ -34,53 +33,6 @@ fn machines(workers: usize, assist: Assist) -> (MemoryNetwork, Machine, Machine)
     (network, east, west)
 }
 
-/// What one TCP connection carries from `at` on: a super-packet, or a packet if it is no longer than a segment.
-fn packet(at: u32, payload_len: usize) -> (VnetHeader, Vec<u8>) {
-    let len = 20 + 20 + payload_len;
-    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0];
-    packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-    packet.extend([EAST, WEST].concat());
-    let checksum = Sum::of(&packet).checksum();
-    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
-    packet.extend([0, 80, 0, 81]);
-    packet.extend(at.to_be_bytes());
-    packet.extend([0, 0, 0, 9, 0x50, 0x10, 1, 1]);
-    packet.extend((!pseudo_header(&EAST, &WEST, 6, len - 20).checksum()).to_be_bytes());
-    packet.extend([0, 0]);
-    packet.extend((at..).map(byte).take(payload_len));
-    let segmented = payload_len > SEGMENT;
-    let header = VnetHeader {
-        needs_checksum: true,
-        gso_type: if segmented { GsoType::Tcp4 } else { GsoType::None },
-        gso_size: if segmented { SEGMENT as u16 } else { 0 },
-        checksum_start: 20,
-        checksum_offset: 16,
-        ..VnetHeader::default()
-    };
-    (header, packet)
-}
-
-/// What the connection carries at a place.
-fn byte(at: u32) -> u8 {
-    (at ^ (at >> 9)).wrapping_mul(7) as u8
-}
-
-/// Takes what comes of the connection, from `at` to `end`, and holds every byte against what was sent: nothing may be missing, twice,
-/// or before its turn.
-fn expect(machine: &Machine, mut at: u32, end: u32) {
-    while at < end {
-        let packet = machine.receive();
-        let packet = IpPacket::parse(&packet).unwrap();
-        let tcp = packet.payload();
-        assert_eq!(u32::from_be_bytes(tcp[4..8].try_into().unwrap()), at, "in order");
-        for &found in &tcp[20..] {
-            assert_eq!(found, byte(at));
-            at += 1;
-        }
-    }
-    assert_eq!(at, end);
-}
-
 fn assisted(machine: &Machine) -> AssistStatus {
     machine.handle.status().unwrap().assist
 }
@@ -91,11 +43,11 @@ fn transfer(east: &Machine, west: &Machine, lengths: &[usize], done: impl Fn() -
     wait_until("somebody helps", || {
         let start = at;
         for len in lengths.iter().cycle().take(BURST) {
-            let (header, packet) = packet(at, *len);
+            let (header, packet) = tcp(at, *len, SEGMENT as u16);
             east.host.send(header, &packet).unwrap();
             at += *len as u32;
         }
-        expect(west, start, at);
+        expect_tcp(west, start, at);
         done()
     });
 }
@@ -147,7 +99,7 @@ fn an_engine_stops_in_the_midst_of_help() {
     for _ in 0..20 {
         let (_network, east, west) = machines(4, Assist::Always);
         for number in 0..30 {
-            let (header, packet) = packet(number * SUPER as u32, SUPER);
+            let (header, packet) = tcp(number * SUPER as u32, SUPER, SEGMENT as u16);
             east.host.send(header, &packet).unwrap();
         }
         east.engine.stop();

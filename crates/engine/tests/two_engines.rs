@@ -89,6 +89,34 @@ fn a_datagram_that_comes_twice_is_delivered_once() {
     assert!(west.host.try_receive().is_none());
 }
 
+/// Control rule 11: what begins like a control frame comes from nobody's TUN, and neither does anything else that is no IP packet.
+#[test]
+fn what_is_no_ip_packet_is_never_sealed_control_rule_11() {
+    for offloads in [Offloads::ALL, Offloads::NONE] {
+        let (_network, east, west) = two(offloads);
+        east.send(&udp(EAST, WEST, b"before"));
+        west.receive();
+        let sent = || east.handle.status().unwrap().peers[0].sent_bytes;
+        let before = sent();
+        // A packet that has a route but for its first byte, and frames.
+        let mut disguised = udp(EAST, WEST, &[7; 100]);
+        let mut dropped = 0;
+        for first in [0xf0, 0xf1, 0xff, 0x00, 0x15, 0x55, 0x75] {
+            disguised[0] = first;
+            for bytes in [&disguised[..], &[first, 3, 0, 1, 0xa0], &[first]] {
+                east.send(bytes);
+                dropped += 1;
+            }
+        }
+        east.wait_dropped(DropReason::MalformedPacket, dropped);
+        assert_eq!(sent(), before, "something was sealed");
+        east.send(&udp(EAST, WEST, b"after"));
+        assert_eq!(west.receive(), udp(EAST, WEST, b"after"));
+        assert_eq!(east.dropped(DropReason::MalformedPacket), dropped);
+        assert_eq!(west.dropped(DropReason::MalformedPacket), 0);
+    }
+}
+
 /// Requirement 18.
 #[test]
 fn a_peer_cannot_speak_for_another() {

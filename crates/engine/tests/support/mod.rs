@@ -2,12 +2,15 @@
 #![allow(missing_docs, unreachable_pub, reason = "test support")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod gate;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use gate::Gates;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tombolo_engine::{
@@ -16,9 +19,9 @@ use tombolo_engine::{
 };
 use tombolo_noise::{PrivateKey, PublicKey};
 use tombolo_packet::checksum::{Sum, pseudo_header};
-use tombolo_packet::{Steering, VnetHeader};
+use tombolo_packet::{GsoType, IpPacket, Steering, VnetHeader};
+use tombolo_tun::Offloads;
 use tombolo_tun::memory::{MemoryHost, queues};
-use tombolo_tun::{Offloads, Queue};
 use tombolo_udp::memory::{MemoryNetwork, MemorySocket};
 
 /// How long a test waits for what must happen.
@@ -31,6 +34,7 @@ struct MemoryBinder {
     network: MemoryNetwork,
     outer: IpAddr,
     bound: Sender<Vec<Arc<MemorySocket>>>,
+    gates: Gates,
 }
 
 impl SocketBinder for MemoryBinder {
@@ -38,8 +42,11 @@ impl SocketBinder for MemoryBinder {
         let sockets: Vec<_> =
             self.network.sockets(&[self.outer], PORT, steering).into_iter().map(Arc::new).collect();
         let _ = self.bound.send(sockets.clone());
-        let mut lanes =
-            sockets.into_iter().map(|socket| Sockets { v4: Some(socket), port: PORT, ..Sockets::default() });
+        let mut lanes = sockets.into_iter().map(|socket| Sockets {
+            v4: Some(self.gates.socket(socket)),
+            port: PORT,
+            ..Sockets::default()
+        });
         let first = lanes.next().unwrap();
         Ok(Sockets { more: lanes.collect(), ..first })
     }
@@ -96,6 +103,17 @@ impl Machine {
         offloads: Offloads,
         adjust: impl FnOnce(&mut EngineOptions),
     ) -> Self {
+        Self::start_gated(network, number, offloads, &Gates::new(), adjust)
+    }
+
+    /// The same behind these gates.
+    pub fn start_gated(
+        network: &MemoryNetwork,
+        number: u8,
+        offloads: Offloads,
+        gates: &Gates,
+        adjust: impl FnOnce(&mut EngineOptions),
+    ) -> Self {
         let mut options = EngineOptions {
             mtu: 1420,
             listen_port: PORT,
@@ -112,9 +130,9 @@ impl Machine {
         let mut random = ChaCha20Rng::seed_from_u64(number.into());
         let outer: IpAddr = [192, 0, 2, number].into();
         let (queues, host) = queues(offloads, queues_for(options.workers)).unwrap();
-        let queues = queues.into_iter().map(|queue| Arc::new(queue) as Arc<dyn Queue>).collect();
+        let queues = queues.into_iter().map(|queue| gates.queue(queue)).collect();
         let (bound, binding) = channel();
-        let binder = MemoryBinder { network: network.clone(), outer, bound };
+        let binder = MemoryBinder { network: network.clone(), outer, bound, gates: gates.clone() };
         let (sender, events) = channel();
         let sender = Mutex::new(sender);
         let private_key = PrivateKey::generate(&mut random);
@@ -229,5 +247,73 @@ pub fn udp_ports(
     packet
 }
 
+/// What one TCP connection from east to west carries from `at` on, byte by byte [`tcp_byte`]: one packet, or a super-packet in segments of
+/// `segment` bytes. Its checksum is left to others, as the kernel does.
+pub fn tcp(at: u32, payload_len: usize, segment: u16) -> (VnetHeader, Vec<u8>) {
+    tcp_port(80, at, payload_len, segment)
+}
+
+/// The same of the connection from this port.
+pub fn tcp_port(port: u16, at: u32, payload_len: usize, segment: u16) -> (VnetHeader, Vec<u8>) {
+    let len = 20 + 20 + payload_len;
+    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0];
+    packet[2..4].copy_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
+    packet.extend([EAST, WEST].concat());
+    let checksum = Sum::of(&packet).checksum();
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet.extend(port.to_be_bytes());
+    packet.extend([0, 81]);
+    packet.extend(at.to_be_bytes());
+    packet.extend([0, 0, 0, 9, 0x50, 0x10, 1, 1]);
+    packet.extend((!pseudo_header(&EAST, &WEST, 6, len - 20).checksum()).to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend((at..).map(tcp_byte).take(payload_len));
+    let segmented = payload_len > usize::from(segment);
+    let header = VnetHeader {
+        needs_checksum: true,
+        gso_type: if segmented { GsoType::Tcp4 } else { GsoType::None },
+        gso_size: if segmented { segment } else { 0 },
+        checksum_start: 20,
+        checksum_offset: 16,
+        ..VnetHeader::default()
+    };
+    (header, packet)
+}
+
+/// What a TCP connection carries at a place.
+pub fn tcp_byte(at: u32) -> u8 {
+    (at ^ (at >> 9)).wrapping_mul(7) as u8
+}
+
+/// Takes what comes of the connection, from `at` to `end`, and holds every byte against what was sent: nothing may be missing, twice,
+/// or before its turn. Gives the length of each packet's payload.
+pub fn expect_tcp(machine: &Machine, mut at: u32, end: u32) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    while at < end {
+        let packet = machine.receive();
+        let packet = IpPacket::parse(&packet).unwrap();
+        let tcp = packet.payload();
+        assert_eq!(u32::from_be_bytes(tcp[4..8].try_into().unwrap()), at, "in order");
+        for &found in &tcp[20..] {
+            assert_eq!(found, tcp_byte(at));
+            at += 1;
+        }
+        lengths.push(tcp.len() - 20);
+    }
+    assert_eq!(at, end);
+    lengths
+}
+
 pub const EAST: [u8; 4] = [10, 0, 0, 1];
 pub const WEST: [u8; 4] = [10, 0, 0, 2];
+
+/// Sets the checksums of a TCP packet over IPv4 without options.
+pub fn finish_checksums(packet: &mut [u8]) {
+    packet[10..12].fill(0);
+    packet[36..38].fill(0);
+    let header = Sum::of(&packet[..20]).checksum();
+    let transport = pseudo_header(&packet[12..16], &packet[16..20], 6, packet.len() - 20);
+    let transport = transport.add_bytes(&packet[20..]).checksum();
+    packet[10..12].copy_from_slice(&header.to_be_bytes());
+    packet[36..38].copy_from_slice(&transport.to_be_bytes());
+}
