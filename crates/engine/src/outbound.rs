@@ -29,8 +29,11 @@ use crate::worker::{End, Turn};
 /// most of the time is not spent on packets that are dropped.
 const READS_PER_TURN: usize = 64;
 
-/// Bytes from which on a packet waits rather than be sealed when the turn's share is used up. To seal a shorter one takes
-/// no longer than to read it, so that those behind it would gain nothing.
+/// Bytes from which on a packet waits rather than be sealed when the turn's share is used up. To seal and send a shorter one takes
+/// hardly longer than to read it, so that those behind it would gain nothing.
+const WORTH_WAITING: usize = 512;
+
+/// Bytes that only packets of several segments have. Of TCP, they are a connection's in bulk.
 const LONG_PACKET: usize = 4 * 1024;
 
 /// Segments from which on a packet takes so long to seal that what is ready does not wait for it.
@@ -138,7 +141,7 @@ impl<'a> Outbound<'a> {
                         let (flow, is_tcp) = waiting.flow_read(peer, len)?;
                         self.company.note(flow, is_tcp && len >= LONG_PACKET, now);
                         share.shared_tunnel = self.company.is_there(now);
-                        let late = share.used_up && len >= LONG_PACKET;
+                        let late = share.used_up && len >= WORTH_WAITING;
                         if late || !waiting.is_empty() || share.gate(peer).is_some() {
                             waiting.keep(peer, header, len, &shared.drops)
                         } else {

@@ -6,8 +6,9 @@ mod support;
 
 use std::collections::HashMap;
 
-use support::{EAST, Machine, PATIENCE, PORT, WEST, udp, udp_ports, wait_until};
-use tombolo_engine::{PeerChange, Transaction};
+use support::gate::Gates;
+use support::{EAST, Machine, PATIENCE, PORT, WEST, tcp_port, udp, udp_ports, wait_until};
+use tombolo_engine::{Assist, PeerChange, Transaction};
 use tombolo_packet::checksum::pseudo_header;
 use tombolo_packet::{DropReason, GsoType, VnetHeader};
 use tombolo_tun::Offloads;
@@ -15,6 +16,9 @@ use tombolo_udp::memory::{MemoryNetwork, MemorySocket};
 use tombolo_udp::{RECEIVE_SLOT, Socket};
 
 const SEGMENT: u16 = 1300;
+
+/// As it comes out of the TUN.
+type Packet = (VnetHeader, Vec<u8>);
 
 /// East with so many workers and west, who know each other and have a session.
 fn pair(workers: usize, copy_dscp: bool) -> (MemoryNetwork, Machine, Machine) {
@@ -51,7 +55,7 @@ fn messages(tap: &MemorySocket, count: usize) -> Vec<(u64, u8)> {
 }
 
 /// A UDP super-packet, as a kernel with segmentation offload hands it out.
-fn super_packet(port: u16, payload: &[u8]) -> (VnetHeader, Vec<u8>) {
+fn super_packet(port: u16, payload: &[u8]) -> Packet {
     let mut packet = udp_ports(EAST, WEST, port, 5000, payload);
     let sum = !pseudo_header(&EAST, &WEST, 17, 8 + payload.len()).checksum();
     packet[26..28].copy_from_slice(&sum.to_be_bytes());
@@ -92,6 +96,90 @@ fn flows_of_super_packets_arrive_whole_and_in_order_with_one_worker_and_with_fou
         assert!(seen == expected, "{workers} workers");
         assert_eq!(east.dropped(DropReason::OutboundQueueFull), 0);
     }
+}
+
+/// How many packets come of one out of the TUN.
+fn segments((header, packet): &Packet) -> usize {
+    match header.gso_type {
+        GsoType::None => 1,
+        GsoType::Udp => (packet.len() - 28).div_ceil(header.gso_size.into()),
+        GsoType::Tcp4 | GsoType::Tcp6 => (packet.len() - 40).div_ceil(header.gso_size.into()),
+    }
+}
+
+/// The ports of the packets, in the order in which west gets them, after the TUN has given all of them to the engine at once: all but the
+/// first, which makes the session.
+fn order_of(packets: &[Packet]) -> Vec<u16> {
+    let network = MemoryNetwork::new(8290);
+    let gates = Gates::new();
+    let east = Machine::start_gated(&network, 1, Offloads::ALL, &gates, |options| {
+        options.assist = Assist::Never;
+    });
+    let west = Machine::start(&network, 2, Offloads::NONE);
+    east.add_peer(&west, &["10.0.0.2/32"], true);
+    west.add_peer(&east, &["10.0.0.1/32"], true);
+    let ports = |packets: &[Packet]| -> Vec<u16> {
+        let closed = gates.tun.close();
+        packets.iter().for_each(|(header, packet)| east.host.send(*header, packet).unwrap());
+        drop(closed);
+        let received = (0..packets.iter().map(segments).sum()).map(|_| west.receive());
+        received.map(|packet| u16::from_be_bytes([packet[20], packet[21]])).collect()
+    };
+    let (first, rest) = packets.split_at(1);
+    ports(first);
+    let order = ports(rest);
+    assert_eq!(east.dropped(DropReason::OutboundQueueFull), 0);
+    order
+}
+
+/// The port of the sparse flow.
+const HEARTBEAT: u16 = 7;
+
+fn heartbeat() -> Packet {
+    (VnetHeader::default(), udp_ports(EAST, WEST, HEARTBEAT, 5000, b"alive"))
+}
+
+/// How many packets of others come after the last heartbeat.
+fn overtaken(ports: &[u16]) -> usize {
+    ports.len() - 1 - ports.iter().rposition(|&port| port == HEARTBEAT).unwrap()
+}
+
+#[test]
+fn a_heartbeat_overtakes_bulk_that_was_read_before_it_whatever_the_bulk_consists_of() {
+    let plain_udp = || (VnetHeader::default(), udp_ports(EAST, WEST, 1, 5000, &[1; 1392]));
+    let plain_tcp = |number: u32| tcp_port(1, number * 1380, 1380, 1380);
+    let long_tcp = |number: u32| tcp_port(1, number * 41_400, 41_400, 1380);
+    let long_udp = || super_packet(1, &[1; 31 * SEGMENT as usize]);
+    let bulks: [(&str, Vec<Packet>); 4] = [
+        ("UDP of 1420 bytes", (0..300).map(|_| plain_udp()).collect()),
+        ("TCP of 1420 bytes", (0..300).map(plain_tcp).collect()),
+        ("UDP super-packets", (0..20).map(|_| long_udp()).collect()),
+        ("TCP super-packets", (0..20).map(long_tcp).collect()),
+    ];
+    for (what, bulk) in bulks {
+        let packets: Vec<_> =
+            [heartbeat(), heartbeat()].into_iter().chain(bulk).chain([heartbeat()]).collect();
+        // A thread that is not let run for so long that both count as alone finds nobody to be fair to.
+        let overtaken = (0..5).map(|_| overtaken(&order_of(&packets))).find(|&overtaken| overtaken >= 100);
+        assert!(overtaken.is_some(), "{what}: the heartbeat came last");
+    }
+}
+
+/// They are not worth the queue: each finds its share by congestion control.
+#[test]
+fn connections_in_bulk_alone_leave_in_the_order_in_which_they_were_read() {
+    let packets: Vec<_> =
+        (0..40_u32).map(|number| tcp_port(1 + (number / 10) as u16, number * 41_400, 41_400, 1380)).collect();
+    assert!(order_of(&packets).is_sorted());
+}
+
+#[test]
+fn packets_that_are_sealed_as_fast_as_read_do_not_wait() {
+    let packets: Vec<_> = (0..300)
+        .map(|_| (VnetHeader::default(), udp_ports(EAST, WEST, 1, 5000, &[1; 200])))
+        .chain([heartbeat()])
+        .collect();
+    assert_eq!(overtaken(&order_of(&packets)), 0);
 }
 
 #[test]
