@@ -270,6 +270,20 @@ impl Host {
         self.run(&["up"]).map(drop)
     }
 
+    /// Has the daemon read its file anew, as `systemctl reload` does; it takes a moment.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn reload(&self) -> Result {
+        Ok(kill_process(self.daemon()?, Signal::HUP)?)
+    }
+
+    fn daemon(&self) -> Result<Pid> {
+        let status = self.json(&["status", "--json"])?;
+        let number = status["pid"].as_i64().context("the daemon's process")?;
+        Pid::from_raw(i32::try_from(number)?).context("the number of a process")
+    }
+
     /// Megabytes of memory that its daemon takes now.
     ///
     /// # Errors
@@ -286,9 +300,7 @@ impl Host {
     /// # Errors
     /// When there is none.
     pub fn kill(&self) -> Result {
-        let status = self.json(&["status", "--json"])?;
-        let number = status["pid"].as_i64().context("the daemon's process")?;
-        let daemon = Pid::from_raw(i32::try_from(number)?).context("the number of a process")?;
+        let daemon = self.daemon()?;
         kill_process(daemon, Signal::KILL)?;
         wait_until("the daemon is gone", LIMIT, || test_kill_process(daemon).is_err())
     }

@@ -38,6 +38,8 @@ mod paths;
 mod peer;
 mod presenting;
 mod rotation;
+#[cfg(test)]
+mod routes_tests;
 mod servers;
 mod sessions;
 
@@ -56,7 +58,7 @@ use crate::lighthouse::{Lighthouse, LighthouseOptions};
 use crate::limit::{Deadlines, Destinations, Limits};
 use crate::path::{Outgoing, Path};
 use crate::token::Token;
-use crate::verifier::{ClockFault, NetworkTime, Pins, Times, Verifier};
+use crate::verifier::{ClockFault, NetworkTime, Pins, RouteRefusal, Times, Verifier, admit_route};
 
 pub use event::{
     EngineChange, Event, NodeAlarm, NodeOptions, NodeStatus, Output, PeerPath, Save, Saved, SavedDocuments,
@@ -132,7 +134,6 @@ pub struct Node {
     presenting: Presenting,
     lighthouse: Option<Lighthouse>,
     local: Vec<SocketAddr>,
-    local_routes: Vec<IpNet>,
     forbidden: Vec<IpNet>,
     /// Of a lighthouse: as many peers as may be are on its disk.
     saved_full_until: Option<Instant>,
@@ -168,7 +169,6 @@ impl Node {
             presenting: Presenting::default(),
             lighthouse: None,
             local: Vec::new(),
-            local_routes: Vec::new(),
             forbidden: Vec::new(),
             saved_full_until: None,
             destinations: Destinations::new(Rate { per_second: 2, burst: 24 }, 4096),
@@ -286,9 +286,30 @@ impl Node {
         self.push(to, None, frame);
     }
 
-    /// What this machine reaches by other ways: no route of the network that overlaps one of these is taken (control rule 5).
-    pub fn set_local_routes(&mut self, routes: Vec<IpNet>) {
-        self.local_routes = routes;
+    /// From now on these prefixes are what this machine takes of the network's routes (control rule 5).
+    pub fn accept_routes(&mut self, prefixes: Vec<IpNet>, now: Now, rng: &mut dyn CryptoRng) {
+        self.options.accept_routes = prefixes;
+        let call = self.call(now, rng);
+        self.review_routes(&call);
+    }
+
+    /// Whether a route of the network is taken here (control rule 5).
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn admit_route(&self, route: IpNet) -> Result<(), RouteRefusal> {
+        admit_route(route, self.overlay(), &self.options.accept_routes)
+    }
+
+    /// The pinned prefixes of the overlay.
+    fn overlay(&self) -> impl Iterator<Item = IpNet> {
+        self.verifier.pins().overlay.iter().flat_map(|overlay| overlay.cidrs.iter().copied())
+    }
+
+    /// What is reached through tunnels, and so is nowhere that a tunnel itself could lead: the overlay, and the accepted
+    /// prefixes.
+    pub fn tunnelled(&self) -> impl Iterator<Item = IpNet> {
+        self.overlay().chain(self.options.accept_routes.iter().copied())
     }
 
     /// What the node believes.

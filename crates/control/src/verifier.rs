@@ -28,7 +28,7 @@ pub use documents::{InstallError, Installed, Wanted};
 use members::Members;
 use memberships::validity;
 pub use memberships::{Accepted, Refusal};
-pub use routes::{RouteRefusal, admit_route};
+pub use routes::{RouteRefusal, admit_prefix, admit_route};
 pub use time::{CLOCK_SKEW, ClockFault, NetworkTime, Times};
 
 /// What is pinned: changed by nobody from afar (control rule 5), but for the root key, which names its own heir.

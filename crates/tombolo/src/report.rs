@@ -95,12 +95,28 @@ pub struct MembershipReport {
     pub trust_epoch: Option<u64>,
     /// The network's servers.
     pub servers: Vec<ServerReport>,
+    /// Subnets behind gateways: those of the network, and those that this machine accepts.
+    #[serde(default)]
+    pub routes: Vec<RouteReport>,
     /// Where the servers see this machine.
     pub observed: Vec<String>,
     /// Where this machine says that it can be reached.
     pub candidates: Vec<String>,
     /// Control frames that were dropped.
     pub dropped_frames: u64,
+}
+
+/// A subnet behind gateways.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RouteReport {
+    /// The subnet.
+    pub prefix: String,
+    /// Names of the gateways, or their node ids where they are not known here.
+    pub gateways: Vec<String>,
+    /// Whether this machine sends packets for it through the tunnel, and in no other way.
+    pub taken: bool,
+    /// Why not; or what keeps it from being of use.
+    pub reason: Option<String>,
 }
 
 /// A server of a network by membership.

@@ -17,6 +17,7 @@
 //!     interface: "tombolo0".into(),
 //!     overlay: overlay.clone(),
 //!     gateway_subnets: Vec::new(),
+//!     behind_others: Vec::new(),
 //! })?;
 //! guard.ensure()?;
 //! let plan = InterfacePlan::new("tombolo0", vec!["10.66.0.1/16".parse()?], 1420, overlay);

@@ -22,7 +22,12 @@ const OVERLAY: [&str; 2] = ["10.66.0.0/16", "fd66::/64"];
 const DATABASE: [&str; 2] = ["10.66.0.1:5432", "[fd66::1]:5432"];
 
 fn guard_plan() -> GuardPlan {
-    GuardPlan { interface: NAME.into(), overlay: networks(&OVERLAY), gateway_subnets: Vec::new() }
+    GuardPlan {
+        interface: NAME.into(),
+        overlay: networks(&OVERLAY),
+        gateway_subnets: Vec::new(),
+        behind_others: Vec::new(),
+    }
 }
 
 /// A host with the overlay's addresses, and a neighbour that routes the overlay to it.

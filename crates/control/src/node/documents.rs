@@ -294,6 +294,7 @@ impl Node {
         }
         self.review_presented(call);
         self.reverify(call);
+        self.review_routes(call);
         self.tend_names(call);
         if self.head.is_some() {
             for peer in self.peers.values_mut() {

@@ -277,7 +277,7 @@ pub struct NodeOptions {
     pub idle: Duration,
     /// Between looks at what ends by itself: memberships, documents, idle peers.
     pub upkeep: Duration,
-    /// Routes of the network that this node takes.
+    /// Prefixes within which this node takes routes of the network, by [`admit_prefix`](crate::verifier::admit_prefix).
     pub accept_routes: Vec<IpNet>,
     /// Whether this machine is an authority: its frames are handed out.
     pub authority: bool,

@@ -102,10 +102,14 @@ impl Node {
                 continue;
             }
             let now = call.now.boot;
+            // Where it was once may be behind a gateway by now.
+            let endpoint = peer
+                .endpoint
+                .filter(|endpoint| !self.tunnelled().any(|prefix| prefix.contains(&endpoint.ip())));
             let held = self.peers.entry(key).or_insert_with(|| Peer::new(now));
             // Of a lighthouse: it was so before the restart.
             held.saved = true;
-            if let Some(endpoint) = peer.endpoint {
+            if let Some(endpoint) = endpoint {
                 held.add_candidate(endpoint, true);
             }
             self.install_peer(&key, call);

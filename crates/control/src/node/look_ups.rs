@@ -47,15 +47,14 @@ struct Running {
 impl Node {
     /// Whose member an address leads to: its own, or that of a gateway.
     fn target_of(&self, address: IpAddr) -> Option<Target> {
-        let overlay = self.verifier.pins().overlay.as_ref()?;
-        if overlay.cidrs.iter().any(|cidr| cidr.contains(&address)) {
+        if self.overlay().any(|cidr| cidr.contains(&address)) {
             return Some(Target::Address(address));
         }
         let routes = self.verifier.network()?.routes.iter();
-        let mut matching: Vec<_> = routes.filter(|route| route.prefix.contains(&address)).collect();
-        matching.sort_by_key(|route| std::cmp::Reverse(route.prefix.prefix_len()));
-        let gateway = matching.first()?.gateways.first()?;
-        Some(Target::Node(*gateway))
+        let taken =
+            routes.filter(|route| route.prefix.contains(&address) && self.admit_route(route.prefix).is_ok());
+        let gateways = &taken.max_by_key(|route| route.prefix.prefix_len())?.gateways;
+        gateways.first().map(|gateway| Target::Node(*gateway))
     }
 
     fn member_of(&self, target: &Target) -> Option<&Verified<Membership>> {
@@ -304,8 +303,9 @@ impl Node {
 
     /// Whether something may be sent to what somebody else named.
     pub(super) fn is_possible(&self, candidate: SocketAddr) -> bool {
-        let overlay = self.verifier.pins().overlay.iter().flat_map(|overlay| &overlay.cidrs);
-        is_possible_candidate(candidate, overlay.chain(&self.forbidden)) && !self.local.contains(&candidate)
+        let tunnelled: Vec<_> = self.tunnelled().collect();
+        is_possible_candidate(candidate, tunnelled.iter().chain(&self.forbidden))
+            && !self.local.contains(&candidate)
     }
 
     /// Makes room for one more peer: the one that was used least lately goes, unless it is a server.

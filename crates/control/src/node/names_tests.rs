@@ -18,11 +18,11 @@ struct World {
     milliseconds: u64,
 }
 
-fn signed(membership: &Membership) -> Vec<u8> {
+pub(super) fn signed(membership: &Membership) -> Vec<u8> {
     membership.sign(&issuer(), &verified_trust()).unwrap()
 }
 
-fn saved(membership: &Membership) -> Saved {
+pub(super) fn saved(membership: &Membership) -> Saved {
     let pins = Pins { network: network_id(), root: root().verifying_key().fingerprint(), overlay: None };
     let documents = SavedDocuments {
         pins,

@@ -13,7 +13,6 @@ use crate::document::{Membership, Roles, Server, Verified};
 use crate::frame::{Frame, Keepalive, KeepaliveAnswer};
 use crate::path::Path;
 use crate::signing::sha256;
-use crate::verifier::admit_route;
 use crate::{HostEndpoint, NodeId};
 
 /// Of each role.
@@ -282,17 +281,9 @@ impl Node {
         let Some((member, _)) = self.verifier.authorised(key, call.times) else { return };
         let mut networks: std::collections::BTreeSet<_> =
             member.addresses.iter().map(|address| ipnet::IpNet::from(*address)).collect();
-        let overlay = self.verifier.pins().overlay.iter().flat_map(|overlay| overlay.cidrs.iter().copied());
-        let overlay: Vec<_> = overlay.collect();
         for route in self.verifier.network().iter().flat_map(|network| &network.routes) {
             let behind = route.gateways.contains(&member.node) && member.routes.contains(&route.prefix);
-            let admitted = admit_route(
-                route.prefix,
-                overlay.iter().copied(),
-                &self.options.accept_routes,
-                &self.local_routes,
-            );
-            if behind && admitted.is_ok() {
+            if behind && self.admit_route(route.prefix).is_ok() {
                 networks.insert(route.prefix);
             }
         }
@@ -310,6 +301,16 @@ impl Node {
             if !std::mem::replace(&mut peer.installed, true) {
                 self.save_peer(key);
             }
+        }
+    }
+
+    /// Which routes hold, or are taken here, has changed: gateways that have a tunnel are given to the data path anew.
+    pub(super) fn review_routes(&mut self, call: &Call<'_>) {
+        let routes = |key| self.verifier.member_of_key(key).is_some_and(|member| !member.routes.is_empty());
+        let held = self.peers.iter().filter(|(key, peer)| peer.installed && routes(key));
+        let gateways: Vec<PublicKey> = held.map(|(key, _)| *key).collect();
+        for key in gateways {
+            self.install_peer(&key, call);
         }
     }
 

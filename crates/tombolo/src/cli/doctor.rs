@@ -206,6 +206,10 @@ fn membership_findings(network: &str, membership: &MembershipReport) -> Vec<Find
             "{network}: member {own}, its membership is {state}: it is renewed as soon as a server answers"
         )),
     }];
+    let routes = membership.routes.iter().filter(|route| route.reason.is_some());
+    findings.extend(
+        routes.map(|route| Finding::Notable(format!("{network}: {}", super::status::route_line(route)))),
+    );
     let found = |server: &ServerReport| server.connected || server.this_machine;
     let silent: Vec<String> = membership
         .servers

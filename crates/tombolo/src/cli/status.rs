@@ -7,7 +7,9 @@ use super::{Failure, failed, print_bytes, print_line};
 use crate::control::{Answer, Client, Request};
 use crate::daemon::report::unix_now;
 use crate::paths::Directories;
-use crate::report::{MembershipReport, OffloadEntry, OffloadReport, PeerReport, StatusReport, span};
+use crate::report::{
+    MembershipReport, OffloadEntry, OffloadReport, PeerReport, RouteReport, StatusReport, span,
+};
 
 pub(super) fn run(cli: &Cli, directories: &Directories, arguments: &StatusArgs) -> Result<(), Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
@@ -73,7 +75,18 @@ fn render_membership(membership: &MembershipReport, peers: &[PeerReport]) -> Str
             heard.unwrap_or_default()
         );
     }
+    for route in &membership.routes {
+        let _ = writeln!(text, "{}", route_line(route));
+    }
     text
+}
+
+pub(super) fn route_line(route: &RouteReport) -> String {
+    let gateways = route.gateways.join(", ");
+    let behind = if gateways.is_empty() { String::new() } else { format!(" behind {gateways}") };
+    let state = if route.taken { "taken" } else { "not taken" };
+    let reason = route.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+    format!("route {}{behind} {state}{reason}", route.prefix)
 }
 
 /// For people.

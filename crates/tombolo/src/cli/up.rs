@@ -102,7 +102,7 @@ pub(super) fn down(cli: &Cli, directories: &Directories, arguments: &DownArgs) -
 pub(super) fn guard(cli: &Cli, directories: &Directories) -> Result<(), Failure> {
     let network = directories.choose_network(cli.network.as_deref())?;
     let config = config::load_network(directories, &network)?;
-    crate::daemon::guard(&config, &directories.state_directory(&network))?;
+    daemon::guard(config, directories, &network)?;
     print_line(&format!("{network} is guarded"))
 }
 

@@ -52,7 +52,8 @@ pub struct NetworkConfig {
 /// `[membership]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MembershipConfig {
-    /// Subnets behind gateways of the network that this machine takes routes to.
+    /// Subnets behind gateways of the network that this machine takes routes to: as the file has them, or, after
+    /// [`settle`](crate::membership::routes::settle), those that can be had.
     pub accept_routes: Vec<IpNet>,
     /// Of a server: whether nodes join and renew here.
     pub authority: bool,
@@ -210,9 +211,20 @@ impl NetworkConfig {
         IpNet::aggregate(&overlay)
     }
 
-    /// The prefixes that are routed into the interface: the overlay, and what peers route beyond it.
+    /// Of a network by membership: the subnets behind gateways that are reached through the interface, and never in any other
+    /// way, whether there is a gateway for them or not.
+    pub fn accepted(&self) -> &[IpNet] {
+        self.membership.as_ref().map_or(&[], |membership| &membership.accept_routes)
+    }
+
+    /// The prefixes that are routed into the interface: the overlay, and what lies behind others. Of members that is what this
+    /// machine accepts, whoever they are; of configured peers what they route.
     pub fn routes(&self) -> Vec<IpNet> {
         let mut routes = self.overlay();
+        if self.membership.is_some() {
+            routes.extend(self.accepted());
+            return routes;
+        }
         for network in self.peers.iter().flat_map(|peer| &peer.allowed_ips) {
             if !routes.iter().any(|covering| covering.contains(network)) {
                 routes.push(*network);

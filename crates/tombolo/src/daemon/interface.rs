@@ -109,6 +109,7 @@ fn guard_plan(name: &str, config: &NetworkConfig) -> GuardPlan {
         interface: name.to_owned(),
         overlay: config.overlay(),
         gateway_subnets: config.interface.gateway_subnets.clone(),
+        behind_others: config.accepted().to_vec(),
     }
 }
 

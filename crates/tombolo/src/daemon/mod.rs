@@ -35,6 +35,7 @@ use tombolo_tun::Device;
 
 use crate::config::NetworkConfig;
 use crate::control::Call;
+use crate::membership::routes::{self, Refused};
 use crate::paths::Directories;
 use crate::state::{SavedPeers, StateStore};
 use crate::uapi::server::{EngineSlot, UapiSocket};
@@ -56,15 +57,17 @@ pub(crate) fn remove_leftovers(
 /// Puts guard, rules and fallback routes in place without starting the network, so that nothing leaks
 /// between boot and the start of the daemon.
 pub(crate) fn guard(
-    config: &NetworkConfig,
-    state_directory: &std::path::Path,
+    mut config: NetworkConfig,
+    directories: &Directories,
+    network: &str,
 ) -> Result<(), crate::cli::Failure> {
     if config.interface.addresses.is_empty() {
         // A join that is not through: there is nothing to guard yet.
         return Ok(());
     }
-    let name = interface::choose_name(config, state_directory)?;
-    let mut interface = Interface::open(&name, config)?;
+    routes::settle(&mut config, directories, network, false);
+    let name = interface::choose_name(&config, &directories.state_directory(network))?;
+    let mut interface = Interface::open(&name, &config)?;
     interface.restore()?;
     match interface.guard_state() {
         (true, _) => Ok(()),
@@ -124,5 +127,7 @@ struct Daemon {
     uapi: Option<UapiSocket>,
     /// Warnings that last until the next reload or restart.
     notices: Vec<String>,
+    /// What `accept_routes` names and this machine cannot have.
+    refused_routes: Vec<Refused>,
     started_at: u64,
 }

@@ -4,8 +4,26 @@ use tombolo_engine::EngineEvent;
 
 use super::interface::Interface;
 use super::{Daemon, notify, peers};
-use crate::config::{self, InterfaceConfig, NetworkConfig};
+use crate::config::{self, InterfaceConfig, MembershipConfig, NetworkConfig};
+use crate::membership::routes;
 use crate::state::StateStore;
+
+/// All of `[membership]` but `accept_routes`, and `rotate_key_days`, which is looked at when it is due. Gives what has changed.
+fn keep_membership(new: &mut MembershipConfig, old: &MembershipConfig) -> Vec<&'static str> {
+    let changed = [
+        ("authority", new.authority != old.authority),
+        ("lighthouse", new.lighthouse != old.lighthouse),
+        ("relay", new.relay != old.relay),
+        ("joins_per_address", new.joins_per_address != old.joins_per_address),
+        ("bind_machine", new.bind_machine != old.bind_machine),
+    ];
+    *new = MembershipConfig {
+        accept_routes: std::mem::take(&mut new.accept_routes),
+        rotate_key: new.rotate_key,
+        ..old.clone()
+    };
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}
 
 impl Daemon {
     /// Reads the configuration anew, and tells the service manager.
@@ -42,8 +60,15 @@ impl Daemon {
             let directory = self.directories.state_directory(&self.network);
             self.store = StateStore::open(&directory, key.public()).map_err(|error| error.to_string())?;
         }
+        self.refused_routes = routes::settle(&mut new, &self.directories, &self.network, true);
         self.reload_interface(&new)?;
         let old = std::mem::replace(&mut self.config, new);
+        if self.config.accepted() != old.accepted() {
+            self.tell_overlay().map_err(|failure| failure.to_string())?;
+            if let Some(member) = &mut self.member {
+                member.accept_routes(self.config.accepted());
+            }
+        }
         self.reload_endpoints(&old);
         if old.interface.metrics != self.config.interface.metrics {
             self.serve_metrics().await;
@@ -90,6 +115,9 @@ impl Daemon {
         }
         if new.offload != old.offload {
             kept.push("[offload]");
+        }
+        if let (Some(new), Some(old)) = (&mut new.membership, &old.membership) {
+            kept.extend(keep_membership(new, old));
         }
         new.interface.name.clone_from(&old.interface.name);
         new.interface.control_group.clone_from(&old.interface.control_group);
@@ -140,5 +168,22 @@ impl Daemon {
             let _ = self.events.send(super::Event::Engine(vec![EngineEvent::ResolveEndpoint(key)]));
         }
         self.resolving.retain(|key, _| self.config.peers.iter().any(|peer| peer.public_key == *key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_takes_accepted_routes_over_and_says_what_else_of_the_membership_wants_a_restart() {
+        let old = MembershipConfig::default();
+        let accept_routes = vec!["192.168.7.0/24".parse().unwrap()];
+        let mut new = MembershipConfig { accept_routes: accept_routes.clone(), ..old.clone() };
+        assert!(keep_membership(&mut new, &old).is_empty());
+        assert_eq!(new.accept_routes, accept_routes);
+        let mut new = MembershipConfig { relay: false, bind_machine: Some(false), ..old.clone() };
+        assert_eq!(keep_membership(&mut new, &old), ["relay", "bind_machine"]);
+        assert_eq!(new, old, "until then it is as it was");
     }
 }

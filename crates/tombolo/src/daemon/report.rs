@@ -92,7 +92,7 @@ pub(super) fn build(context: Context<'_>, status: &EngineStatus, interface: &mut
         guard: GuardReport {
             installed,
             error,
-            overlay: config.overlay().iter().map(ToString::to_string).collect(),
+            overlay: config.overlay().iter().chain(config.accepted()).map(ToString::to_string).collect(),
             dropped_packets: interface.guard_drops(),
         },
         offloads: offload_report(&status.offloads, &config.offload),

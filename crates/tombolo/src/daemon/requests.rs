@@ -12,6 +12,7 @@ use super::report::{self, Context};
 use super::{Daemon, membership};
 use crate::config::NetworkConfig;
 use crate::control::{Answer, Call, Request};
+use crate::membership::routes;
 use crate::user;
 
 const LONGEST_PROBE: Duration = Duration::from_secs(60);
@@ -145,6 +146,8 @@ impl Daemon {
         let mut warnings = self.notices.clone();
         warnings.extend(self.store.failure().map(str::to_owned));
         warnings.extend(self.member.iter().flat_map(|member| member.warnings()));
+        warnings.extend(self.refused_routes.iter().map(ToString::to_string));
+        warnings.extend(routes::shadowed(self.config.accepted()));
         let resolve_errors =
             self.resolving.iter().filter_map(|(key, state)| Some((*key, state.error.clone()?))).collect();
         let context = Context {
@@ -153,7 +156,10 @@ impl Daemon {
             started_at: self.started_at,
             resolve_errors: &resolve_errors,
             warnings,
-            membership: self.member.as_ref().map(|member| member.report()),
+            membership: self
+                .member
+                .as_ref()
+                .map(|member| member.report(self.config.accepted(), &self.refused_routes)),
             relayed: &|key| self.member.as_ref()?.why_relayed(key),
         };
         Answer::Status { report: Box::new(report::build(context, &status, &mut self.interface)) }

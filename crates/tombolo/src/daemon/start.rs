@@ -20,6 +20,7 @@ use super::report::unix_now;
 use super::{Daemon, peers, privileges};
 use crate::cli::{Failure, failed};
 use crate::config::{self, NetworkConfig};
+use crate::membership::routes;
 use crate::paths::Directories;
 use crate::state::{SavedPeers, StateStore};
 use crate::uapi::server::{Access, EngineSlot, UapiSocket};
@@ -108,7 +109,7 @@ impl Daemon {
     async fn start(
         directories: Directories,
         network: &str,
-        config: NetworkConfig,
+        mut config: NetworkConfig,
         group: Option<Gid>,
     ) -> Result<(Self, Parts), Failure> {
         // Before anything that a signal should interrupt in an orderly way.
@@ -126,6 +127,7 @@ impl Daemon {
         });
         let name = interface::choose_name(&config, &directories.state_directory(network))?;
         let interface_lock = take(&directories, &format!("interface-{name}"))?;
+        let refused_routes = routes::settle(&mut config, &directories, network, false);
         let mut interface = Interface::open(&name, &config)?;
         // Opened first, since an interface of somebody else must not be touched; it is not up yet, or
         // was left behind with its guard. Then what fails closed: guard, rules and fallback routes.
@@ -229,6 +231,7 @@ impl Daemon {
             metrics: None,
             uapi,
             notices,
+            refused_routes,
             started_at: unix_now().as_secs(),
         };
         let parts = Parts {

@@ -67,7 +67,8 @@ pub fn other_networks(directories: &Directories, network: &str) -> Vec<(String, 
     for name in directories.networks().into_iter().filter(|name| name != network) {
         // One that cannot be read is not up either.
         let Ok(config) = crate::config::load_network(directories, &name) else { continue };
-        ranges.extend(config.overlay().into_iter().map(|range| (name.clone(), range)));
+        let routed = config.overlay().into_iter().chain(config.accepted().iter().copied());
+        ranges.extend(routed.map(|range| (name.clone(), range)));
     }
     ranges
 }
@@ -121,7 +122,7 @@ pub fn config_text(listen_port: u16) -> String {
         "# A network by membership: key and addresses are in the state directory, peers are the members.\n\
          \n\
          [membership]\n\
-         # Subnets behind gateways of the network that this machine takes routes to.\n\
+         # Subnets behind gateways of the network that this machine takes routes to, and reaches through the tunnel alone.\n\
          # accept_routes = [\"192.168.7.0/24\"]\n\
          # Days after which this machine changes its static key, where that is sooner than the network has it.\n\
          # rotate_key_days = 30\n\

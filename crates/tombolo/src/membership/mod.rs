@@ -10,11 +10,13 @@
 //! | `members.json` | peers with their memberships and where they were, so that they are reached without any server |
 //! | `names.json` | names and addresses of all nodes, where they are written into the hosts file |
 //! | `machine` | what binds all this to the machine |
+//! | `routes` | which prefixes of `accept_routes` are taken, and which are refused |
 //! | `issuer` | of a server: the seed of the key that signs memberships |
 //! | `register.sqlite` | of a server: the register |
 
 pub mod create;
 mod form;
+pub mod routes;
 mod secrets;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,9 @@
 //! the declared subnets behind it pass too, but only forwarded ones: the gateway's own overlay
 //! address is as closed there as everywhere.
 //!
+//! What lies behind gateways elsewhere and is reached through the tunnel is kept to it in the same way: nothing for such a
+//! subnet leaves by another interface, and nothing that claims to be from it arrives by one.
+//!
 //! It is one nf_tables table for each interface, replaced in one transaction, that belongs to no
 //! process: it outlives stop and crash, until [`Guard::remove`].
 
@@ -39,6 +42,9 @@ pub struct GuardPlan {
     /// Of a gateway: the subnets behind it that it declared. Packets between them and the overlay
     /// are forwarded.
     pub gateway_subnets: Vec<IpNet>,
+    /// Subnets behind other machines of the overlay, which are reached through the interface only. This machine has no
+    /// address in them.
+    pub behind_others: Vec<IpNet>,
 }
 
 /// Why the guard could not be set or seen.
@@ -349,12 +355,15 @@ fn chains(plan: &GuardPlan) -> Vec<Chain> {
         gateway.iter().map(|(subnet, network)| pass(vec![Condition::From(*subnet), Condition::To(*network)])),
     );
     arriving.extend(overlay.iter().flat_map(either));
+    let behind_others = plan.behind_others.iter().map(IpNet::trunc);
+    arriving.extend(behind_others.clone().map(|subnet| drop(Condition::From(subnet))));
 
     let mut leaving = inside(Condition::OutInterface);
     leaving.extend(
         gateway.iter().map(|(subnet, network)| pass(vec![Condition::From(*network), Condition::To(*subnet)])),
     );
     leaving.extend(overlay.iter().flat_map(either));
+    leaving.extend(behind_others.map(|subnet| drop(Condition::To(subnet))));
 
     let mut chains = vec![
         Chain { name: "arriving", hook: Hook::Arriving, priority: PRIORITY, rules: arriving },

@@ -94,7 +94,7 @@ impl Member {
     }
 
     /// A node's name where it is known.
-    fn named(&self, node: &NodeId) -> String {
+    pub(super) fn named(&self, node: &NodeId) -> String {
         let known = self.node.verifier().member(node).map(|member| member.name.to_string());
         known.unwrap_or_else(|| node.to_string())
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::oneshot;
 use tombolo_control::NodeName;
 use tombolo_control::document::{Roles, Server, Validity};
@@ -17,7 +18,8 @@ use super::Member;
 use crate::control::Answer;
 use crate::hosts;
 use crate::membership::from_hex;
-use crate::report::{MembershipReport, ServerReport, span};
+use crate::membership::routes::Refused;
+use crate::report::{MembershipReport, RouteReport, ServerReport, span};
 
 impl Member {
     /// A request of an administrator at the control socket.
@@ -118,8 +120,41 @@ impl Member {
         entries
     }
 
+    /// What lies behind gateways, and whether it is reached from here (control rule 5).
+    fn routes(&self, accepted: &[IpNet], refused: &[Refused]) -> Vec<RouteReport> {
+        let routes = self.node.verifier().network().into_iter().flat_map(|network| &network.routes);
+        let own = self.node.membership().map(|own| own.node);
+        let mut reports: Vec<RouteReport> = Vec::new();
+        for route in routes.clone() {
+            let admitted = self.node.admit_route(route.prefix);
+            let refusal = refused.iter().find(|refused| refused.prefix.contains(&route.prefix));
+            let reason = match (admitted, refusal) {
+                (Ok(()), _) => None,
+                (Err(_), _) if own.is_some_and(|own| route.gateways.contains(&own)) => {
+                    Some("this machine is its gateway".to_owned())
+                }
+                (Err(_), Some(refused)) => Some(refused.reason.to_string()),
+                (Err(reason), None) => Some(reason.to_string()),
+            };
+            reports.push(RouteReport {
+                prefix: route.prefix.to_string(),
+                gateways: route.gateways.iter().map(|gateway| self.named(gateway)).collect(),
+                taken: admitted.is_ok(),
+                reason,
+            });
+        }
+        let is_idle = |prefix: &&IpNet| !routes.clone().any(|route| prefix.contains(&route.prefix));
+        reports.extend(accepted.iter().filter(is_idle).map(|prefix| RouteReport {
+            prefix: prefix.to_string(),
+            gateways: Vec::new(),
+            taken: true,
+            reason: Some("no gateway of the network routes it, so nothing is reached there".to_owned()),
+        }));
+        reports
+    }
+
     /// For `status`.
-    pub(in super::super) fn report(&self) -> MembershipReport {
+    pub(in super::super) fn report(&self, accepted: &[IpNet], refused: &[Refused]) -> MembershipReport {
         let time = now();
         let status = self.node.status(time);
         let own = self.node.membership();
@@ -158,6 +193,7 @@ impl Member {
                     connected: is_reached(&status, &server.key),
                 })
                 .collect(),
+            routes: self.routes(accepted, refused),
             candidates: self.local.iter().map(ToString::to_string).collect(),
             observed: status.observed.iter().map(ToString::to_string).collect(),
             dropped_frames: status.dropped,

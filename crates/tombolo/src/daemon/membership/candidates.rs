@@ -1,4 +1,4 @@
-//! Where others may reach this machine, and what is none of theirs (control rules 5 and 13).
+//! Where others may reach this machine, and what is none of theirs (control rule 13).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -9,7 +9,6 @@ use tombolo_control::node::Event as NodeEvent;
 use tombolo_tun::netlink::{Netlink, NetlinkError};
 
 use super::Member;
-use crate::membership::create::local_routes;
 
 /// Servers of which the way is looked at.
 const REMOTES: usize = 8;
@@ -22,14 +21,13 @@ impl Member {
         self.look_at_addresses();
     }
 
-    /// Looks at the addresses and routes of this machine anew: they may have changed.
+    /// Looks at the addresses of this machine anew: they may have changed.
     pub(in super::super) fn look_at_addresses(&mut self) {
         let (others, mut forbidden) = addresses().unwrap_or_else(|error| {
             tracing::debug!("{error}");
             (Vec::new(), Vec::new())
         });
-        let overlay = self.node.verifier().pins().overlay.iter().flat_map(|overlay| overlay.cidrs.iter());
-        forbidden.extend(overlay);
+        forbidden.extend(self.node.tunnelled());
         let first = self.remotes.iter().filter_map(|remote| own_address(*remote));
         let mut told: Vec<SocketAddr> = Vec::new();
         for address in first.chain(others) {
@@ -39,7 +37,6 @@ impl Member {
             }
         }
         told.truncate(CANDIDATES_MAX);
-        self.node.set_local_routes(local_routes());
         if told != self.local {
             tracing::debug!("this machine is told to be at {told:?}");
             self.local.clone_from(&told);

@@ -99,7 +99,7 @@ impl Daemon {
         self.instructions.push(Instruction::Peer(Box::new(change)));
     }
 
-    /// Packets for these networks wait for a tunnel, rather than be dropped at once.
+    /// Packets for the overlay, and for what is accepted behind gateways, wait for a tunnel, rather than be dropped at once.
     pub(in super::super) fn tell_overlay(&self) -> Result<(), Failure> {
         let told = self.slot.handle().and_then(|handle| handle.set_overlay(self.config.routes()));
         told.map_err(failed)
@@ -145,9 +145,6 @@ impl Daemon {
             tombolo: true,
             rate_limit: 0,
         };
-        let routed = &self.interface.plan.routed;
-        let covered = |network: &IpNet| routed.iter().any(|route| route.contains(network));
-        let reload = !peer.allowed_ips.iter().all(covered);
         match self.config.peers.iter_mut().find(|held| held.public_key == key) {
             Some(held) if *held == peer => return,
             Some(held) => *held = peer,
@@ -155,12 +152,6 @@ impl Daemon {
         }
         self.note_place(member, key);
         self.save_wanted = true;
-        if reload {
-            let config = self.config.clone();
-            if let Err(error) = self.reload_interface(&config) {
-                member.alarm("routes", error);
-            }
-        }
         self.names_changed = true;
     }
 

@@ -15,6 +15,7 @@ use super::super::Daemon;
 use super::Member;
 use crate::cli::{Failure, failed, utc};
 use crate::membership::create::{self, Overlap};
+use crate::membership::routes;
 use crate::report::span;
 
 /// A closed port is told of within ten seconds.
@@ -240,11 +241,13 @@ impl Daemon {
                 own.not_after.0.as_secs()
             );
         }
+        self.refused_routes = routes::settle(&mut config, &self.directories, &self.network, true);
         self.reload_interface(&config).map_err(Failure::Runtime)?;
         let kept = self.device.set_persistent(config.interface.persistent);
         kept.map_err(failed)?;
         self.config = config;
         self.tell_overlay()?;
+        member.accept_routes(self.config.accepted());
         self.joined = true;
         Ok(())
     }

@@ -19,6 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rand_chacha::ChaCha20Rng;
 use tokio::sync::oneshot;
 use tombolo_control::authority::{Outcome, TransactionId};
@@ -159,6 +160,12 @@ impl Member {
         if let Err(error) = self.state.save_names(self.node.names()) {
             self.alarm("disk", error.to_string());
         }
+    }
+
+    /// What this machine takes of the network's routes from now on (control rule 5).
+    pub(super) fn accept_routes(&mut self, prefixes: &[IpNet]) {
+        self.node.accept_routes(prefixes.to_vec(), now(), &mut self.random);
+        self.look_at_addresses();
     }
 
     fn note_session(&mut self, key: PublicKey, session: &tombolo_engine::Session, path: Option<Path>) {
