@@ -290,6 +290,36 @@ fn a_gateway_forwards_its_declared_subnet_and_stays_closed_itself() {
 }
 
 #[test]
+fn what_lies_behind_a_gateway_elsewhere_neither_leaves_nor_arrives_in_clear() {
+    if !root("what_lies_behind_a_gateway_elsewhere") {
+        return;
+    }
+    // The neighbour plays the subnet, as anybody on the way to the default route may.
+    let lan = Lan::new("behind");
+    lan.neighbour.run("ip addr add 192.168.7.20/32 dev lo");
+    lan.host.run("ip route add 192.168.7.0/24 via 192.0.2.2");
+    let _echo = lan.neighbour.enter(|| Echo::bind("192.168.7.20:7".parse().unwrap()));
+    let from_host = |patience| {
+        lan.host.enter(|| echoes("192.0.2.1:0".parse().unwrap(), "192.168.7.20:7".parse().unwrap(), patience))
+    };
+    let from_subnet = |patience| {
+        lan.neighbour
+            .enter(|| echoes("192.168.7.20:0".parse().unwrap(), "192.0.2.1:7".parse().unwrap(), patience))
+    };
+    assert!(from_host(PATIENCE) && from_subnet(PATIENCE), "the threat is real");
+    let plan = GuardPlan { behind_others: networks(&["192.168.7.0/24"]), ..guard_plan() };
+    let mut guard = lan.host.enter(|| Guard::open(&plan).unwrap());
+    guard.install().unwrap();
+    assert!(guard.is_installed().unwrap());
+    assert!(!from_host(SILENCE) && !from_subnet(SILENCE));
+    let counters = guard.counters().unwrap();
+    assert!(counters.leaving.packets > 0 && counters.arriving.packets > 0, "{counters:?}");
+    assert_eq!(lan.neighbour_is_answered_by(["192.0.2.1:7", "[2001:db8::1]:7"], PATIENCE), [true, true]);
+    guard.remove().unwrap();
+    assert!(from_host(PATIENCE) && from_subnet(PATIENCE));
+}
+
+#[test]
 fn a_hub_forwards_between_members_through_the_interface() {
     if !root("a_hub_forwards_between_members") {
         return;
