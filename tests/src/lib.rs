@@ -34,6 +34,7 @@ pub mod postgres;
 pub mod process;
 pub mod scene;
 pub mod site;
+pub mod terminal;
 pub mod topology;
 pub mod transfer;
 pub mod tunnel;

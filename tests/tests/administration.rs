@@ -10,20 +10,22 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tombolo_tests::{
     Result, Scene,
-    command::output,
+    command::{output, run},
     host::Host,
     machine_wide,
     namespace::Namespace,
     topology::{Internet, Machine},
     transfer,
     wait::wait_until,
-    wireguard_go::{KeyPair, Peer, WireGuard},
+    wireguard_go::{KeyPair, unique},
 };
 
 /// How long something may take that should take a moment.
@@ -59,38 +61,58 @@ fn refused(host: &Host, arguments: &[&str], words: &[&str]) -> Result {
     Ok(())
 }
 
-/// A machine with stock WireGuard, set up from the file that `node add` has printed.
+/// A machine with stock WireGuard, which `wg-quick` has brought up from the very file that `node add` has printed.
 struct Stock {
-    wireguard: WireGuard,
+    namespace: Namespace,
+    file: PathBuf,
+    interface: String,
     gateway: String,
     addresses: Vec<IpAddr>,
 }
 
 impl Stock {
-    fn start(scene: &Scene, machine: &Machine, keys: &KeyPair, file: &str) -> Result<Self> {
+    /// The user of the machine does what the file says: puts the private key in its place.
+    fn start(scene: &Scene, machine: &Machine, keys: &KeyPair, printed: &str) -> Result<Self> {
         let field = |name: &str| {
-            let value = file.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
-            value.with_context(|| format!("{name} in {file}"))
+            let value = printed.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
+            value.with_context(|| format!("{name} in {printed}"))
         };
-        let wireguard = WireGuard::start(scene, &machine.namespace, "wireguard-go")?;
-        let addresses: Vec<&str> = field("Address")?.split(", ").collect();
-        wireguard.configure(scene, keys, 0, &addresses)?;
-        let networks = field("AllowedIPs")?.replace(' ', "");
+        let interface = unique("q");
+        let text = printed.replace(field("PrivateKey")?, &keys.private);
+        let file = scene.write(&format!("{interface}.conf"), &text)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+        let addresses = field("Address")?
+            .split(", ")
+            .map(|address| Ok(address.split('/').next().unwrap_or_default().parse()?))
+            .collect::<Result<_>>()?;
         let gateway = field("PublicKey")?.to_owned();
-        wireguard.set_peer(&Peer {
-            public_key: &gateway,
-            endpoint: Some(field("Endpoint")?.to_owned()),
-            allowed_ips: &networks,
-            preshared_key: None,
-            keepalive: Some(field("PersistentKeepalive")?.parse()?),
-        })?;
-        let addresses =
-            addresses.iter().map(|address| Ok(address.split('/').next().unwrap_or("").parse()?));
-        Ok(Self { wireguard, gateway, addresses: addresses.collect::<Result<_>>()? })
+        let stock = Self { namespace: machine.namespace.clone(), file, interface, gateway, addresses };
+        run(&mut stock.wg_quick("up"))?;
+        Ok(stock)
+    }
+
+    fn wg_quick(&self, verb: &str) -> Command {
+        let mut command = self.namespace.command("wg-quick");
+        command.arg(verb).arg(&self.file).env("WG_QUICK_USERSPACE_IMPLEMENTATION", "wireguard-go");
+        command
     }
 
     fn namespace(&self) -> &Namespace {
-        &self.wireguard.namespace
+        &self.namespace
+    }
+
+    /// The Unix time of the last handshake with the gateway.
+    fn last_handshake(&self) -> Result<u64> {
+        let table = run(self.namespace.command("wg").args(["show", &self.interface, "latest-handshakes"]))?;
+        let row = table.lines().find_map(|line| line.strip_prefix(&self.gateway));
+        Ok(row.with_context(|| table.clone())?.trim().parse()?)
+    }
+}
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        // Its socket is not part of the namespace.
+        let _ = output(&mut self.wg_quick("down"), LIMIT);
     }
 }
 
@@ -137,7 +159,7 @@ fn a_stock_wireguard_peer_reaches_every_member_and_is_reached_control_rule_20() 
         server.kill()?;
         server.run(&["up"])?;
         both_ways(&phone, &alpha)?;
-        let handshake = phone.wireguard.last_handshake(&phone.gateway)?;
+        let handshake = phone.last_handshake()?;
         ensure!(handshake > 0);
         // A revoked one is cut off, and nobody has its address.
         server.run(&["node", "revoke", "phone"])?;

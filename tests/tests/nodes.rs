@@ -78,12 +78,22 @@ fn a_node_is_reachable_by_name_and_address_from_any_node_within_two_seconds_of_i
             beta.join("beta", &token)?;
             let joined = now();
             let left = || Duration::from_secs(2).saturating_sub(now() - joined);
-            // By name: a program of a machine that has never heard of it.
-            wait_for_name(&alpha, "beta", &beta, left())?;
-            // By address: the first packet asks for the tunnel.
-            transfer::reach(alpha.namespace(), beta.namespace(), beta.address()?, left())?;
-            scene.say(&format!("reachable by name and address {:?} after the join", now() - joined));
-            wait_for_name(&server, "beta", &beta, LIMIT)?;
+            let address = beta.address()?;
+            // From each at the same time, as the time runs for all.
+            thread::scope(|scope| {
+                let tasks = [("alpha", &alpha), ("the server", &server)].map(|(from, host)| {
+                    let (beta, left) = (&beta, &left);
+                    scope.spawn(move || {
+                        // By name: a program of a machine that has never heard of it.
+                        wait_for_name(host, "beta", beta, left()).context(from)?;
+                        // By address: the first packet asks for the tunnel.
+                        transfer::reach(host.namespace(), beta.namespace(), address, left()).context(from)?;
+                        scene.say(&format!("reachable from {from} {:?} after the join", now() - joined));
+                        anyhow::Ok(())
+                    })
+                });
+                tasks.into_iter().try_for_each(|task| task.join().map_err(|_| anyhow!("it panicked"))?)
+            })?;
             wait_for_name(&beta, "alpha", &alpha, LIMIT)?;
             wait_for_name(&beta, "server", &server, LIMIT)
         },

@@ -84,6 +84,7 @@ pub(crate) fn run(long: bool) -> Result<bool> {
     });
     steps.run("layers of crates", || layers::check(&metadata));
     steps.run("unsafe code", sources::check);
+    steps.run("the daemon never loads the root key", sources::check_root_key);
     steps.run("one version of each shipped dependency", one_version);
     steps.run("licences, bans, sources", deny::check);
     steps.run("advisories", deny::check_advisories);

@@ -1,4 +1,5 @@
-//! Where `unsafe` may stand: in files called `sys.rs` of `tun` and `udp`, and of a test that counts allocations.
+//! Where `unsafe` may stand: in files called `sys.rs` of `tun` and `udp`, and of a test that counts allocations. And where
+//! the root key may be opened: in commands that a person gives, never in the daemon (control rule 1).
 
 use std::{
     fs,
@@ -15,6 +16,56 @@ const MAY_BE_UNSAFE: &[&str] = &["crates/tun", "crates/udp", "crates/engine/test
 /// The crates that promise to the compiler that they have none.
 const FORBID_UNSAFE: &[&str] =
     &["crates/packet", "crates/noise", "crates/route", "crates/policy", "crates/control"];
+
+/// All that ships beside the root key's own file and the command line: the daemon, and what it stands on.
+const NEVER_OPENS_ROOT: &[&str] = &[
+    "crates/engine",
+    "crates/store",
+    "crates/control/src/authority",
+    "crates/control/src/lighthouse",
+    "crates/control/src/node",
+    "crates/tombolo/src",
+];
+const COMMANDS: &str = "crates/tombolo/src/cli";
+
+/// What opens the root key, or signs with it.
+const ROOT: [&str; 3] = ["RootKeys", "RootFile", "root_key"];
+
+/// Reads every source file of what the daemon is made of, without tests.
+///
+/// # Errors
+/// Names every place where the root key could be loaded.
+pub(crate) fn check_root_key() -> Result<String> {
+    let root = cargo::root();
+    let mut files = Vec::new();
+    for folder in NEVER_OPENS_ROOT {
+        collect(&root.join(folder), &mut files)?;
+    }
+    let mut wrong = Vec::new();
+    for file in files {
+        let name = file.strip_prefix(&root).unwrap_or(&file);
+        if name.starts_with(COMMANDS) || is_test(name) {
+            continue;
+        }
+        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let lines = text.lines().enumerate().filter(|(_, line)| opens_root(line));
+        wrong.extend(lines.map(|(number, _)| format!("{}:{}", name.display(), number + 1)));
+    }
+    if !wrong.is_empty() {
+        bail!("the daemon never loads the root key (control rule 1):\n{}", wrong.join("\n"));
+    }
+    Ok(String::new())
+}
+
+fn opens_root(line: &str) -> bool {
+    let code = line.split("//").next().unwrap_or_default();
+    ROOT.iter().any(|what| code.contains(what))
+}
+
+fn is_test(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "tests")
+        || path.file_stem().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with("tests"))
+}
 
 /// Reads every source file of the workspace.
 ///
@@ -99,6 +150,19 @@ mod tests {
         assert!(is_unsafe(concat!("pub unsafe", " fn read() {")));
         assert!(!is_unsafe("#![forbid(unsafe_code)]"));
         assert!(!is_unsafe(concat!("// an unsafe", " { block } would do")));
+    }
+
+    #[test]
+    fn the_daemon_never_loads_the_root_key_control_rule_1() {
+        assert!(opens_root("use tombolo_control::root::RootKeys;") && opens_root("super::root_key::open()"));
+        assert!(!opens_root("// RootKeys are another's affair"));
+        assert!(
+            is_test(Path::new("crates/store/tests/register.rs")) && !is_test(Path::new("src/daemon/run.rs"))
+        );
+        check_root_key().expect("only commands open it");
+        let commands = cargo::root().join(COMMANDS).join("root_key.rs");
+        let text = fs::read_to_string(commands).expect("where it is opened");
+        assert!(text.lines().any(opens_root), "what is looked for has another name now");
     }
 
     #[test]
