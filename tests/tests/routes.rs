@@ -30,7 +30,7 @@ const PORT: u16 = 9100;
 
 struct Stage {
     internet: Internet,
-    _server: Host,
+    server: Host,
     alpha: Host,
     beta: Host,
     printer: Namespace,
@@ -48,12 +48,16 @@ fn stage(scene: &Scene) -> Result<Stage> {
     beta.namespace().sysctl("net.ipv4.ip_forward", "1")?;
     printer.ip(&format!("addr add {PRINTER}/24 dev eth0"))?;
     printer.ip("route add default via 192.168.7.1")?;
-    set(&beta, "interface", &format!("gateway_subnets = [\"{SUBNET}\"]"))?;
-    beta.restart()?;
+    be_gateway(&beta)?;
     server.run(&["node", "set", "beta", "--route", SUBNET])?;
     server.run(&["network", "set", "--route", SUBNET, "--gateway", "beta"])?;
     wait_until("the route is known", LIMIT, || route(&alpha).is_ok())?;
-    Ok(Stage { internet, _server: server, alpha, beta, printer })
+    Ok(Stage { internet, server, alpha, beta, printer })
+}
+
+fn be_gateway(host: &Host) -> Result {
+    set(host, "interface", &format!("gateway_subnets = [\"{SUBNET}\"]"))?;
+    host.restart()
 }
 
 /// Puts a line first into a section of a host's file, where an earlier one of the same key goes.
@@ -163,6 +167,38 @@ fn an_accepted_subnet_is_reached_through_the_tunnel_and_never_in_clear_control_r
             })?;
             ensure!(!stage.rules()?.contains(SUBNET), "{}", stage.rules()?);
             ensure!(stage.leaks()? > 0, "the guard, or what else kept them in, is still there");
+            Ok(())
+        },
+    );
+}
+
+/// What was known of the gateway is void while there is a tunnel with it, and the next packet finds the new one.
+#[test]
+fn a_gateway_that_is_replaced_is_looked_up_by_the_next_packet_control_rules_5_and_20() {
+    machine_wide(
+        "a_gateway_that_is_replaced_is_looked_up_by_the_next_packet_control_rules_5_and_20",
+        |scene| {
+            let stage = stage(scene)?;
+            let (server, alpha, beta) = (&stage.server, &stage.alpha, &stage.beta);
+            stage.accept(&format!("\"{SUBNET}\""))?;
+            wait_until("the subnet is accepted", LIMIT, || is_taken(alpha))?;
+            stage.one_each_way()?;
+            let wire = stage.wire()?;
+            // The same machine, with nothing of what it was.
+            beta.run(&["down", "--open"])?;
+            for folder in ["config", "state"] {
+                fs::remove_dir_all(beta.folder.join(folder))?;
+            }
+            let token = server.json(&["node", "replace", "beta", "--json"])?;
+            beta.join("beta", token["token"].as_str().context("a token")?)?;
+            be_gateway(beta)?;
+            let version =
+                |host: &Host| Some(host.status().ok()?["membership"]["network_version"].to_string());
+            wait_until("alpha has heard of it", LIMIT, || {
+                version(server).is_some_and(|newest| version(alpha) == Some(newest))
+            })?;
+            stage.one_each_way()?;
+            ensure!(wire.stop()?.packets == 0, "packets in the clear");
             Ok(())
         },
     );
