@@ -32,6 +32,8 @@ pub(crate) struct Spec {
     pub(crate) sequence: u32,
     pub(crate) acknowledgement: u32,
     pub(crate) flags: u8,
+    /// The four bits before the flags: three reserved ones, and AE (RFC 9768).
+    pub(crate) reserved: u8,
     pub(crate) window: u16,
     pub(crate) urgent: u16,
     pub(crate) tcp_options: Vec<u8>,
@@ -54,6 +56,7 @@ impl Spec {
             sequence: 5000,
             acknowledgement: 77,
             flags: 0x10,
+            reserved: 0,
             window: 501,
             urgent: 0,
             tcp_options: if tcp { vec![1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8] } else { Vec::new() },
@@ -98,7 +101,8 @@ impl Spec {
         let field = if self.tcp {
             bytes.extend(self.sequence.to_be_bytes());
             bytes.extend(self.acknowledgement.to_be_bytes());
-            bytes.extend([((20 + self.tcp_options.len()) as u8 / 4) << 4, self.flags]);
+            let words = (20 + self.tcp_options.len()) as u8 / 4;
+            bytes.extend([words << 4 | self.reserved & 0xf, self.flags]);
             bytes.extend(self.window.to_be_bytes());
             bytes.extend([0, 0]);
             bytes.extend(self.urgent.to_be_bytes());
