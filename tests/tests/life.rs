@@ -49,6 +49,10 @@ fn members_go_on_without_the_authority_and_renew_when_it_returns_control_rule_16
         let stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
         stream.advance(MORE, LIMIT)?;
         server.kill()?;
+        // From half of the life on, while it still holds.
+        wait_until("a warning before the end", LIMIT, || {
+            alpha.warns_of("it ends in") && alpha.membership_state().as_deref() == Some("valid")
+        })?;
         for host in [&alpha, &beta] {
             wait_for_state(host, "grace")?;
             ensure!(host.warns_of("was not renewed"), "{}", host.status()?["warnings"]);

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,9 @@ use crate::shared::Shared;
 
 /// Destinations looked for at a time.
 const MAX_DESTINATIONS: usize = 256;
+/// Of these, for one source, which is an IPv4 address or an IPv6 /64 (control rule 12): a host behind this machine that goes through
+/// all addresses leaves room for others.
+const MAX_OF_SOURCE: usize = MAX_DESTINATIONS / 4;
 /// Packets that wait for one of them.
 const MAX_PACKETS: usize = 32;
 /// Bytes that wait in all.
@@ -51,6 +54,8 @@ struct State {
 }
 
 struct Destination {
+    /// Who was the first to send there.
+    source: IpAddr,
     packets: VecDeque<Box<[u8]>>,
     until: Instant,
     /// Nobody has it: nothing waits.
@@ -118,10 +123,12 @@ impl Seeking {
             state.destinations.remove(&destination);
         }
         let known = state.destinations.contains_key(&destination);
-        if !known && state.destinations.len() >= MAX_DESTINATIONS {
+        let source = site(packet.ip().source());
+        if !known && !state.has_room_for(source) {
             return Fate::Dropped(DropReason::HoldingQueueFull);
         }
         let sought = state.destinations.entry(destination).or_insert_with(|| Destination {
+            source,
             packets: VecDeque::new(),
             until: now + PATIENCE,
             refused: false,
@@ -197,7 +204,20 @@ impl Seeking {
     }
 }
 
+/// An IPv4 address, or the /64 of an IPv6 address, all of which one host may have.
+fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
+    }
+}
+
 impl State {
+    fn has_room_for(&self, source: IpAddr) -> bool {
+        let of_source = self.destinations.values().filter(|sought| sought.source == source);
+        self.destinations.len() < MAX_DESTINATIONS && of_source.count() < MAX_OF_SOURCE
+    }
+
     fn drop_where(&mut self, gone: impl Fn(&IpAddr, &Destination) -> bool) -> Vec<Box<[u8]>> {
         let mut dropped = Vec::new();
         self.destinations.retain(|destination, sought| {
@@ -260,11 +280,17 @@ pub(crate) fn answer(packet: &[u8], queue: &dyn Queue) {
 mod tests {
     use super::*;
 
+    /// From a source of its own for each 64 destinations.
     fn hold(seeking: &Seeking, last: u16, number: u8, now: Instant) -> Fate {
+        hold_from(seeking, (last / 64) as u8, last, number, now)
+    }
+
+    fn hold_from(seeking: &Seeking, source: u8, last: u16, number: u8, now: Instant) -> Fate {
         let [high, low] = last.to_be_bytes();
         let mut bytes = vec![0; 24];
         bytes[0] = 0x45;
         bytes[3] = 24;
+        bytes[12..16].copy_from_slice(&[192, 168, 0, source]);
         bytes[16..20].copy_from_slice(&[10, 0, high, low]);
         bytes[23] = number;
         let packet = SuperPacket::parse(VnetHeader::default(), &mut bytes).unwrap();
@@ -329,6 +355,26 @@ mod tests {
         seeking.take_new();
         assert_eq!(hold(&seeking, 7, 4, now + REFUSAL), Fate::Announced);
         assert_eq!(seeking.take_new().0, [address(7)]);
+    }
+
+    #[test]
+    fn a_source_that_goes_through_all_addresses_leaves_room_for_others_control_rule_12() {
+        let (seeking, now) = (seeking(), Instant::default());
+        let scanned =
+            (0..300).filter(|last| hold_from(&seeking, 7, *last, 0, now) == Fate::Announced).count();
+        assert_eq!(scanned, 64);
+        assert_eq!(hold_from(&seeking, 7, 300, 0, now), Fate::Dropped(DropReason::HoldingQueueFull));
+        assert_eq!(hold_from(&seeking, 8, 300, 0, now), Fate::Announced, "another source");
+        assert_eq!(
+            hold_from(&seeking, 7, 300, 1, now),
+            Fate::Held,
+            "what is looked for already takes nothing"
+        );
+        // An address that nobody has is one of them until it may be looked for again.
+        seeking.refuse(address(0), now);
+        assert_eq!(hold_from(&seeking, 7, 301, 0, now), Fate::Dropped(DropReason::HoldingQueueFull));
+        seeking.expire(now + PATIENCE);
+        assert_eq!(hold_from(&seeking, 7, 301, 0, now + PATIENCE), Fate::Announced);
     }
 
     #[test]

@@ -119,6 +119,34 @@ pub struct RouteReport {
     pub reason: Option<String>,
 }
 
+#[cfg(test)]
+impl MembershipReport {
+    /// Of a member whose server is away: as stale as it is said to be.
+    pub(crate) fn sample(stale: bool) -> Self {
+        Self {
+            state: "valid".to_owned(),
+            network_id: "00".repeat(16),
+            node: None,
+            name: Some("db-1".to_owned()),
+            domain: Some("tombolo.internal".to_owned()),
+            roles: None,
+            groups: Vec::new(),
+            serial: Some(3),
+            not_after: None,
+            network_version: Some("1.5".to_owned()),
+            network_age_seconds: Some(if stale { 11_000 } else { 600 }),
+            stale,
+            not_understood: Vec::new(),
+            trust_epoch: Some(1),
+            servers: Vec::new(),
+            routes: Vec::new(),
+            observed: Vec::new(),
+            candidates: Vec::new(),
+            dropped_frames: 0,
+        }
+    }
+}
+
 /// A server of a network by membership.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ServerReport {

@@ -15,6 +15,7 @@ use crate::document::{DocumentError, Membership, Revocation, Roles, Verified};
 use crate::frame::{Frame, Introduce, LookUp, LookUpAnswer, Target, is_possible_candidate};
 use crate::verifier::Refusal;
 
+/// As many as the data path asks for at once, which gives each inner source a share of them (control rule 12).
 const AT_ONCE: usize = 256;
 const LIGHTHOUSES: usize = 3;
 /// When a look-up is sent again; after the last it has failed.

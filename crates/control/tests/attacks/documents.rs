@@ -5,8 +5,8 @@ use std::time::Duration;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tombolo_control::document::{Membership, Roles};
-use tombolo_control::frame::Frame;
-use tombolo_control::node::EngineChange;
+use tombolo_control::frame::{Frame, PullBlock};
+use tombolo_control::node::{EngineChange, NodeAlarm};
 use tombolo_noise::clock::UnixTime;
 
 use crate::authority::DAY;
@@ -93,4 +93,41 @@ fn old_papers_bring_nobody_back_control_rules_4_16_and_17() {
     node.session(member);
     node.show(member, old);
     assert_refused(&mut node, 50, "revoked");
+}
+
+#[test]
+fn a_stranger_that_pulls_documents_meets_silence_control_rule_8() {
+    let mut node = Victim::new();
+    let (member, paper) = node.member(50);
+    node.session(member);
+    node.take_frames();
+    let hash = node.node.verifier().network().unwrap().hash();
+    let pulls = [Frame::PullTrust, Frame::PullBlock(PullBlock { hash, index: 0 })];
+    let answers = |node: &mut Victim| {
+        pulls.iter().for_each(|pull| node.frame(member, pull));
+        let frames = node.take_frames().into_iter().filter(|(to, _)| *to == member);
+        frames.filter(|(_, frame)| matches!(frame, Frame::Trust(_) | Frame::Block(_))).count()
+    };
+    for _ in 0..10 {
+        assert_eq!(answers(&mut node), 0);
+    }
+    assert!(node.take_frames().is_empty(), "nor is anything else said");
+    // Who has shown a membership has both.
+    node.show(member, paper);
+    assert_eq!(answers(&mut node), 2);
+}
+
+#[test]
+fn a_membership_that_nobody_renews_is_an_alarm_from_half_of_its_life_on_control_rule_16() {
+    let mut node = Victim::new();
+    let warned = |node: &Victim| {
+        node.alarms.iter().filter(|alarm| matches!(alarm, NodeAlarm::NotRenewed { .. })).count()
+    };
+    // It lasts for 14 days.
+    node.pass(Duration::from_secs(7 * DAY - 120));
+    assert_eq!(warned(&node), 0);
+    node.pass(Duration::from_secs(240));
+    assert_eq!(warned(&node), 1);
+    node.pass(Duration::from_secs(DAY));
+    assert_eq!(warned(&node), 1, "said once, and shown for as long as it lasts");
 }

@@ -7,7 +7,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tombolo_control::document::{Roles, Server};
 use tombolo_control::frame::{Frame, Order, Show, Versions};
-use tombolo_control::node::{EngineChange, Event, Node, NodeOptions, Output, Saved, SavedDocuments};
+use tombolo_control::node::{
+    EngineChange, Event, Node, NodeAlarm, NodeOptions, Output, Saved, SavedDocuments,
+};
 use tombolo_control::verifier::Pins;
 use tombolo_control::{NodeId, Path};
 use tombolo_noise::clock::{Instant, Now, UnixTime};
@@ -30,6 +32,7 @@ pub(crate) struct Victim {
     sequence: u64,
     frames: Vec<(PublicKey, Frame)>,
     changes: Vec<EngineChange>,
+    pub(crate) alarms: Vec<NodeAlarm>,
 }
 
 pub(crate) fn key(number: u64) -> PublicKey {
@@ -76,8 +79,20 @@ impl Victim {
         let saved = Saved { documents, membership, time: UnixTime::default(), epoch: 0, peers: Vec::new() };
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let node = Node::restore(own, &saved, NodeOptions::default(), clock(now), &mut rng);
-        let (frames, changes) = (Vec::new(), Vec::new());
-        Self { node, authority, lighthouse, lighthouse_paper, own, now, rng, sequence: 0, frames, changes }
+        let (frames, changes, alarms) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            node,
+            authority,
+            lighthouse,
+            lighthouse_paper,
+            own,
+            now,
+            rng,
+            sequence: 0,
+            frames,
+            changes,
+            alarms,
+        }
     }
 
     pub(crate) fn wall(&self) -> UnixTime {
@@ -105,6 +120,7 @@ impl Victim {
             match output {
                 Output::Send(outgoing) => self.frames.push((outgoing.to, outgoing.frame)),
                 Output::Engine(change) => self.changes.push(change),
+                Output::Alarm(alarm) => self.alarms.push(alarm),
                 _ => {}
             }
         }

@@ -188,6 +188,19 @@ fn four_of_one_address_and_so_many_in_all_control_rule_8() {
 }
 
 #[test]
+fn a_node_that_is_no_server_has_room_for_32_strangers_control_rule_8() {
+    let mut world = World::server(12, 34);
+    world.set_membership(0, MembershipOptions::node());
+    for node in 1..=34 {
+        world.nodes[node].address = SocketAddr::from(([198, 51, 100, node as u8], 1000));
+        world.initiate(node, 0);
+    }
+    world.advance(millis(100));
+    let limited = world.nodes[0].dropped(DropReason::ProvisionalLimit);
+    assert_eq!((world.nodes[0].device.peers().count(), limited), (32, 2));
+}
+
+#[test]
 fn a_promotion_opens_the_tunnel_and_later_sessions_inherit_it_control_rule_9() {
     let mut world = provisional(11);
     world.send_control(1, 0, b"show");

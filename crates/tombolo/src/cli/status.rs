@@ -271,6 +271,13 @@ mod tests {
     }
 
     #[test]
+    fn a_stale_network_document_stands_in_the_status_control_rule_2() {
+        let text = |stale| render_membership(&MembershipReport::sample(stale), &[]);
+        assert!(text(true).contains(", document 1.5, 3 h 3 min old, STALE"), "{}", text(true));
+        assert!(text(false).contains(", document 1.5, 10 min old") && !text(false).contains("STALE"));
+    }
+
+    #[test]
     fn amounts_are_for_people() {
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(1500), "1.5 KB");

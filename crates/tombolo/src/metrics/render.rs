@@ -224,6 +224,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn documents_that_are_stale_or_not_understood_stand_in_the_metrics_control_rules_2_and_6() {
+        let text = |report: &MembershipReport| {
+            let mut page = Page::default();
+            membership(&mut page, report);
+            page.text
+        };
+        let mut report = MembershipReport::sample(true);
+        report.not_understood = vec!["a newer network document".to_owned()];
+        for line in [
+            "tombolo_network_document_stale 1",
+            "tombolo_network_document_age_seconds 11000",
+            "tombolo_documents_not_understood 1",
+        ] {
+            assert!(text(&report).lines().any(|held| held == line), "{line}: {}", text(&report));
+        }
+        let fresh = text(&MembershipReport::sample(false));
+        assert!(fresh.contains("tombolo_network_document_stale 0\n"), "{fresh}");
+        assert!(fresh.contains("tombolo_documents_not_understood 0\n"), "{fresh}");
+    }
+
+    #[test]
     fn labels_are_escaped_and_families_are_declared_once() {
         let mut page = Page::default();
         page.family("tombolo_x", "gauge", "Something.");

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use tombolo_control::NodeId;
-use tombolo_control::document::DocumentError;
+use tombolo_control::document::{DocumentError, Membership};
 use tombolo_control::frame::{RenewRefusal, ShowRefusal};
 use tombolo_control::lighthouse::LighthouseAlarm;
 use tombolo_control::node::NodeAlarm;
 use tombolo_control::verifier::{Alarm, ClockFault, DocumentKind, Owned};
 use tombolo_engine::now;
 use tombolo_noise::PublicKey;
-use tombolo_noise::clock::Instant;
+use tombolo_noise::clock::{Instant, UnixTime};
 
 use super::Member;
 use super::server::Server;
@@ -120,21 +120,8 @@ impl Member {
         }
         texts.extend(self.not_understood());
         texts.extend(self.node.clock_fault(time).map(clock_text));
-        if let Some(own) = self.node.membership() {
-            let half = own.not_before.0 + own.lifetime() / 2;
-            let confirmed = self.node.times(time).confirmed.0;
-            if confirmed > half {
-                let (end, now) = (own.not_after.0.as_secs(), confirmed.as_secs());
-                let end = if now < end {
-                    format!("ends in {}", span(end - now))
-                } else {
-                    format!("ended {} ago", span(now - end))
-                };
-                texts.push(format!(
-                    "the membership was not renewed for more than half of its life; it {end}: see that the server can be reached"
-                ));
-            }
-        }
+        let confirmed = self.node.times(time).confirmed;
+        texts.extend(self.node.membership().and_then(|own| not_renewed_text(own, confirmed)));
         texts
     }
 
@@ -153,6 +140,23 @@ impl Member {
         warnings.sort();
         warnings
     }
+}
+
+/// From half of the membership's life on (control rule 16).
+fn not_renewed_text(own: &Membership, confirmed: UnixTime) -> Option<String> {
+    let half = own.not_before.0 + own.lifetime() / 2;
+    if confirmed.0 <= half {
+        return None;
+    }
+    let (end, now) = (own.not_after.0.as_secs(), confirmed.0.as_secs());
+    let end = if now < end {
+        format!("ends in {}", span(end - now))
+    } else {
+        format!("ended {} ago", span(now - end))
+    };
+    Some(format!(
+        "the membership was not renewed for more than half of its life; it {end}: see that the server can be reached"
+    ))
 }
 
 fn clock_text(fault: ClockFault) -> String {
@@ -261,6 +265,11 @@ fn conflict_text(alarm: &Alarm, name: impl Fn(&NodeId) -> String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use tombolo_control::NetworkId;
+    use tombolo_control::document::{Roles, Version};
+
     use super::*;
 
     #[test]
@@ -272,6 +281,32 @@ mod tests {
         );
         assert!(!refused_text("db-1", ShowRefusal::Revoked, 2).contains("clock"));
         assert!(refused_text("db-1", ShowRefusal::from_code(99), 0).contains("(99)"));
+    }
+
+    #[test]
+    fn a_membership_that_is_not_renewed_is_warned_of_from_half_life_on_control_rule_16() {
+        const DAY: u64 = 86_400;
+        let at = |days| UnixTime(Duration::from_secs(days * DAY));
+        let own = Membership {
+            network: NetworkId::from_bytes([1; 16]),
+            node: NodeId::from_bytes([1; 16]),
+            serial: 1,
+            key: PublicKey::from_bytes([9; 32]),
+            name: "db-1".parse().unwrap(),
+            addresses: BTreeSet::new(),
+            groups: BTreeSet::new(),
+            routes: BTreeSet::new(),
+            roles: Roles::NONE,
+            not_before: at(100),
+            not_after: at(114),
+            grace: Duration::from_secs(30 * DAY),
+            network_version: Version { epoch: 1, counter: 1 },
+            presenter: None,
+        };
+        assert_eq!(not_renewed_text(&own, at(107)), None);
+        let warned = |days| not_renewed_text(&own, at(days)).unwrap();
+        assert!(warned(108).contains("it ends in 6 days"), "{}", warned(108));
+        assert!(warned(116).contains("it ended 2 days ago"), "{}", warned(116));
     }
 
     #[test]
