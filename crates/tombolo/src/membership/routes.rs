@@ -5,6 +5,7 @@
 //! tunnel what belongs into it. One that is refused stays refused until the next reload: at boot the local route that was
 //! in its way may not be there yet.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -47,7 +48,8 @@ struct Decided {
 
 fn decide(wished: &[IpNet], overlay: &[IpNet], local: &[IpNet], before: &Decided, afresh: bool) -> Decided {
     let mut decided = Decided::default();
-    for &prefix in wished {
+    // Named twice is meant once.
+    for prefix in wished.iter().copied().collect::<BTreeSet<IpNet>>() {
         let was_refused = before.refused.iter().find(|refused| refused.prefix == prefix && !afresh);
         let in_the_way = match was_refused.map(|refused| refused.reason) {
             Some(RouteRefusal::Local(route)) => Some(route),
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn what_can_never_be_had_is_refused_control_rule_5() {
-        let wished = nets(&["0.0.0.0/0", "::/0", "10.0.0.0/8", "172.16.0.0/12"]);
+        let wished = nets(&["0.0.0.0/0", "::/0", "172.16.0.0/12", "10.0.0.0/8", "172.16.0.0/12"]);
         let decided = decide(&wished, &nets(&["10.86.0.0/16"]), &[], &Decided::default(), true);
         assert_eq!(decided.taken, nets(&["172.16.0.0/12"]));
         assert_eq!(decided.refused.len(), 3);
