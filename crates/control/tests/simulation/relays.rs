@@ -138,6 +138,25 @@ fn a_direct_path_that_is_blocked_is_replaced_within_a_second_and_taken_again_con
 }
 
 #[test]
+fn of_several_relays_the_nearest_is_taken_and_another_once_it_is_nearer_control_rule_14() {
+    let relay = |world: &World, from: usize, to: usize| {
+        let key = world.machines[to].key;
+        match world.machines[from].path_to(&key) {
+            Some(Path::Relayed(relay)) => usize::from(relay.as_bytes()[3]) - 1,
+            other => panic!("{other:?}"),
+        }
+    };
+    for first in 0..SERVERS {
+        let mut world = blocked(seed(260) + first as u64, true);
+        for near in [first, (first + 1) % SERVERS] {
+            world.underlay.far = (0..SERVERS).filter(|server| *server != near).collect();
+            silence(&mut world, 15);
+            assert_eq!((relay(&world, ONE, OTHER), relay(&world, OTHER, ONE)), (near, near), "from {first}");
+        }
+    }
+}
+
+#[test]
 fn a_path_that_loses_a_fifth_is_not_left_again_and_again_control_rule_14() {
     let (mut changes, mut relayed, mut looks) = (0, 0, 0);
     for number in 0..4 {

@@ -41,6 +41,8 @@ pub(crate) struct Underlay {
     /// Pairs that do not hear each other directly.
     pub(crate) blocked: HashSet<(usize, usize)>,
     pub(crate) dead: HashSet<usize>,
+    /// Each way to and from these takes 100 ms more.
+    pub(crate) far: HashSet<usize>,
     pub(crate) sent: u64,
 }
 
@@ -54,6 +56,7 @@ impl Underlay {
             island: Vec::new(),
             blocked: HashSet::new(),
             dead: HashSet::new(),
+            far: HashSet::new(),
             sent: 0,
         }
     }
@@ -114,8 +117,9 @@ impl Underlay {
         if !passes || apart || rng.next_u64() % 1000 < self.loss {
             return Vec::new();
         }
+        let farther = if self.far.contains(&from) || self.far.contains(&target) { 100_000_000 } else { 0 };
         // 5 to 45 ms: what is sent later may come earlier.
-        let mut delay = || 5_000_000 + rng.next_u64() % 40_000_000;
+        let mut delay = || farther + 5_000_000 + rng.next_u64() % 40_000_000;
         let mut arrivals = vec![(target, seen, delay())];
         if delay() % 1000 < self.duplication {
             arrivals.push((target, seen, delay()));
