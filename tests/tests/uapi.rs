@@ -307,20 +307,23 @@ fn the_daemon_ends_when_its_interface_or_its_socket_is_removed() {
 }
 
 #[test]
-fn super_packets_are_limited_to_what_one_send_carries_at_every_mtu() {
+fn super_packets_are_limited_to_what_one_send_carries_at_every_mtu_and_bursts_may_wait() {
     alone("super-packets", |_, wireguard| {
         let (namespace, interface) = (&wireguard.namespace, &wireguard.interface);
-        let limit = || -> Result<u32> {
+        let shown = |what: &str| -> Result<u32> {
             let shown = namespace.ip(&format!("-d link show {interface}"))?;
-            let mut words = shown.split_whitespace().skip_while(|word| *word != "gso_max_size").skip(1);
-            Ok(words.next().context("no gso_max_size is shown")?.parse()?)
+            let mut words = shown.split_whitespace().skip_while(|word| *word != what).skip(1);
+            Ok(words.next().with_context(|| format!("no {what} is shown"))?.parse()?)
         };
+        wait_for("the longer queue", LIMIT, || Ok((shown("qlen")? == 2000).then_some(())))?;
+        namespace.ip(&format!("link set {interface} txqueuelen 700"))?;
         for mtu in [1420_u32, 1280, 8920] {
             namespace.ip(&format!("link set {interface} mtu {mtu}"))?;
             // 65,507 bytes of datagrams, each with the 32 bytes of a sealed message, and no second one for a remainder.
             let fits = |size: u32| size <= 65_507 / (mtu.next_multiple_of(16) + 32) * mtu && size > 50_000;
-            wait_for("the limit of super-packets", LIMIT, || Ok(fits(limit()?).then_some(())))?;
+            wait_for("the limit of super-packets", LIMIT, || Ok(fits(shown("gso_max_size")?).then_some(())))?;
         }
+        ensure!(shown("qlen")? == 700, "a length that somebody has set was changed");
         Ok(())
     });
 }

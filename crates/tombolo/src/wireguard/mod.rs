@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tombolo_engine::{Engine, EngineEvent, EngineHandle, EngineOptions, PathMtuOptions, queues_for};
 use tombolo_tun::netlink::{LinkChange, LinkState, Netlink, Watch};
-use tombolo_tun::{Device, DeviceOptions, Place, gso_max_size_for, table_for};
+use tombolo_tun::{Device, DeviceOptions, Place, TRANSMIT_QUEUE_LENGTH, gso_max_size_for, table_for};
 use tracing_subscriber::EnvFilter;
 
 use crate::background::{self, Outcome};
@@ -153,7 +153,7 @@ impl Link {
         if link.mtu != self.mtu {
             self.mtu = link.mtu;
             engine.set_mtu(engine_mtu(link.mtu)).map_err(failed)?;
-            fit_super_packets(&mut self.netlink, &link);
+            fit_queue(&mut self.netlink, &link);
         }
         if link.up != self.up {
             self.up = link.up;
@@ -173,15 +173,24 @@ impl Link {
     }
 }
 
+/// The kernel's own length of a TUN's queue, in packets.
+const KERNEL_QUEUE_LENGTH: u32 = 500;
+
 /// Limits super-packets to what one send carries when it is sealed: a larger one needs a second send for its last two packets,
-/// and at the other end a second read and a second write. A kernel that refuses leaves it slower, not wrong.
-fn fit_super_packets(netlink: &mut Netlink, link: &tombolo_tun::netlink::Link) {
+/// and at the other end a second read and a second write. And lets bursts of several connections wait to be read, unless somebody has set
+/// the queue's length. A kernel that refuses leaves it slower, not wrong.
+fn fit_queue(netlink: &mut Netlink, link: &tombolo_tun::netlink::Link) {
     let size = gso_max_size_for(link.mtu);
-    if link.gso_max_size.is_some_and(|now| now != size) {
-        let change = LinkChange { gso_max_size: Some(size), ..LinkChange::default() };
-        if let Err(error) = netlink.set_link(link.index, &change) {
-            tracing::debug!("super-packets are not limited to {size} bytes: {error}");
-        }
+    let change = LinkChange {
+        gso_max_size: link.gso_max_size.filter(|&now| now != size).map(|_| size),
+        transmit_queue_length: (link.transmit_queue_length == KERNEL_QUEUE_LENGTH)
+            .then_some(TRANSMIT_QUEUE_LENGTH),
+        ..LinkChange::default()
+    };
+    if change != LinkChange::default()
+        && let Err(error) = netlink.set_link(link.index, &change)
+    {
+        tracing::debug!("the interface's queue is left as it is: {error}");
     }
 }
 
@@ -219,7 +228,7 @@ impl Running {
         let mut netlink = Netlink::open().map_err(failed)?;
         let link = netlink.link_by_name(&name).map_err(failed)?;
         if let Some(link) = &link {
-            fit_super_packets(&mut netlink, link);
+            fit_queue(&mut netlink, link);
         }
         let (up, mtu) = link.map_or((false, DEFAULT_MTU), |link| (link.up, link.mtu));
         let options = EngineOptions {
