@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tombolo_engine::{EngineStatus, OffloadStatus, Path, PathMtuState, PeerState, PeerStatus, SocketReport};
-use tombolo_noise::PublicKey;
+use tombolo_noise::{PublicKey, Standing};
 use tombolo_packet::{Offload, OffloadState};
 
 use super::interface::Interface;
@@ -62,9 +62,8 @@ pub(super) fn build(context: Context<'_>, status: &EngineStatus, interface: &mut
         })
         .collect();
     // Members send nothing from further ahead than others take, and go on behind what they sent last.
-    let is_static =
-        |peer: &&PeerReport| config.peers.iter().any(|known| known.public_key.to_string() == peer.public_key);
-    for peer in peers.iter().filter(is_static) {
+    let statics = peers.iter().zip(&status.peers).filter(|(_, engine)| engine.standing == Standing::Static);
+    for (peer, _) in statics {
         if let Some(ahead) = peer.timestamp_ahead_seconds {
             let name = peer.name.as_deref().unwrap_or(&peer.public_key);
             warnings.push(format!(
