@@ -107,10 +107,7 @@ pub fn surface_seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         digits(32),
         digits(32)
     );
-    let members = format!(
-        "{{\"tombolo_members\":1,\"members\":[{{\"membership\":\"00\",\"endpoint\":\"[::1]:1\",\"timestamp\":\"{}\"}}]}}",
-        digits(12)
-    );
+    let members = "{\"tombolo_members\":1,\"members\":[{\"membership\":\"00\",\"endpoint\":\"[::1]:1\"}]}";
     let names = format!(
         "{{\"tombolo_names\":1,\"names\":[{{\"node\":\"{}\",\"key\":\"{key}\",\"serial\":1,\"signer\":\"{}\",\"name\":\"db-1\",\
          \"addresses\":[\"10.86.0.9\"],\"half\":18446744073709551615,\"until\":9}}]}}",
