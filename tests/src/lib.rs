@@ -41,7 +41,7 @@ pub mod tunnel;
 pub mod wait;
 pub mod wireguard_go;
 
-pub use scene::{Scene, machine_wide};
+pub use scene::{Scene, machine_wide, machine_wide_and_patient};
 
 /// What the library and the tests return: the error says what was tried and what came of it.
 pub type Result<T = ()> = anyhow::Result<T>;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{self, Write},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     process,
@@ -88,12 +88,25 @@ impl Drop for Scene {
 /// Runs a test that changes the machine (namespaces, interfaces, databases), if that is possible here.
 ///
 /// Without root it says SKIPPED and returns; with `CI=true` or `TOMBOLO_TEST_REQUIRE_ROOT=1` in the
-/// environment it fails instead. Tests run one at a time, whatever runs them: they share the processor,
-/// and some watch the clock.
+/// environment it fails instead. It has the machine to itself among such tests, whatever runs them: they share the
+/// processor, and some watch the clock.
 ///
 /// # Panics
 /// When the test fails: with its error, after the last lines of every `*.log` of its folder.
 pub fn machine_wide(name: &str, test: impl FnOnce(&Scene) -> Result) {
+    take_part(name, File::lock, test);
+}
+
+/// As [`machine_wide`], but beside others of this kind: it waits more than it works, and nothing that it claims
+/// depends on how soon something happens.
+///
+/// # Panics
+/// As [`machine_wide`].
+pub fn machine_wide_and_patient(name: &str, test: impl FnOnce(&Scene) -> Result) {
+    take_part(name, File::lock_shared, test);
+}
+
+fn take_part(name: &str, lock: fn(&File) -> io::Result<()>, test: impl FnOnce(&Scene) -> Result) {
     if !rustix::process::geteuid().is_root() {
         let required = |variable, value| std::env::var(variable).is_ok_and(|found| found == value);
         if required("CI", "true") || required("TOMBOLO_TEST_REQUIRE_ROOT", "1") {
@@ -102,7 +115,7 @@ pub fn machine_wide(name: &str, test: impl FnOnce(&Scene) -> Result) {
         say(&format!("SKIPPED {name}: it makes network namespaces, which needs root"));
         return;
     }
-    let _turn = take_turn().unwrap_or_else(|error| panic!("{name}: {error:#}"));
+    let _turn = take_turn(lock).unwrap_or_else(|error| panic!("{name}: {error:#}"));
     namespace::remove_stale();
     let scene = Scene::new().unwrap_or_else(|error| panic!("{name}: {error:#}"));
     match catch_unwind(AssertUnwindSafe(|| test(&scene))) {
@@ -116,10 +129,10 @@ pub fn machine_wide(name: &str, test: impl FnOnce(&Scene) -> Result) {
 }
 
 /// A lock on a file, released when the returned value is dropped or the process ends.
-fn take_turn() -> Result<File> {
+fn take_turn(lock: fn(&File) -> io::Result<()>) -> Result<File> {
     let path = std::env::temp_dir().join("tombolo-machine-wide.lock");
     let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
-    file.lock().context("waiting for other machine-wide tests")?;
+    lock(&file).context("waiting for other machine-wide tests")?;
     Ok(file)
 }
 

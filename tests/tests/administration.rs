@@ -20,7 +20,7 @@ use tombolo_tests::{
     Result, Scene,
     command::{output, run},
     host::Host,
-    machine_wide,
+    machine_wide_and_patient,
     namespace::Namespace,
     topology::{Internet, Machine},
     transfer,
@@ -129,65 +129,75 @@ fn both_ways(stock: &Stock, host: &Host) -> Result {
 
 #[test]
 fn a_stock_wireguard_peer_reaches_every_member_and_is_reached_control_rule_20() {
-    machine_wide("a_stock_wireguard_peer_reaches_every_member_and_is_reached_control_rule_20", |scene| {
-        let (World { mut internet, server, alpha, beta }, token) = world(scene)?;
-        alpha.join("alpha", &token)?;
-        beta.join("beta", &server.token(&[])?)?;
-        let machine = internet.region("phone", [192, 0, 3, 0])?;
-        let keys = KeyPair::generate()?;
-        let path = scene.path("phone.conf");
-        let file_name = path.to_str().context("a path in UTF-8")?;
-        server.run(&["node", "add", "phone", "--pubkey", &keys.public, "--output", file_name])?;
-        ensure!(fs::metadata(&path)?.permissions().mode() & 0o777 == 0o600);
-        let file = fs::read_to_string(&path)?;
-        ensure!(file.contains("PrivateKey = PUT-THE-PRIVATE-KEY"), "{file}");
-        let again = server.run(&["node", "show", "phone", "--wg-quick"])?;
-        ensure!(again == file, "{again}");
-        let phone = Stock::start(scene, &machine, &keys, &file)?;
-        both_ways(&phone, &server)?;
-        // Alpha has never heard of it, and is spoken to; beta has not either, and speaks.
-        both_ways(&phone, &alpha)?;
-        transfer::reach(beta.namespace(), phone.namespace(), phone.addresses[0], LIMIT)?;
-        beta.wait_for_peer("phone")?;
-        alpha.wait_for_peer("server")?;
-        wait_until("the phone's name", LIMIT, || {
-            beta.resolve("phone").is_ok_and(|(_, found)| found.map(IpAddr::from) == Some(phone.addresses[0]))
-        })?;
-        let who = alpha.json(&["whois", &phone.addresses[0].to_string(), "--json"])?;
-        ensure!(who["name"] == "phone" && who["public_key"] == keys.public, "{who}");
-        // Members that are idle know that it is there when the gateway comes back.
-        server.kill()?;
-        server.run(&["up"])?;
-        both_ways(&phone, &alpha)?;
-        let handshake = phone.last_handshake()?;
-        ensure!(handshake > 0);
-        // A revoked one is cut off, and nobody has its address.
-        server.run(&["node", "revoke", "phone"])?;
-        let status = server.json(&["status", "--json"])?;
-        let named = |status: &Value| {
-            status["peers"].as_array().is_some_and(|peers| peers.iter().any(|peer| peer["name"] == "phone"))
-        };
-        ensure!(!named(&status), "{status}");
-        for host in [&alpha, &beta] {
-            wait_until("the revoked peer is cut off", LIMIT, || {
-                refusal(host, &["wait", "--peer", "phone", "--timeout", "1s"])
-                    .is_ok_and(|(code, _)| code != 0)
+    machine_wide_and_patient(
+        "a_stock_wireguard_peer_reaches_every_member_and_is_reached_control_rule_20",
+        |scene| {
+            let (World { mut internet, server, alpha, beta }, token) = world(scene)?;
+            alpha.join("alpha", &token)?;
+            beta.join("beta", &server.token(&[])?)?;
+            let machine = internet.region("phone", [192, 0, 3, 0])?;
+            let keys = KeyPair::generate()?;
+            let path = scene.path("phone.conf");
+            let file_name = path.to_str().context("a path in UTF-8")?;
+            server.run(&["node", "add", "phone", "--pubkey", &keys.public, "--output", file_name])?;
+            ensure!(fs::metadata(&path)?.permissions().mode() & 0o777 == 0o600);
+            let file = fs::read_to_string(&path)?;
+            ensure!(file.contains("PrivateKey = PUT-THE-PRIVATE-KEY"), "{file}");
+            let again = server.run(&["node", "show", "phone", "--wg-quick"])?;
+            ensure!(again == file, "{again}");
+            let phone = Stock::start(scene, &machine, &keys, &file)?;
+            both_ways(&phone, &server)?;
+            // Alpha has never heard of it, and is spoken to; beta has not either, and speaks.
+            both_ways(&phone, &alpha)?;
+            transfer::reach(beta.namespace(), phone.namespace(), phone.addresses[0], LIMIT)?;
+            beta.wait_for_peer("phone")?;
+            alpha.wait_for_peer("server")?;
+            wait_until("the phone's name", LIMIT, || {
+                beta.resolve("phone")
+                    .is_ok_and(|(_, found)| found.map(IpAddr::from) == Some(phone.addresses[0]))
             })?;
-        }
-        let cut =
-            transfer::reach(phone.namespace(), alpha.namespace(), alpha.address()?, Duration::from_secs(2));
-        ensure!(cut.is_err(), "a revoked peer's packets arrive");
-        refused(
-            &server,
-            &["node", "add", "phone", "--pubkey", &keys.public],
-            &["revoked", "another key pair"],
-        )
-    });
+            let who = alpha.json(&["whois", &phone.addresses[0].to_string(), "--json"])?;
+            ensure!(who["name"] == "phone" && who["public_key"] == keys.public, "{who}");
+            // Members that are idle know that it is there when the gateway comes back.
+            server.kill()?;
+            server.run(&["up"])?;
+            both_ways(&phone, &alpha)?;
+            let handshake = phone.last_handshake()?;
+            ensure!(handshake > 0);
+            // A revoked one is cut off, and nobody has its address.
+            server.run(&["node", "revoke", "phone"])?;
+            let status = server.json(&["status", "--json"])?;
+            let named = |status: &Value| {
+                status["peers"]
+                    .as_array()
+                    .is_some_and(|peers| peers.iter().any(|peer| peer["name"] == "phone"))
+            };
+            ensure!(!named(&status), "{status}");
+            for host in [&alpha, &beta] {
+                wait_until("the revoked peer is cut off", LIMIT, || {
+                    refusal(host, &["wait", "--peer", "phone", "--timeout", "1s"])
+                        .is_ok_and(|(code, _)| code != 0)
+                })?;
+            }
+            let cut = transfer::reach(
+                phone.namespace(),
+                alpha.namespace(),
+                alpha.address()?,
+                Duration::from_secs(2),
+            );
+            ensure!(cut.is_err(), "a revoked peer's packets arrive");
+            refused(
+                &server,
+                &["node", "add", "phone", "--pubkey", &keys.public],
+                &["revoked", "another key pair"],
+            )
+        },
+    );
 }
 
 #[test]
 fn a_member_presents_a_stock_peer_as_its_gateway_also_without_the_server_control_rule_20() {
-    machine_wide(
+    machine_wide_and_patient(
         "a_member_presents_a_stock_peer_as_its_gateway_also_without_the_server_control_rule_20",
         |scene| {
             let (World { mut internet, server, alpha, beta }, token) = world(scene)?;
@@ -219,7 +229,7 @@ fn a_member_presents_a_stock_peer_as_its_gateway_also_without_the_server_control
 
 #[test]
 fn administrators_work_from_their_own_machines_and_others_are_refused_control_rule_22() {
-    machine_wide(
+    machine_wide_and_patient(
         "administrators_work_from_their_own_machines_and_others_are_refused_control_rule_22",
         |scene| {
             let (World { server, alpha, beta, mut internet }, token) = world(scene)?;
@@ -329,7 +339,7 @@ fn audit(server: &Host, alpha: &Host) -> Result {
 
 #[test]
 fn bad_input_says_what_where_and_how_to_mend_it() {
-    machine_wide("bad_input_says_what_where_and_how_to_mend_it", |scene| {
+    machine_wide_and_patient("bad_input_says_what_where_and_how_to_mend_it", |scene| {
         let (World { server, .. }, _) = world(scene)?;
         refused(
             &server,

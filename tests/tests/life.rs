@@ -12,7 +12,7 @@ use tombolo_tests::{
     Result,
     command::output,
     host::{Host, hosts},
-    machine_wide,
+    machine_wide_and_patient,
     topology::Internet,
     transfer::{self, Stream},
     wait::{now, wait_until},
@@ -36,52 +36,60 @@ fn wait_for_state(host: &Host, state: &str) -> Result {
 
 #[test]
 fn members_go_on_without_the_authority_and_renew_when_it_returns_control_rule_16() {
-    machine_wide("members_go_on_without_the_authority_and_renew_when_it_returns_control_rule_16", |scene| {
-        let mut internet = Internet::new()?;
-        let [server, alpha, beta] = hosts(scene, &mut internet)?;
-        let token = server.init(&["--name", "server"])?;
-        server.run(&["network", "set", "--lifetime", "15s", "--grace", "1h"])?;
-        alpha.join("alpha", &token)?;
-        beta.join("beta", &server.token(&[])?)?;
-        alpha.reaches(&beta, "beta")?;
-        let first = serial(&alpha)?;
-        wait_until("a renewal", LIMIT, || serial(&alpha).is_ok_and(|serial| serial > first))?;
-        let stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
-        stream.advance(MORE, LIMIT)?;
-        server.kill()?;
-        // From half of the life on, while it still holds.
-        wait_until("a warning before the end", LIMIT, || {
-            alpha.warns_of("it ends in") && alpha.membership_state().as_deref() == Some("valid")
-        })?;
-        for host in [&alpha, &beta] {
-            wait_for_state(host, "grace")?;
-            ensure!(host.warns_of("was not renewed"), "{}", host.status()?["warnings"]);
-        }
-        // Nothing that works stops, and who restarts comes back from its own disk.
-        stream.advance(MORE, LIMIT)?;
-        beta.restart()?;
-        beta.reaches(&alpha, "alpha")?;
-        alpha.reaches(&beta, "beta")?;
-        stream.advance(MORE, LIMIT)?;
-        let held = [serial(&alpha)?, serial(&beta)?];
-        server.run(&["up"])?;
-        let start = now();
-        for (host, held) in [&alpha, &beta].into_iter().zip(held) {
-            wait_until("the renewal", LIMIT, || serial(host).is_ok_and(|serial| serial > held))?;
-            ensure!(host.membership_state().as_deref() == Some("valid"), "{}", host.status()?["membership"]);
-            ensure!(!host.warns_of("was not renewed"), "{}", host.status()?["warnings"]);
-        }
-        scene.say(&format!("the server was there again, and {:?} later both were renewed", now() - start));
-        alpha.reaches(&server, "server")?;
-        stream.advance(MORE, LIMIT)?;
-        stream.finish()?;
-        Ok(())
-    });
+    machine_wide_and_patient(
+        "members_go_on_without_the_authority_and_renew_when_it_returns_control_rule_16",
+        |scene| {
+            let mut internet = Internet::new()?;
+            let [server, alpha, beta] = hosts(scene, &mut internet)?;
+            let token = server.init(&["--name", "server"])?;
+            server.run(&["network", "set", "--lifetime", "15s", "--grace", "1h"])?;
+            alpha.join("alpha", &token)?;
+            beta.join("beta", &server.token(&[])?)?;
+            alpha.reaches(&beta, "beta")?;
+            let first = serial(&alpha)?;
+            wait_until("a renewal", LIMIT, || serial(&alpha).is_ok_and(|serial| serial > first))?;
+            let stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
+            stream.advance(MORE, LIMIT)?;
+            server.kill()?;
+            // From half of the life on, while it still holds.
+            wait_until("a warning before the end", LIMIT, || {
+                alpha.warns_of("it ends in") && alpha.membership_state().as_deref() == Some("valid")
+            })?;
+            for host in [&alpha, &beta] {
+                wait_for_state(host, "grace")?;
+                ensure!(host.warns_of("was not renewed"), "{}", host.status()?["warnings"]);
+            }
+            // Nothing that works stops, and who restarts comes back from its own disk.
+            stream.advance(MORE, LIMIT)?;
+            beta.restart()?;
+            beta.reaches(&alpha, "alpha")?;
+            alpha.reaches(&beta, "beta")?;
+            stream.advance(MORE, LIMIT)?;
+            let held = [serial(&alpha)?, serial(&beta)?];
+            server.run(&["up"])?;
+            let start = now();
+            for (host, held) in [&alpha, &beta].into_iter().zip(held) {
+                wait_until("the renewal", LIMIT, || serial(host).is_ok_and(|serial| serial > held))?;
+                ensure!(
+                    host.membership_state().as_deref() == Some("valid"),
+                    "{}",
+                    host.status()?["membership"]
+                );
+                ensure!(!host.warns_of("was not renewed"), "{}", host.status()?["warnings"]);
+            }
+            scene
+                .say(&format!("the server was there again, and {:?} later both were renewed", now() - start));
+            alpha.reaches(&server, "server")?;
+            stream.advance(MORE, LIMIT)?;
+            stream.finish()?;
+            Ok(())
+        },
+    );
 }
 
 #[test]
 fn an_ephemeral_node_is_gone_a_while_after_it_was_last_seen_and_its_name_is_free_control_rules_4_and_20() {
-    machine_wide(
+    machine_wide_and_patient(
         "an_ephemeral_node_is_gone_a_while_after_it_was_last_seen_and_its_name_is_free_control_rules_4_and_20",
         |scene| {
             let mut internet = Internet::new()?;
@@ -156,7 +164,7 @@ fn a_closed_port_is_told_of_within_ten_seconds(server: &Host, host: &Host) -> Re
 
 #[test]
 fn a_wrong_clock_is_told_by_how_much_and_cuts_nothing_control_rule_18() {
-    machine_wide("a_wrong_clock_is_told_by_how_much_and_cuts_nothing_control_rule_18", |scene| {
+    machine_wide_and_patient("a_wrong_clock_is_told_by_how_much_and_cuts_nothing_control_rule_18", |scene| {
         let mut internet = Internet::new()?;
         let [server, mut alpha, mut beta, mut gamma] = hosts(scene, &mut internet)?;
         alpha.join("alpha", &server.init(&["--name", "server"])?)?;

@@ -19,7 +19,7 @@ use tombolo_tests::{
     Result, Scene,
     command::{output, run, run_with_input},
     host::{Host, hosts},
-    machine_wide,
+    machine_wide, machine_wide_and_patient,
     topology::Internet,
     transfer,
     wait::{now, wait_until},
@@ -102,7 +102,7 @@ fn a_node_is_reachable_by_name_and_address_from_any_node_within_two_seconds_of_i
 
 #[test]
 fn names_outlive_the_server_and_go_with_their_nodes() {
-    machine_wide("names_outlive_the_server_and_go_with_their_nodes", |scene| {
+    machine_wide_and_patient("names_outlive_the_server_and_go_with_their_nodes", |scene| {
         let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
         alpha.join("alpha", &server.init(&["--name", "server"])?)?;
         beta.join("beta", &server.token(&[])?)?;
@@ -145,7 +145,7 @@ fn registered_key(server: &Host, name: &str) -> Result<String> {
 
 #[test]
 fn a_key_is_changed_while_connections_go_on_control_rule_17() {
-    machine_wide("a_key_is_changed_while_connections_go_on_control_rule_17", |scene| {
+    machine_wide_and_patient("a_key_is_changed_while_connections_go_on_control_rule_17", |scene| {
         let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
         alpha.join("alpha", &server.init(&["--name", "server"])?)?;
         beta.join("beta", &server.token(&[])?)?;
@@ -184,7 +184,7 @@ fn a_key_is_changed_while_connections_go_on_control_rule_17() {
 
 #[test]
 fn a_node_killed_while_its_key_changes_comes_back_control_rule_17() {
-    machine_wide("a_node_killed_while_its_key_changes_comes_back_control_rule_17", |scene| {
+    machine_wide_and_patient("a_node_killed_while_its_key_changes_comes_back_control_rule_17", |scene| {
         let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
         alpha.join("alpha", &server.init(&["--name", "server"])?)?;
         beta.join("beta", &server.token(&[])?)?;
@@ -233,47 +233,50 @@ fn replace(path: &Path, from: &str, to: &str) -> Result {
 
 #[test]
 fn a_cloned_disk_is_refused_and_two_live_ones_are_told_control_rule_19() {
-    machine_wide("a_cloned_disk_is_refused_and_two_live_ones_are_told_control_rule_19", |scene| {
-        let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
-        if !Path::new("/etc/machine-id").exists() {
-            scene.say("SKIPPED in part: this machine has no id that another could have instead");
-            return Ok(());
-        }
-        // Each has an id of its own, in the place of that of the machine on which the test runs.
-        for (host, digit) in [(&alpha, "a"), (&beta, "b")] {
-            fs::write(host.namespace().hosts_file().with_file_name("machine-id"), digit.repeat(32))?;
-        }
-        alpha.join("alpha", &server.init(&["--name", "server"])?)?;
-        alpha.run(&["down"])?;
-        let setting = |host: &Host| host.folder.join("config/tombolo.toml");
-        // Also where the test runs in a container.
-        replace(&setting(&alpha), "[membership]\n", "[membership]\nbind_machine = true\n")?;
-        alpha.run(&["up"])?;
-        alpha.run(&["down"])?;
-        for folder in ["config", "state"] {
-            copy(&alpha.folder.join(folder), &beta.folder.join(folder))?;
-        }
-        alpha.run(&["up"])?;
-        let refused = output(&mut beta.command(&["up"]), LIMIT)?;
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        ensure!(
-            !refused.status.success() && said.contains("another machine's (machine-id differs)"),
-            "{said}"
-        );
-        ensure!(said.contains("tombolo leave --force"), "{said}");
-        // Against all advice.
-        replace(&setting(&beta), "bind_machine = true", "bind_machine = false")?;
-        beta.run(&["up"])?;
-        wait_until("the alarm", Duration::from_secs(40), || {
-            let _ = (alpha.wait_for_peer("server"), beta.wait_for_peer("server"));
-            warns_of(&server, "a copied disk, or a stolen key")
-        })
-    });
+    machine_wide_and_patient(
+        "a_cloned_disk_is_refused_and_two_live_ones_are_told_control_rule_19",
+        |scene| {
+            let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
+            if !Path::new("/etc/machine-id").exists() {
+                scene.say("SKIPPED in part: this machine has no id that another could have instead");
+                return Ok(());
+            }
+            // Each has an id of its own, in the place of that of the machine on which the test runs.
+            for (host, digit) in [(&alpha, "a"), (&beta, "b")] {
+                fs::write(host.namespace().hosts_file().with_file_name("machine-id"), digit.repeat(32))?;
+            }
+            alpha.join("alpha", &server.init(&["--name", "server"])?)?;
+            alpha.run(&["down"])?;
+            let setting = |host: &Host| host.folder.join("config/tombolo.toml");
+            // Also where the test runs in a container.
+            replace(&setting(&alpha), "[membership]\n", "[membership]\nbind_machine = true\n")?;
+            alpha.run(&["up"])?;
+            alpha.run(&["down"])?;
+            for folder in ["config", "state"] {
+                copy(&alpha.folder.join(folder), &beta.folder.join(folder))?;
+            }
+            alpha.run(&["up"])?;
+            let refused = output(&mut beta.command(&["up"]), LIMIT)?;
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            ensure!(
+                !refused.status.success() && said.contains("another machine's (machine-id differs)"),
+                "{said}"
+            );
+            ensure!(said.contains("tombolo leave --force"), "{said}");
+            // Against all advice.
+            replace(&setting(&beta), "bind_machine = true", "bind_machine = false")?;
+            beta.run(&["up"])?;
+            wait_until("the alarm", Duration::from_secs(40), || {
+                let _ = (alpha.wait_for_peer("server"), beta.wait_for_peer("server"));
+                warns_of(&server, "a copied disk, or a stolen key")
+            })
+        },
+    );
 }
 
 #[test]
 fn a_network_that_overlaps_a_local_route_is_left_again_control_rule_5() {
-    machine_wide("a_network_that_overlaps_a_local_route_is_left_again_control_rule_5", |scene| {
+    machine_wide_and_patient("a_network_that_overlaps_a_local_route_is_left_again_control_rule_5", |scene| {
         let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
         let token = server.init(&["--name", "server", "--cidr", "10.77.0.0/16"])?;
         beta.namespace().ip("link add lan0 type veth peer name lan1")?;
@@ -295,7 +298,7 @@ fn a_network_that_overlaps_a_local_route_is_left_again_control_rule_5() {
 
 #[test]
 fn an_interface_that_is_deleted_under_a_member_comes_back_and_new_addresses_are_told_control_rule_13() {
-    machine_wide(
+    machine_wide_and_patient(
         "an_interface_that_is_deleted_under_a_member_comes_back_and_new_addresses_are_told_control_rule_13",
         |scene| {
             let (_internet, [server, alpha, beta]) = three_hosts(scene)?;
@@ -333,7 +336,7 @@ fn an_interface_that_is_deleted_under_a_member_comes_back_and_new_addresses_are_
 
 #[test]
 fn one_machine_is_in_two_networks_at_once() {
-    machine_wide("one_machine_is_in_two_networks_at_once", |scene| {
+    machine_wide_and_patient("one_machine_is_in_two_networks_at_once", |scene| {
         let (_internet, [red, alpha, blue]) = three_hosts(scene)?;
         for (server, network) in [(&red, "red"), (&blue, "blue")] {
             let token = server.init(&["-n", network, "--name", "server"])?;

@@ -13,7 +13,7 @@ use anyhow::ensure;
 use tombolo_tests::{
     Result, Scene,
     command::{ip, run},
-    machine_wide,
+    machine_wide_and_patient,
     node::OVERLAY,
     postgres::Postgres,
     site::{Site, sites},
@@ -62,7 +62,7 @@ impl Replication {
 
 #[test]
 fn replication_survives_kills_on_both_sides_over_one_connection() {
-    machine_wide("replication_survives_kills_on_both_sides_over_one_connection", |scene| {
+    machine_wide_and_patient("replication_survives_kills_on_both_sides_over_one_connection", |scene| {
         let mut stage = replication(scene)?;
         let before = stage.primary.replication_connections()?;
         let mut transactions = stage.primary.start_transactions(scene, &stage.standby, 6)?;
@@ -84,7 +84,7 @@ fn replication_survives_kills_on_both_sides_over_one_connection() {
 
 #[test]
 fn a_region_that_was_cut_off_catches_up() {
-    machine_wide("a_region_that_was_cut_off_catches_up", |scene| {
+    machine_wide_and_patient("a_region_that_was_cut_off_catches_up", |scene| {
         let stage = replication(scene)?;
         let port = &stage.west.machine.port;
         stage.internet.router.ip(&format!("link set {port} down"))?;
@@ -100,7 +100,7 @@ fn a_region_that_was_cut_off_catches_up() {
 /// database goes on to run, and is not reachable in another way.
 #[test]
 fn the_database_listens_on_the_overlay_only_and_outlives_tombolo() {
-    machine_wide("the_database_listens_on_the_overlay_only", |scene| {
+    machine_wide_and_patient("the_database_listens_on_the_overlay_only", |scene| {
         let mut stage = replication(scene)?;
         let sockets = run(stage.east.machine.namespace.command("ss").args(["-Hltn"]))?;
         let listening: Vec<&str> = sockets

@@ -11,7 +11,7 @@ use tombolo_tests::{
     Result,
     command::{output, run},
     host::hosts,
-    machine_wide,
+    machine_wide_and_patient,
     topology::Internet,
 };
 
@@ -19,7 +19,7 @@ use super::{LIMIT, secrets::Secrets};
 
 #[test]
 fn a_full_disk_is_told_of_nothing_is_lost_and_it_goes_on_with_room_control_rule_21() {
-    machine_wide(
+    machine_wide_and_patient(
         "a_full_disk_is_told_of_nothing_is_lost_and_it_goes_on_with_room_control_rule_21",
         |scene| {
             let mut internet = Internet::new()?;
@@ -96,7 +96,7 @@ impl Drop for Disk {
 
 #[test]
 fn doctor_looks_at_the_register_and_one_of_a_newer_version_is_refused_control_rule_21() {
-    machine_wide(
+    machine_wide_and_patient(
         "doctor_looks_at_the_register_and_one_of_a_newer_version_is_refused_control_rule_21",
         |scene| {
             let mut internet = Internet::new()?;
@@ -134,7 +134,7 @@ fn doctor_looks_at_the_register_and_one_of_a_newer_version_is_refused_control_ru
 
 #[test]
 fn a_log_that_was_changed_is_told_with_the_entry_control_rule_7() {
-    machine_wide("a_log_that_was_changed_is_told_with_the_entry_control_rule_7", |scene| {
+    machine_wide_and_patient("a_log_that_was_changed_is_told_with_the_entry_control_rule_7", |scene| {
         let mut internet = Internet::new()?;
         let [server] = hosts(scene, &mut internet)?;
         server.init(&["--name", "server"])?;

@@ -19,7 +19,7 @@ use tombolo_tests::{
     Result,
     command::output,
     host::{Host, hosts},
-    machine_wide,
+    machine_wide_and_patient,
     topology::Internet,
     wait::wait_until,
 };
@@ -44,7 +44,7 @@ fn trust_epoch(host: &Host) -> Result<u64> {
 
 #[test]
 fn issuer_and_root_key_change_while_the_members_go_on_control_rule_1() {
-    machine_wide("issuer_and_root_key_change_while_the_members_go_on_control_rule_1", |scene| {
+    machine_wide_and_patient("issuer_and_root_key_change_while_the_members_go_on_control_rule_1", |scene| {
         let mut internet = Internet::new()?;
         let [server, alpha] = hosts(scene, &mut internet)?;
         let secrets = Secrets::new(scene, &server)?;

@@ -12,7 +12,7 @@ use tombolo_tests::{
     Result,
     command::{output, run},
     host::{Host, hosts},
-    machine_wide,
+    machine_wide_and_patient,
     name_server::{NameServer, ResolverConfiguration},
     process::Process,
     topology::Internet,
@@ -23,7 +23,7 @@ use super::{LIMIT, node_names, text};
 
 #[test]
 fn a_server_that_moved_is_found_by_its_name() {
-    machine_wide("a_server_that_moved_is_found_by_its_name", |scene| {
+    machine_wide_and_patient("a_server_that_moved_is_found_by_its_name", |scene| {
         let mut internet = Internet::new()?;
         let [mut server, alpha] = hosts(scene, &mut internet)?;
         let _configuration = ResolverConfiguration::write(alpha.namespace())?;
@@ -70,7 +70,7 @@ fn a_server_that_moved_is_found_by_its_name() {
 
 #[test]
 fn a_server_does_without_the_roles_that_its_file_switches_off() {
-    machine_wide("a_server_does_without_the_roles_that_its_file_switches_off", |scene| {
+    machine_wide_and_patient("a_server_does_without_the_roles_that_its_file_switches_off", |scene| {
         let mut internet = Internet::new()?;
         let [server, alpha, beta] = hosts(scene, &mut internet)?;
         alpha.join("alpha", &server.init(&["--name", "server"])?)?;
@@ -112,7 +112,7 @@ fn a_server_does_without_the_roles_that_its_file_switches_off() {
 
 #[test]
 fn a_network_is_made_without_root_but_for_the_interface() {
-    machine_wide("a_network_is_made_without_root_but_for_the_interface", |scene| {
+    machine_wide_and_patient("a_network_is_made_without_root_but_for_the_interface", |scene| {
         let folder = scene.path("laptop");
         fs::create_dir_all(&folder)?;
         std::os::unix::fs::chown(&folder, Some(65_534), Some(65_534))?;
@@ -153,48 +153,51 @@ fn a_network_is_made_without_root_but_for_the_interface() {
 
 #[test]
 fn a_sidecar_joins_by_its_token_file_and_comes_back_with_its_state_or_without() {
-    machine_wide("a_sidecar_joins_by_its_token_file_and_comes_back_with_its_state_or_without", |scene| {
-        let mut internet = Internet::new()?;
-        let [server, alpha] = hosts(scene, &mut internet)?;
-        server.init(&["--name", "server"])?;
-        let token = server.token(&["--uses", "2", "--ephemeral", "1h"])?;
-        let file = scene.write("token", &token)?;
-        let start = |name: &str| -> Result<Process> {
+    machine_wide_and_patient(
+        "a_sidecar_joins_by_its_token_file_and_comes_back_with_its_state_or_without",
+        |scene| {
+            let mut internet = Internet::new()?;
+            let [server, alpha] = hosts(scene, &mut internet)?;
+            server.init(&["--name", "server"])?;
+            let token = server.token(&["--uses", "2", "--ephemeral", "1h"])?;
+            let file = scene.write("token", &token)?;
+            let start = |name: &str| -> Result<Process> {
+                let mut command = alpha.command(&["up", "-f"]);
+                command.env("TOMBOLO_TOKEN_FILE", &file).env("TOMBOLO_NODE_NAME", name);
+                Process::spawn(scene, name, &mut command)
+            };
+            let address = |name: &str| -> Result<IpAddr> {
+                wait_until("the sidecar is a member", LIMIT, || alpha.address().is_ok())?;
+                ensure!(node_names(&server)?.contains(&name.to_owned()));
+                alpha.address()
+            };
+            let first = start("sidecar-1")?;
+            let own = address("sidecar-1")?;
+            alpha.reaches(&server, "server")?;
+            drop(first);
+            // With its state, but not the folder that the image brings: the same node, and no further use of the token.
+            fs::remove_dir_all(alpha.folder.join("config"))?;
+            let again = start("sidecar-1")?;
+            ensure!(address("sidecar-1")? == own, "the same node");
+            alpha.reaches(&server, "server")?;
+            drop(again);
+            for folder in ["config", "state"] {
+                fs::remove_dir_all(alpha.folder.join(folder))?;
+            }
+            let _ = alpha.namespace().ip("link del tombolo0");
+            // Without: another node, and the token's last use.
+            let other = start("sidecar-2")?;
+            ensure!(address("sidecar-2")? != own, "another node");
+            drop(other);
+            for folder in ["config", "state"] {
+                fs::remove_dir_all(alpha.folder.join(folder))?;
+            }
             let mut command = alpha.command(&["up", "-f"]);
-            command.env("TOMBOLO_TOKEN_FILE", &file).env("TOMBOLO_NODE_NAME", name);
-            Process::spawn(scene, name, &mut command)
-        };
-        let address = |name: &str| -> Result<IpAddr> {
-            wait_until("the sidecar is a member", LIMIT, || alpha.address().is_ok())?;
-            ensure!(node_names(&server)?.contains(&name.to_owned()));
-            alpha.address()
-        };
-        let first = start("sidecar-1")?;
-        let own = address("sidecar-1")?;
-        alpha.reaches(&server, "server")?;
-        drop(first);
-        // With its state, but not the folder that the image brings: the same node, and no further use of the token.
-        fs::remove_dir_all(alpha.folder.join("config"))?;
-        let again = start("sidecar-1")?;
-        ensure!(address("sidecar-1")? == own, "the same node");
-        alpha.reaches(&server, "server")?;
-        drop(again);
-        for folder in ["config", "state"] {
-            fs::remove_dir_all(alpha.folder.join(folder))?;
-        }
-        let _ = alpha.namespace().ip("link del tombolo0");
-        // Without: another node, and the token's last use.
-        let other = start("sidecar-2")?;
-        ensure!(address("sidecar-2")? != own, "another node");
-        drop(other);
-        for folder in ["config", "state"] {
-            fs::remove_dir_all(alpha.folder.join(folder))?;
-        }
-        let mut command = alpha.command(&["up", "-f"]);
-        let refused = output(command.env("TOMBOLO_TOKEN_FILE", &file), LIMIT)?;
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        ensure!(refused.status.code() == Some(1) && said.contains("the token is spent"), "{said}");
-        ensure!(!alpha.folder.join("config/tombolo.toml").exists(), "a refused machine keeps nothing");
-        Ok(())
-    });
+            let refused = output(command.env("TOMBOLO_TOKEN_FILE", &file), LIMIT)?;
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            ensure!(refused.status.code() == Some(1) && said.contains("the token is spent"), "{said}");
+            ensure!(!alpha.folder.join("config/tombolo.toml").exists(), "a refused machine keeps nothing");
+            Ok(())
+        },
+    );
 }

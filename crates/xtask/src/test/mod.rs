@@ -100,7 +100,8 @@ pub(crate) fn run(long: bool) -> Result<bool> {
         steps.run("machine-wide tests", || {
             let arguments: Vec<&str> =
                 machine_wide.iter().flat_map(|name| ["--test", name.as_str()]).collect();
-            tests(&arguments, &["--test-threads=1"], &count, &skipped)
+            // Most of them take turns, by a lock of their own; those that only wait do so together.
+            tests(&arguments, &["--test-threads=3"], &count, &skipped)
         });
     }
     if long {
