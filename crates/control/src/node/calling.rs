@@ -74,7 +74,7 @@ impl Node {
         }
         let proven = peer.candidates.iter().any(|candidate| candidate.proven);
         if !proven || attempt.round >= HEAD_START {
-            paths.extend(self.relay_paths(key, peer));
+            paths.extend(self.relay_paths(key, peer, attempt.round > RELAYS_AGAIN));
         }
         // A server that moved is found by its name.
         if attempt.round % 4 == 3
@@ -88,8 +88,9 @@ impl Node {
         }
     }
 
-    /// Relays that both have a tunnel with; ours, where nothing is known of the peer's.
-    pub(super) fn relay_paths(&self, key: PublicKey, peer: &Peer) -> Vec<Path> {
+    /// Relays that both have a tunnel with; ours, where nothing is known of the peer's. With `all` ours come after those: the
+    /// peer may have found others since, and what is known of it be old.
+    pub(super) fn relay_paths(&self, key: PublicKey, peer: &Peer, all: bool) -> Vec<Path> {
         if peer.server.is_some() {
             return Vec::new();
         }
@@ -100,10 +101,10 @@ impl Node {
                 && held.current.is_none_or(|path| !path.is_relayed())
         });
         let nodes = usable.filter_map(|(_, held)| held.server.as_ref().map(|server| server.node));
-        let mut nodes: Vec<NodeId> =
-            nodes.filter(|node| peer.relays.is_empty() || peer.relays.contains(node)).collect();
+        let mut nodes: Vec<(bool, NodeId)> = nodes.map(|node| (!peer.is_behind(node), node)).collect();
+        nodes.retain(|(unknown, _)| all || !unknown);
         nodes.sort_unstable();
-        nodes.into_iter().take(3).map(Path::Relayed).collect()
+        nodes.into_iter().take(3).map(|(_, node)| Path::Relayed(node)).collect()
     }
 
     /// Whether somebody can be reached only by this relay, as far as is known, and is asked for.

@@ -19,11 +19,15 @@ use crate::path::Path;
 const HOT: Duration = Duration::from_secs(3);
 const PROBE_HOT: Duration = Duration::from_millis(400);
 const PROBE_IDLE: Duration = Duration::from_secs(20);
-/// With traffic a probe that is not answered is followed by the next one after three round trips, within these bounds.
-const PROBE_AGAIN: [Duration; 2] = [Duration::from_millis(100), PROBE_HOT];
+/// With traffic a probe is overdue after three round trips, within these bounds, and then followed by another.
+const OVERDUE: [Duration; 2] = [Duration::from_millis(100), PROBE_HOT];
+/// What follows an overdue probe goes out with so much between, whatever the round trip, and the last has the time of the first.
+/// So a path that has failed is left 0.4 to 1 s after the first probe that it did not bring back, and that one is no later than
+/// [`PROBE_HOT`] after an answer.
+const PROBE_AGAIN: Duration = Duration::from_millis(75);
 /// So many in a row have no answer on a path that has failed. Of one on which each way loses a fifth they do once in a
-/// minute, and of those most find it answering before any other.
-const MISSES: u8 = 4;
+/// minute or two, and of those most find it answering before any other.
+const MISSES: u8 = 5;
 /// So many, and it is found out what other addresses there are, or other relays where it is a relay that does not bring the answers.
 const SUSPECT: u8 = 2;
 /// What has answered so lately is taken at once.
@@ -162,9 +166,14 @@ impl Node {
         let asked = held.and_then(|state| state.asked);
         let answered = held.and_then(|state| state.answered);
         let within = |at, span| now.saturating_duration_since(at) < span;
-        // Its answer comes by this way too: without a pause two would ask each other for ever.
-        if asked.is_some_and(|(_, at)| within(at, Duration::from_secs(1)))
-            || answered.is_some_and(|at| within(at, EXPLORE_HOT))
+        // Its answer comes by this way too: without a pause two would ask each other for ever. Whose own way has failed asks soon,
+        // since the peer may have left it before.
+        let pauses = match peer.failing {
+            Some(_) => [EXPLORE_FAILING; 2],
+            None => [Duration::from_secs(1), EXPLORE_HOT],
+        };
+        if asked.is_some_and(|(_, at)| within(at, pauses[0]))
+            || answered.is_some_and(|at| within(at, pauses[1]))
         {
             return;
         }
@@ -251,12 +260,14 @@ impl Node {
         let waiting = peer.paths.values().any(|state| state.misses > 0) && !given_up;
         let next = match peer.failing {
             Some(_) if hot => EXPLORE_FAILING,
-            None if hot => peer.answer_expected(PROBE_AGAIN),
-            _ if hot || waiting => PROBE_HOT,
+            None if hot && (1..MISSES - 1).contains(&peer.misses()) => PROBE_AGAIN,
+            None if hot => peer.answer_expected(OVERDUE),
+            _ if waiting => PROBE_HOT,
             _ => PROBE_IDLE,
         };
-        let jitter = Duration::from_millis(call.below(next.as_millis() as u64 / 8));
-        peer.next_probe = Some(now + next + jitter);
+        // One that is overdue has waited for long enough.
+        let jitter = if hot { 0 } else { call.below(next.as_millis() as u64 / 8) };
+        peer.next_probe = Some(now + next + Duration::from_millis(jitter));
     }
 
     /// Challenges by all ways at once; the first that comes back is taken, the best in the end.
@@ -269,7 +280,8 @@ impl Node {
         }
         // One relay is held against the others, which are at hand should it fail.
         if peer.failing.is_some() || peer.current.is_none_or(Path::is_relayed) {
-            paths.extend(self.relay_paths(key, peer));
+            let doubted = peer.failing.is_some() || peer.misses() >= SUSPECT;
+            paths.extend(self.relay_paths(key, peer, doubted));
         }
         paths.retain(|path| peer.current != Some(*path));
         for path in paths {
@@ -323,7 +335,8 @@ impl Node {
         let Some((path, round_trip)) = answered else { return };
         // It was expected sooner than the next probe is due.
         if peer.current == Some(path) && peer.failing.is_none() && peer.moved.is_none() {
-            peer.next_probe = peer.next_probe.map(|next| next.max(now + PROBE_HOT));
+            let jitter = Duration::from_millis(call.below(PROBE_HOT.as_millis() as u64 / 8));
+            peer.next_probe = peer.next_probe.map(|next| next.max(now + (PROBE_HOT - jitter)));
         }
         if let Path::Direct(address) = path {
             peer.add_candidate(address, true);

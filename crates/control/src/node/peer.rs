@@ -266,6 +266,17 @@ impl Peer {
         others.min_by_key(|(path, state)| (path.is_relayed(), state.round_trip)).map(|(path, _)| *path)
     }
 
+    /// How many challenges in a row have no answer by the path in use.
+    pub(super) fn misses(&self) -> u8 {
+        self.current.and_then(|path| self.paths.get(&path)).map_or(0, |state| state.misses)
+    }
+
+    /// Whether a relay leads to the peer, as far as that is known: somebody has said so, or it has answered by it.
+    pub(super) fn is_behind(&self, relay: NodeId) -> bool {
+        let answered = || self.paths.get(&Path::Relayed(relay)).is_some_and(|state| state.answered.is_some());
+        self.relays.is_empty() || self.relays.contains(&relay) || answered()
+    }
+
     /// By when an answer by the path in use should have come: after three round trips, within bounds.
     pub(super) fn answer_expected(&self, [least, most]: [Duration; 2]) -> Duration {
         let round_trip = self.current.and_then(|path| self.paths.get(&path)?.round_trip);

@@ -45,8 +45,8 @@ fn first_answer(world: &mut World, from: usize, to: usize) -> u64 {
 }
 
 /// The longest of many runs, each of another seed.
-fn longest(first: u64, what: &str, bound: u64, run: impl Fn(u64) -> u64) {
-    let mut took: Vec<u64> = (0..SEEDS).map(|number| run(seed(first + number))).collect();
+fn longest(first: u64, runs: u64, what: &str, bound: u64, mut run: impl FnMut(u64) -> u64) {
+    let mut took: Vec<u64> = (0..runs).map(|number| run(seed(first + number))).collect();
     took.sort_unstable();
     let (median, longest) = (took[took.len() / 2] / MILLISECOND, took[took.len() - 1] / MILLISECOND);
     println!("{what}: median {median} ms, longest {longest} ms");
@@ -60,28 +60,28 @@ fn restart(world: &mut World, machine: usize) {
 
 #[test]
 fn a_first_packet_is_answered_through_the_relay_within_a_second_control_rule_14() {
-    longest(100, "first contact", 700, |seed| first_answer(&mut blocked(seed, false), ONE, OTHER));
+    longest(100, SEEDS, "first contact", 700, |seed| first_answer(&mut blocked(seed, false), ONE, OTHER));
 }
 
 #[test]
 fn whoever_restarts_is_reached_through_the_relay_within_a_second_control_rule_14() {
-    longest(120, "one restarts and sends", 1000, |seed| {
+    longest(120, SEEDS, "one restarts and sends", 1000, |seed| {
         let mut world = blocked(seed, true);
         restart(&mut world, ONE);
         first_answer(&mut world, ONE, OTHER)
     });
-    longest(140, "the other restarts", 1000, |seed| {
+    longest(140, SEEDS, "the other restarts", 1000, |seed| {
         let mut world = blocked(seed, true);
         restart(&mut world, OTHER);
         first_answer(&mut world, ONE, OTHER)
     });
-    longest(160, "both restart", 1000, |seed| {
+    longest(160, SEEDS, "both restart", 1000, |seed| {
         let mut world = blocked(seed, true);
         restart(&mut world, OTHER);
         restart(&mut world, ONE);
         first_answer(&mut world, ONE, OTHER)
     });
-    longest(180, "one was reached directly before it restarted", 1000, |seed| {
+    longest(180, SEEDS, "one was reached directly before it restarted", 1000, |seed| {
         let mut world = joined(seed, 4, 0);
         assert_reach(&mut world, ONE, OTHER, 3);
         world.run_for(6);
@@ -93,9 +93,13 @@ fn whoever_restarts_is_reached_through_the_relay_within_a_second_control_rule_14
 
 /// Pings every 50 ms for so many seconds. Gives the longest time without an answer, up to the end.
 fn silence(world: &mut World, seconds: u64) -> u64 {
+    silence_for(world, seconds * SECOND)
+}
+
+fn silence_for(world: &mut World, time: u64) -> u64 {
     let destination = world.address(OTHER).unwrap();
     let (start, mut last, mut longest) = (world.now, world.now, 0);
-    while world.now < start + seconds * SECOND {
+    while world.now < start + time {
         world.ping(ONE, destination);
         world.run_until(world.now + 50 * MILLISECOND);
         if let Some(at) = world.machines[ONE].delivered.values().next_back().copied().filter(|at| *at > last)
@@ -109,7 +113,7 @@ fn silence(world: &mut World, seconds: u64) -> u64 {
 #[test]
 fn packets_flow_within_seconds_of_the_return_of_all_relays_control_rule_14() {
     for away in [1, 5, 20, 60] {
-        longest(200, &format!("relays were away for {away} s"), 3500, |seed| {
+        longest(200, SEEDS, &format!("relays were away for {away} s"), 3500, |seed| {
             let mut world = blocked(seed, true);
             silence(&mut world, 2);
             (0..SERVERS).for_each(|server| world.kill(server));
@@ -120,9 +124,40 @@ fn packets_flow_within_seconds_of_the_return_of_all_relays_control_rule_14() {
     }
 }
 
+/// The server through which one machine reaches another.
+fn relay_between(world: &World, from: usize, to: usize) -> usize {
+    match world.machines[from].path_to(&world.machines[to].key) {
+        Some(Path::Relayed(relay)) => usize::from(relay.as_bytes()[3]) - 1,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_next_relay_carries_packets_within_two_seconds_whenever_one_dies_control_rule_14() {
+    // Over all of the time between two challenges, in steps of 25 ms; the two ends have clocks of their own.
+    for far in [false, true] {
+        let (bound, what) = if far { (1900, "220 to 380 ms") } else { (1500, "20 to 180 ms") };
+        let mut phase = 0;
+        longest(300, SEEDS * 4, &format!("the relay dies, round trips of {what}"), bound, |seed| {
+            let mut world = blocked(seed, true);
+            if far {
+                world.underlay.far.insert(OTHER);
+            }
+            silence(&mut world, 4);
+            phase = (phase + 25) % 500;
+            silence_for(&mut world, phase * MILLISECOND);
+            let dead = relay_between(&world, ONE, OTHER);
+            world.kill(dead);
+            let silent = silence(&mut world, 6);
+            assert_ne!(relay_between(&world, ONE, OTHER), dead);
+            silent
+        });
+    }
+}
+
 #[test]
 fn a_direct_path_that_is_blocked_is_replaced_within_a_second_and_taken_again_control_rule_14() {
-    longest(220, "blocked while packets flow", 1500, |seed| {
+    longest(220, SEEDS, "blocked while packets flow", 1400, |seed| {
         let mut world = joined(seed, 4, 0);
         assert_reach(&mut world, ONE, OTHER, 3);
         silence(&mut world, 4);
@@ -139,19 +174,16 @@ fn a_direct_path_that_is_blocked_is_replaced_within_a_second_and_taken_again_con
 
 #[test]
 fn of_several_relays_the_nearest_is_taken_and_another_once_it_is_nearer_control_rule_14() {
-    let relay = |world: &World, from: usize, to: usize| {
-        let key = world.machines[to].key;
-        match world.machines[from].path_to(&key) {
-            Some(Path::Relayed(relay)) => usize::from(relay.as_bytes()[3]) - 1,
-            other => panic!("{other:?}"),
-        }
-    };
     for first in 0..SERVERS {
         let mut world = blocked(seed(260) + first as u64, true);
         for near in [first, (first + 1) % SERVERS] {
             world.underlay.far = (0..SERVERS).filter(|server| *server != near).collect();
             silence(&mut world, 15);
-            assert_eq!((relay(&world, ONE, OTHER), relay(&world, OTHER, ONE)), (near, near), "from {first}");
+            assert_eq!(
+                (relay_between(&world, ONE, OTHER), relay_between(&world, OTHER, ONE)),
+                (near, near),
+                "from {first}"
+            );
         }
     }
 }
@@ -176,5 +208,5 @@ fn a_path_that_loses_a_fifth_is_not_left_again_and_again_control_rule_14() {
         }
     }
     println!("20 minutes of 20 % loss each way: {changes} changes, relayed {relayed} of {looks} times");
-    assert!(changes <= 40 && relayed * 10 < looks, "{changes} changes, relayed {relayed} of {looks}");
+    assert!(changes <= 16 && relayed * 10 < looks, "{changes} changes, relayed {relayed} of {looks}");
 }
