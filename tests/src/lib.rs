@@ -20,6 +20,7 @@
 //! Everything here is Linux: namespaces are made with the `ip` program, and need root.
 
 pub mod booted;
+pub mod bursts;
 pub mod capture;
 pub mod command;
 pub mod counters;
@@ -30,6 +31,7 @@ pub mod interrupt;
 pub mod name_server;
 pub mod namespace;
 pub mod node;
+pub mod packet_counts;
 pub mod postgres;
 pub mod process;
 pub mod scene;

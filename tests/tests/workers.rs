@@ -16,10 +16,11 @@ use std::{
 use anyhow::{Context, anyhow, ensure};
 use tombolo_tests::{
     Result, Scene,
-    command::{USUAL_LIMIT, run},
+    command::USUAL_LIMIT,
     counters::Counters,
     machine_wide,
     node::{Node, OVERLAY, OVERLAY6, PORT},
+    packet_counts,
     site::{Site, sites, start_all},
     transfer,
     wait::wait_for,
@@ -43,15 +44,6 @@ fn data_threads(node: &mut Node) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
-}
-
-/// A number of an interface, such as `tx_packets`: packets from the kernel to the daemon.
-fn statistic(node: &Node, name: &str) -> Result<u64> {
-    let text = run(node
-        .namespace
-        .command("cat")
-        .arg(format!("/sys/class/net/{}/statistics/{name}", node.interface)))?;
-    Ok(text.trim().parse()?)
 }
 
 /// Several connections at once, in both directions, between one site and all others; every byte is checked.
@@ -252,12 +244,13 @@ fn a_transfer_through_a_hub_is_intact_and_keeps_its_super_packets() {
         east.node.wait_for_peer("central")?;
         west.node.wait_for_peer("central")?;
         // Written by the daemon, and read back by it after the kernel forwarded them.
-        let before = [statistic(&hub.node, "rx_packets")?, statistic(&hub.node, "tx_packets")?];
+        let packets = || packet_counts::of_interface(&hub.node.namespace, &hub.node.interface);
+        let before = packets()?;
         for address in [IpAddr::from(west.node.address), IpAddr::from(west.node.address6)] {
             transfer::tcp(&east.node.namespace, &west.node.namespace, address, 8 * LENGTH)?;
         }
-        let written = statistic(&hub.node, "rx_packets")? - before[0];
-        let read = statistic(&hub.node, "tx_packets")? - before[1];
+        let after = packets()?;
+        let (written, read) = (after.received - before.received, after.sent - before.sent);
         scene.say(&format!("{written} super-packets into the hub's kernel, {read} out of it"));
         ensure!(read <= written + written / 4, "the kernel split {written} packets into {read}");
         let to_west = west.node.address.into();
