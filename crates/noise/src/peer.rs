@@ -46,8 +46,6 @@ pub(crate) struct Past {
     /// How far that was ahead of our wall clock when it came; zero if it was not.
     pub(crate) timestamp_ahead: Duration,
     pub(crate) last_sent_timestamp: Tai64n,
-    /// What the shell was told to keep: no timestamp up to this is announced again (control rule 18).
-    pub(crate) reserved_timestamp: Tai64n,
     /// Of the next keypair, for who is no static peer.
     pub(crate) claim: Option<Box<Claim>>,
     pub(crate) last_initiation_consumed: Option<Instant>,
@@ -70,7 +68,6 @@ impl Past {
         last_received_timestamp: Tai64n::NEVER,
         timestamp_ahead: Duration::ZERO,
         last_sent_timestamp: Tai64n::NEVER,
-        reserved_timestamp: Tai64n::NEVER,
         claim: None,
         last_initiation_consumed: None,
         last_handshake_sent: None,

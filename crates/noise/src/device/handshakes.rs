@@ -98,7 +98,7 @@ impl Device {
         let deadline = now.boot + REKEY_TIMEOUT + jitter(rng);
         let index = self.unused_index(id, rng);
         let identity = self.identity.clone();
-        let (wall, reservation) = (self.sending_time(now), self.timestamp_reservation);
+        let wall = self.sending_time(now);
         let Some(peer) = self.peer_mut(id) else { return };
         let past = peer.past_mut();
         past.attempts = past.attempts.saturating_add(1);
@@ -116,19 +116,13 @@ impl Device {
         };
         peer.cookie_jar.write_macs(&mut message, remote, now.boot);
         peer.past_mut().last_sent_timestamp = timestamp;
-        let announce = timestamp > peer.past().reserved_timestamp;
-        if announce {
-            peer.past_mut().reserved_timestamp = timestamp.later_by(reservation);
-        }
         peer.past_mut().last_handshake_sent = Some(now.boot);
         peer.pending = Some(initiator);
         peer.link.note_handshake_sent(now.boot, message.len());
         self.pending.insert(index, id);
         self.watch_persistent_keepalive(id, now.boot);
         // First, so that a shell that writes it down does so before the message is on its way.
-        if announce {
-            self.outputs.push_back(Output::TimestampAdvanced { peer: id });
-        }
+        self.outputs.push_back(Output::TimestampAdvanced { peer: id });
         self.push_datagram(Some(id), destination, &message);
         let Some(peer) = self.peer_mut(id) else { return };
         peer.past_mut().initiation = Some(Box::new(message));

@@ -147,13 +147,6 @@ impl Device {
         }
     }
 
-    /// How far ahead timestamps are reserved: [`Output::TimestampAdvanced`] then comes for the first initiation of each such span, and
-    /// [`PeerStatus::reserved_timestamp`](crate::PeerStatus::reserved_timestamp) is what is to be on disk before it leaves. A restart continues
-    /// behind it, so keep it to seconds: members are refused 15 minutes ahead. Zero, the default, announces every initiation (control rule 18).
-    pub fn set_timestamp_reservation(&mut self, ahead: Duration) {
-        self.timestamp_reservation = ahead;
-    }
-
     /// Makes a static peer of one that is there by other means; its sessions end. `false` if it is one already.
     pub(super) fn make_static(&mut self, id: PeerId) -> bool {
         let other = self.peer(id).is_some_and(|peer| !peer.is_static());

@@ -60,7 +60,6 @@ pub struct Device {
     last_under_load: [Option<Instant>; 2],
     max_timestamp_ahead: Option<Duration>,
     steering: Option<Steering>,
-    timestamp_reservation: Duration,
     /// The least that the wall clock can be, and when that was said (control rule 18).
     time_floor: Option<Now>,
     /// None: keys that are not known are met with silence.
@@ -94,7 +93,6 @@ impl Device {
             last_under_load: [None; 2],
             max_timestamp_ahead: None,
             steering: None,
-            timestamp_reservation: Duration::ZERO,
             time_floor: None,
             membership: None,
             sources: Arc::new(SourceTable::new()),
@@ -163,7 +161,6 @@ impl Device {
             last_received_timestamp: known(peer.past().last_received_timestamp),
             timestamp_ahead: peer.past().timestamp_ahead,
             last_sent_timestamp: known(peer.past().last_sent_timestamp),
-            reserved_timestamp: known(peer.past().reserved_timestamp.max(peer.past().last_sent_timestamp)),
             last_received_age: peer
                 .link
                 .last_received()

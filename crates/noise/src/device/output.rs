@@ -148,9 +148,6 @@ pub struct PeerStatus {
     pub timestamp_ahead: Duration,
     /// Greatest TAI64N sent.
     pub last_sent_timestamp: Option<Tai64n>,
-    /// What is to be kept on disk in place of the greatest TAI64N sent: as great, or ahead of it by what
-    /// [`Device::set_timestamp_reservation`](crate::Device::set_timestamp_reservation) says (control rule 18).
-    pub reserved_timestamp: Option<Tai64n>,
     /// Time since anything authenticated came from the peer.
     pub last_received_age: Option<Duration>,
 }

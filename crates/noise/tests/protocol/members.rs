@@ -221,7 +221,7 @@ fn a_node_that_boots_in_1970_hears_and_is_heard_control_rule_18() {
     let saved = UnixTime(world.now_of(1).wall.0 - seconds(600));
     let sent = {
         let (id, now) = (world.peer(1, 0), world.now_of(1));
-        world.nodes[1].device.peer_status(id, now).unwrap().reserved_timestamp.unwrap()
+        world.nodes[1].device.peer_status(id, now).unwrap().last_sent_timestamp.unwrap()
     };
     world.nodes[1].wall_offset = in_1970;
     let key = world.nodes[0].public_key();
@@ -263,29 +263,6 @@ fn a_clock_ten_years_ahead_is_not_told_to_others_control_rule_18() {
         world.nodes[1].wall_offset = 0;
         world.advance(seconds(6));
     }
-}
-
-#[test]
-fn timestamps_are_reserved_ahead_control_rule_18() {
-    let mut world = World::joined(10, 1);
-    world.nodes[1].device.set_timestamp_reservation(seconds(60));
-    let status = |world: &World| {
-        let (id, now) = (world.peer(1, 0), world.now_of(1));
-        let status = world.nodes[1].device.peer_status(id, now).unwrap();
-        (status.last_sent_timestamp.unwrap(), status.reserved_timestamp.unwrap())
-    };
-    let announced = |output: &Output| matches!(output, Output::TimestampAdvanced { .. });
-    let before = world.nodes[1].count_outputs(announced);
-    for _ in 0..10 {
-        world.advance(seconds(10));
-        world.initiate(1, 0);
-        let (sent, reserved) = status(&world);
-        assert!(sent <= reserved, "what is on disk is never behind what was sent");
-    }
-    // 100 seconds, in spans of 60.
-    assert_eq!(world.nodes[1].count_outputs(announced), before + 2);
-    let (sent, reserved) = status(&world);
-    assert!(reserved > sent && reserved < sent.later_by(seconds(60)));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 use tombolo_engine::{EngineEvent, EngineStatus, Transaction};
 use tombolo_noise::PublicKey;
+use tombolo_noise::clock::UnixTime;
 use tombolo_tun::Place;
 
 use super::notify::{self, Waiting};
@@ -300,7 +301,7 @@ impl Daemon {
                 peers.entry(*key).or_insert_with(|| saved.clone());
             }
         }
-        self.store.save(&peers);
+        self.store.save(&peers, UnixTime(unix_now()));
         self.saved = peers;
         if let Some(member) = &mut self.member {
             member.flush();

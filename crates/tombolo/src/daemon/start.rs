@@ -8,6 +8,7 @@ use rand_core::Rng as _;
 use rustix::process::Gid;
 use tokio::sync::mpsc;
 use tombolo_engine::{EngineOptions, PathMtuOptions, PeerChange, Transaction, queues_for};
+use tombolo_noise::clock::UnixTime;
 use tombolo_tun::DeviceError;
 use tombolo_tun::netlink::Watch;
 
@@ -206,7 +207,7 @@ impl Daemon {
         let mut control = tokio::task::JoinSet::new();
         control.spawn(serving);
         // The first save tells at the start, rather than at the first handshake, of a disk that is full.
-        store.save(&saved);
+        store.save(&saved, UnixTime(unix_now()));
         let daemon = Self {
             network: network.to_owned(),
             directories,

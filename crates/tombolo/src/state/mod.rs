@@ -25,10 +25,12 @@ const VERSION: u32 = 1;
 const FILE: &str = "peers.json";
 /// Far more than any network has peers for.
 const MAX_FILE: u64 = 64 << 20;
-/// What is sent between a write and a crash stays below the timestamp on disk by this much: writes
-/// follow a change within a second, and one handshake advances the timestamp by the clock, or by
-/// 2^24 ns where the clock stands back.
+/// What is sent after a write and before a crash is no later than the timestamp on disk, for so long: writes follow a change within
+/// a second. Only as far as that beyond the clock, or restarts in a row would lead ever farther ahead of it (control rule 18).
 const RESERVE: Duration = Duration::from_secs(10);
+/// So many timestamps are reserved where they are ahead of the clock, as after a crash or when the clock was set back: the next one is then
+/// the least that is later. An initiation, and the same again with a cookie; between two there are five seconds (requirement 5).
+const RESERVED_STEPS: usize = 2;
 
 /// What is remembered of one peer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub struct SavedPeer {
     pub endpoint: Option<SocketAddr>,
     /// Greatest timestamp received from it.
     pub last_received_timestamp: Option<Tai64n>,
-    /// A timestamp that none sent to it exceeds.
+    /// Greatest timestamp sent to it; as read from the disk, one that none sent to it exceeds.
     pub last_sent_timestamp: Option<Tai64n>,
     /// When anything authenticated last came from it; seconds of Unix time.
     pub last_activity: Option<u64>,
@@ -130,10 +132,10 @@ impl StateStore {
         parse(&text, &self.own_key).map_err(|reason| StateError::Foreign(path, reason))
     }
 
-    /// Writes the peers if they differ from what was last written. A failure (a full disk) is kept for
+    /// Writes the peers if they differ from what was last written; `wall` is the time on the clock. A failure (a full disk) is kept for
     /// `status` and does not stop the daemon.
-    pub fn save(&mut self, peers: &SavedPeers) {
-        let contents = format(peers, &self.own_key);
+    pub fn save(&mut self, peers: &SavedPeers, wall: UnixTime) {
+        let contents = format(peers, &self.own_key, wall);
         if self.written.as_deref() == Some(&contents) {
             return;
         }
@@ -186,7 +188,7 @@ pub fn parse(bytes: &[u8], own_key: &PublicKey) -> Result<SavedPeers, String> {
 }
 
 /// The bytes of a state file. Timestamps sent are written ahead of what was really sent.
-fn format(peers: &SavedPeers, own_key: &PublicKey) -> Vec<u8> {
+fn format(peers: &SavedPeers, own_key: &PublicKey, wall: UnixTime) -> Vec<u8> {
     let form = FileForm {
         tombolo_state: VERSION,
         public_key: own_key.to_string(),
@@ -196,7 +198,9 @@ fn format(peers: &SavedPeers, own_key: &PublicKey) -> Vec<u8> {
                 public_key: key.to_string(),
                 endpoint: peer.endpoint,
                 last_received_timestamp: peer.last_received_timestamp.as_ref().map(format_timestamp),
-                last_sent_timestamp: peer.last_sent_timestamp.map(|sent| format_timestamp(&ahead(sent))),
+                last_sent_timestamp: peer
+                    .last_sent_timestamp
+                    .map(|sent| format_timestamp(&reserved(sent, wall))),
                 last_activity: peer.last_activity,
             })
             .collect(),
@@ -207,9 +211,13 @@ fn format(peers: &SavedPeers, own_key: &PublicKey) -> Vec<u8> {
     bytes
 }
 
-fn ahead(sent: Tai64n) -> Tai64n {
-    let UnixTime(time) = sent.to_unix();
-    Tai64n::from_unix(UnixTime(time.saturating_add(RESERVE))).max(sent)
+/// What goes to the disk for a timestamp that was sent: as late as any that is sent before the next write. What that would be is in the past
+/// for a peer that has not been called for a while, and then it is the timestamp itself: the clock is later than either.
+fn reserved(sent: Tai64n, wall: UnixTime) -> Tai64n {
+    let clock = Tai64n::from_unix(wall);
+    let steps = (0..RESERVED_STEPS).fold(sent, |time, _| time.next_after());
+    let reserved = sent.min(clock).later_by(RESERVE).max(steps);
+    if reserved < clock { sent } else { reserved }
 }
 
 fn format_timestamp(timestamp: &Tai64n) -> String {
