@@ -45,6 +45,7 @@ mod mirror;
 mod nodes;
 mod recovery;
 mod register;
+mod repeated;
 mod transaction;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -66,6 +67,7 @@ use jobs::{Decision, Effect, InFlight, Job, Pending};
 use mirror::Mirror;
 pub use recovery::{Restoration, restore, without_backup};
 pub use register::{Claim, Key, NodeRecord, Published, Record, RegisterError, Settings, TokenRecord};
+use repeated::Asked;
 pub use transaction::{Condition, Outcome, Snapshot, Stored, Transaction, TransactionId};
 
 /// How often the network document is signed anew (control rule 2).
@@ -204,6 +206,7 @@ pub struct Authority {
     started: UnixTime,
     clock: clock::SignedClock,
     incidents: incidents::Incidents,
+    repeated: repeated::Repeated,
 }
 
 /// Whole seconds, which is what documents and the register have.
@@ -258,6 +261,7 @@ impl Authority {
             seen: HashMap::new(),
             wanted: None,
             incidents: incidents::Incidents::default(),
+            repeated: repeated::Repeated::default(),
         })
     }
 
@@ -321,8 +325,18 @@ impl Authority {
             Frame::Leave => self.run(Job::Leave { session }, now, rng),
             Frame::AskPresented => self.present(&session),
             Frame::AdminRequest(request) => {
-                let job = Job::Admin { caller: Caller::Session(session), request: request.clone() };
-                self.run(job, now, rng);
+                let asked = match request.operation.only_asks() {
+                    true => Asked::First,
+                    false => self.repeated.ask((session.key, request.id), now.boot),
+                };
+                match asked {
+                    Asked::First => {
+                        let job = Job::Admin { caller: Caller::Session(session), request: request.clone() };
+                        self.run(job, now, rng);
+                    }
+                    Asked::UnderWay => {}
+                    Asked::Done(answer) => self.frames.push_back((session.id, answer)),
+                }
             }
             Frame::Show(show) => self.handle_show(session, show, now, rng),
             _ => {}

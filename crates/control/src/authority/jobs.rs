@@ -5,6 +5,7 @@
 //! waits for that.
 
 use rand_core::CryptoRng;
+use tombolo_noise::PublicKey;
 use tombolo_noise::clock::Now;
 
 use super::mirror::Plan;
@@ -70,6 +71,14 @@ pub(super) struct InFlight {
     effects: Vec<Effect>,
 }
 
+/// By whom, and which, if it is a request that may come again.
+fn repeatable(job: &Job) -> Option<(PublicKey, u64)> {
+    match job {
+        Job::Admin { caller: Caller::Session(session), request } => Some((session.key, request.id)),
+        _ => None,
+    }
+}
+
 /// Why a job was not done, by no fault of who asked.
 #[derive(Clone, Copy)]
 enum Failure {
@@ -89,6 +98,7 @@ impl Authority {
                     self.audit = audit;
                 }
                 self.commit(transaction, revision, now);
+                self.remember(&pending.job, &effects);
                 self.emit(effects);
             }
             Outcome::Conflict { current } => {
@@ -121,7 +131,10 @@ impl Authority {
 
     fn decide_and_submit(&mut self, pending: Pending, now: Now, rng: &mut dyn CryptoRng) {
         match self.decide(&pending.job, now, rng) {
-            Decision::Answer(effects) => self.emit(effects),
+            Decision::Answer(effects) => {
+                self.forget(&pending.job);
+                self.emit(effects);
+            }
             Decision::Wait(key) => self.wait(key, pending, now),
             Decision::Commit(plan) => {
                 let busy = self.mirror.first_busy(plan.keys()).cloned();
@@ -177,8 +190,28 @@ impl Authority {
         }
     }
 
+    /// What was done is not done again when the request comes once more.
+    fn remember(&mut self, job: &Job, effects: &[Effect]) {
+        let Some(id) = repeatable(job) else { return };
+        let answer = effects.iter().find_map(|effect| match effect {
+            Effect::Frame(_, frame) if matches!(**frame, Frame::AdminAnswer(_)) => Some((**frame).clone()),
+            _ => None,
+        });
+        if let Some(answer) = answer {
+            self.repeated.done(id, answer);
+        }
+    }
+
+    /// Nothing was done.
+    fn forget(&mut self, job: &Job) {
+        if let Some(id) = repeatable(job) {
+            self.repeated.refused(id);
+        }
+    }
+
     /// Says that a job was not done.
     fn refuse(&mut self, job: &Job, failure: Failure, now: Now) {
+        self.forget(job);
         let time = self.time(now);
         match job {
             Job::Join { session, .. } => self.answer_join(*session, Err(JoinRefusal::Busy), now),

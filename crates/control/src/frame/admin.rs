@@ -76,6 +76,13 @@ pub enum Operation {
     NetworkSet(NetworkChange),
 }
 
+impl Operation {
+    /// Whether it changes nothing, so that it may be done as often as it comes.
+    pub const fn only_asks(&self) -> bool {
+        matches!(self, Self::TokenList(_) | Self::NodeList(_) | Self::NodeShow(_) | Self::NetworkShow)
+    }
+}
+
 /// A node, by what people know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeSelector {

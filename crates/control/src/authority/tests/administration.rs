@@ -66,6 +66,41 @@ fn only_an_admin_group_administers_from_afar_control_rule_22() {
 }
 
 #[test]
+fn a_change_that_is_asked_for_again_is_done_once_control_rule_22() {
+    let mut world = World::new(23);
+    let staff: crate::GroupName = "staff".parse().unwrap();
+    world.set(NetworkChange::AddGroup(staff.clone()));
+    world.set(NetworkChange::AddAdminGroup(staff.clone()));
+    let (desk, _) = world.member("desk");
+    world.member("db-1");
+    let rename = |id, from: &str, to: &str| {
+        let operation = Operation::NodeRename(named(from), to.parse().unwrap());
+        Frame::AdminRequest(AdminRequest { id, operation })
+    };
+    // Who is in no group is refused, and so nothing of it is remembered.
+    let Frame::AdminAnswer(answer) = world.ask(&desk, &rename(9, "db-1", "db-2")) else { panic!() };
+    assert!(matches!(answer.reply, Reply::Refused { reason: AdminRefusal::NotAllowed, .. }));
+    let change = NodeChange { add_groups: set(&["staff"]), admin: true, ..NodeChange::default() };
+    assert_eq!(world.local(Operation::NodeSet(named("desk"), change)), Reply::Done);
+    let done = world.store.changes().len();
+    // Three times while the store is at work: one transaction, one answer.
+    for _ in 0..3 {
+        world.authority.handle_frame(&desk, &rename(9, "db-1", "db-2"), world.now, &mut world.rng);
+    }
+    let answer = Frame::AdminAnswer(AdminAnswer { id: 9, reply: Reply::Done });
+    assert_eq!(world.settle(), [(desk.id, answer.clone())]);
+    assert_eq!(world.store.changes().len(), done + 1);
+    // Its answer was lost: it comes once more, and nothing is renamed back meanwhile or twice.
+    assert_eq!(world.local(Operation::NodeRename(named("db-2"), "db-1".parse().unwrap())), Reply::Done);
+    assert_eq!(world.ask(&desk, &rename(9, "db-1", "db-2")), answer);
+    assert_eq!(world.store.changes().len(), done + 2);
+    assert_eq!(world.ask(&desk, &rename(10, "db-1", "db-2")), {
+        Frame::AdminAnswer(AdminAnswer { id: 10, reply: Reply::Done })
+    });
+    assert_eq!(world.store.changes().len(), done + 3);
+}
+
+#[test]
 fn lists_come_in_pages_and_lose_nobody() {
     let mut world = World::new(21);
     let (key, mut spec) = world.spec();

@@ -43,7 +43,8 @@ impl Member {
             let _ = reply.send(Answer::Error { message });
             return;
         };
-        if let Some(frame) = self.asking.ask(authority, request.operation, reply, now().boot) {
+        let session = self.sessions.get(&authority).copied().unwrap_or_default();
+        if let Some(frame) = self.asking.ask((authority, session), request.operation, reply, now().boot) {
             self.node.send(authority, frame);
         }
     }

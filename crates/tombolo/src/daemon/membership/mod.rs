@@ -318,7 +318,8 @@ impl Member {
         if let Some(server) = &mut self.server {
             server.handle_timeout(&mut self.random);
         }
-        for (authority, frame) in self.asking.handle_timeout(time.boot) {
+        let again = self.asking.handle_timeout(time.boot, |key| self.sessions.get(key).copied());
+        for (authority, frame) in again {
             self.node.send(authority, frame);
         }
         self.check_rotation();

@@ -70,6 +70,7 @@ impl Member {
                 (node, Some(joining))
             }
         };
+        let asking = Asking::new(&mut random);
         let mut member = Self {
             node,
             key: key.public(),
@@ -84,7 +85,7 @@ impl Member {
             port: config.interface.listen_port,
             remotes: Vec::new(),
             local: Vec::new(),
-            asking: Asking::default(),
+            asking,
             leaving: None,
             rotating: None,
             alarms: HashMap::new(),
