@@ -335,7 +335,7 @@ impl Authority {
                         self.run(job, now, rng);
                     }
                     Asked::UnderWay => {}
-                    Asked::Done(answer) => self.frames.push_back((session.id, answer)),
+                    Asked::Done(answer) => self.frames.push_back((session.id, *answer)),
                 }
             }
             Frame::Show(show) => self.handle_show(session, show, now, rng),

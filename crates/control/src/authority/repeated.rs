@@ -25,7 +25,7 @@ pub(super) enum Asked {
     /// Under way: its answer comes.
     UnderWay,
     /// Done.
-    Done(Frame),
+    Done(Box<Frame>),
 }
 
 /// Requests of the last minute. In memory alone: who asks over the session in which it has asked first asks the same process.
@@ -40,7 +40,7 @@ impl Repeated {
     pub(super) fn ask(&mut self, id: RequestId, now: Instant) -> Asked {
         match self.answers.get(&id) {
             Some(None) => return Asked::UnderWay,
-            Some(Some(answer)) => return Asked::Done(answer.clone()),
+            Some(Some(answer)) => return Asked::Done(Box::new(answer.clone())),
             None => {}
         }
         let is_old = |asked: Instant| now.saturating_duration_since(asked) >= KEPT;
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(repeated.ask(id(1), now), Asked::First);
         assert_eq!(repeated.ask(id(1), now), Asked::UnderWay);
         repeated.done(id(1), Frame::Leave);
-        assert_eq!(repeated.ask(id(1), now + KEPT / 2), Asked::Done(Frame::Leave));
+        assert_eq!(repeated.ask(id(1), now + KEPT / 2), Asked::Done(Box::new(Frame::Leave)));
         let other = (PublicKey::from_bytes([8; 32]), 1);
         assert_eq!(repeated.ask(other, now), Asked::First, "another's of the same number");
         repeated.refused(other);
