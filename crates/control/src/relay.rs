@@ -4,7 +4,7 @@
 //! [`Grant`] with a [`tombolo_packet::relay::PairLimit`], and drops what has no grant. [`Permission::retire`] takes
 //! back what holds no more, after each new document and now and then.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tombolo_noise::PublicKey;
 
@@ -48,13 +48,15 @@ pub struct Permission {
     capacity: usize,
     /// With the number of the grant: later ones have greater numbers.
     grants: HashMap<(PublicKey, NodeId), (u64, Grant)>,
+    /// Those of each source by their number, so that nobody looks through all of them for a new one.
+    of_source: HashMap<PublicKey, BTreeMap<u64, NodeId>>,
     next: u64,
 }
 
 impl Permission {
     /// For this relay, with at most `capacity` pairs (each way counts).
     pub fn new(relay: NodeId, capacity: usize) -> Self {
-        Self { relay, capacity, grants: HashMap::new(), next: 0 }
+        Self { relay, capacity, grants: HashMap::new(), of_source: HashMap::new(), next: 0 }
     }
 
     /// Whether the session of `source` may send to the node `destination`. The paths are those of the two
@@ -89,18 +91,38 @@ impl Permission {
             self.make_room(source);
         }
         self.next += 1;
-        self.grants.insert(pair, (self.next, grant));
+        let of_source = self.of_source.entry(*source).or_default();
+        if let Some((number, _)) = self.grants.insert(pair, (self.next, grant)) {
+            of_source.remove(&number);
+        }
+        of_source.insert(self.next, to.node);
         Ok(grant)
     }
 
     fn make_room(&mut self, source: &PublicKey) {
-        let of_source = self.grants.keys().filter(|(key, _)| key == source).count();
-        let full = self.grants.len() >= self.capacity;
-        let greedy = of_source >= (self.capacity / SHARE).max(1);
-        if full || greedy {
-            let grants = self.grants.iter().filter(|((key, _), _)| !greedy || key == source);
-            if let Some(oldest) = grants.min_by_key(|(_, (number, _))| *number).map(|(pair, _)| *pair) {
-                self.grants.remove(&oldest);
+        let oldest_of = |key: &PublicKey| {
+            let (number, node) = self.of_source.get(key)?.first_key_value()?;
+            Some((*number, (*key, *node)))
+        };
+        let greedy = self.of_source.get(source).map_or(0, BTreeMap::len) >= (self.capacity / SHARE).max(1);
+        let oldest = if greedy {
+            oldest_of(source)
+        } else if self.grants.len() >= self.capacity {
+            self.of_source.keys().filter_map(oldest_of).min_by_key(|(number, _)| *number)
+        } else {
+            None
+        };
+        if let Some((number, pair)) = oldest {
+            self.grants.remove(&pair);
+            self.forget(&pair.0, number);
+        }
+    }
+
+    fn forget(&mut self, source: &PublicKey, number: u64) {
+        if let Some(of_source) = self.of_source.get_mut(source) {
+            of_source.remove(&number);
+            if of_source.is_empty() {
+                self.of_source.remove(source);
             }
         }
     }
@@ -114,7 +136,7 @@ impl Permission {
         mut alive: impl FnMut(&PublicKey) -> bool,
     ) -> Vec<Grant> {
         let mut retired = Vec::new();
-        self.grants.retain(|_, (_, grant)| {
+        self.grants.retain(|_, (number, grant)| {
             let mut holds = |key: &PublicKey, node: NodeId| {
                 alive(key)
                     && verifier.authorised(key, times).is_some_and(|(member, _)| {
@@ -128,11 +150,14 @@ impl Permission {
                     both.is_some_and(|(from, to)| network.policy.allows(from, to))
                 });
             if !keep {
-                retired.push(*grant);
+                retired.push((*number, *grant));
             }
             keep
         });
-        retired
+        for (number, grant) in &retired {
+            self.forget(&grant.source_key, *number);
+        }
+        retired.into_iter().map(|(_, grant)| grant).collect()
     }
 
     /// The grants there are, in no order.

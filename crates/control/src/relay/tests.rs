@@ -88,5 +88,5 @@ fn the_table_of_grants_is_bounded_and_no_member_takes_it_from_others_control_rul
     assert_eq!(permission.len(), 48);
     assert!(ask(&mut permission, &verifier, 10, 9).is_ok(), "whose grant went asks again");
     assert_eq!(permission.retire(&verifier, times(), |key| *key != static_key(9)).len(), 48);
-    assert!(permission.is_empty());
+    assert!(permission.is_empty() && permission.of_source.is_empty());
 }
