@@ -63,6 +63,21 @@ pub(crate) fn random_pairs(world: &mut World, among: &[usize], count: usize) -> 
     pairs
 }
 
+/// Pairs of each machine with as many others, drawn at random. No pair is tried twice, in either direction.
+pub(crate) fn pairs_with_each(world: &mut World, among: &[usize], others: usize) -> Vec<(usize, usize)> {
+    let (mut pairs, mut drawn) = (Vec::new(), HashSet::new());
+    for &one in among {
+        let enough = pairs.len() + others;
+        while pairs.len() < enough {
+            let other = among[(world.rng.next_u64() % among.len() as u64) as usize];
+            if other != one && drawn.insert((one.min(other), one.max(other))) {
+                pairs.push((one, other));
+            }
+        }
+    }
+    pairs
+}
+
 /// Every pair, once.
 pub(crate) fn every_pair(among: &[usize]) -> Vec<(usize, usize)> {
     let others = |(place, one): (usize, &usize)| {

@@ -107,13 +107,20 @@ impl Authority {
 
     pub(crate) fn sign(&mut self, now: UnixTime) -> Signed {
         let now = seconds(now);
-        self.network.version = Version::next(Some(self.network.version), 1, now).unwrap();
+        self.network.version = Version::next(Some(self.network.version), self.trust.epoch, now).unwrap();
         self.network.issued = now;
         self.network.expires = UnixTime(now.0 + self.fresh_for);
         let network = self.network.sign(&self.issuer, &self.trust).unwrap();
         let verified = NetworkDocument::verify(&network, &self.trust).unwrap();
         let head = Head::of(&self.trust, &verified).sign(&self.issuer, &self.trust).unwrap();
         Signed { trust: self.trust.encoded().to_vec(), network, head }
+    }
+
+    /// The root key signs a trust document of the next epoch.
+    pub(crate) fn begin_epoch(&mut self) {
+        let document = TrustDocument { epoch: self.trust.epoch + 1, ..TrustDocument::clone(&self.trust) };
+        let (bytes, pin) = (document.sign(&self.root).unwrap(), self.root.verifying_key().fingerprint());
+        self.trust = TrustDocument::verify(&bytes, &document.network, &[pin]).unwrap();
     }
 
     pub(crate) fn issue(&mut self, key: PublicKey, roles: Roles, now: UnixTime) -> Vec<u8> {

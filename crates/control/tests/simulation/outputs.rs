@@ -65,8 +65,7 @@ impl World {
                 saved.epoch = epoch;
             }
             Save::Peer(peer) => {
-                saved.peers.retain(|held| held.membership != peer.membership);
-                saved.peers.push(peer);
+                self.machines[number].saved_peers.insert(peer.membership.clone(), peer);
             }
             Save::Forget(_) => {}
         }
@@ -95,8 +94,11 @@ impl World {
     fn change(&mut self, number: usize, change: EngineChange) {
         match change {
             EngineChange::Install { key, networks, .. } => {
-                let node = self.machines[number].node.as_ref().unwrap();
-                let id = node.verifier().member_of_key(&key).unwrap().node;
+                let machine = &mut self.machines[number];
+                let node = machine.node.as_ref().unwrap();
+                let member = node.verifier().member_of_key(&key).unwrap();
+                let id = member.node;
+                machine.newest.note_member(number, member);
                 self.keys.insert(id, key);
                 self.nodes.insert(key, id);
                 for network in &networks {

@@ -9,9 +9,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
-use tombolo_control::document::{Roles, Server, Version};
+use tombolo_control::document::{Membership, Roles, Server, Version};
 use tombolo_control::lighthouse::LighthouseOptions;
-use tombolo_control::node::{Event, Node, NodeAlarm, NodeOptions, Saved, SavedDocuments};
+use tombolo_control::node::{Event, Node, NodeAlarm, NodeOptions, Saved, SavedDocuments, SavedPeer};
 use tombolo_control::relay::Permission;
 use tombolo_control::verifier::Pins;
 use tombolo_control::{NodeId, Path};
@@ -69,10 +69,52 @@ impl PartialEq for Scheduled {
 
 impl Eq for Scheduled {}
 
+/// The newest of each kind of document that a machine has held: it holds none that is older again, whoever tells it so.
+#[derive(Debug, Default)]
+pub(super) struct Newest {
+    trust: u64,
+    network: Option<Version>,
+    revocations: usize,
+    own: u64,
+    serials: HashMap<NodeId, u64>,
+}
+
+impl Newest {
+    fn note(&mut self, number: usize, node: &Node) {
+        let verifier = node.verifier();
+        if let Some(trust) = verifier.trust() {
+            assert!(trust.epoch >= self.trust, "the trust document went back on machine {number}");
+            self.trust = trust.epoch;
+        }
+        if let Some(network) = verifier.network() {
+            let version = Some(network.version);
+            assert!(version >= self.network, "the network document went back on machine {number}");
+            if version > self.network {
+                // Nobody whom the authority has revoked is ever taken back here.
+                assert!(network.revocations.len() >= self.revocations, "revocations of machine {number}");
+                (self.network, self.revocations) = (version, network.revocations.len());
+            }
+        }
+        if let Some(own) = node.membership() {
+            assert!(own.serial >= self.own, "the own membership went back on machine {number}");
+            self.own = own.serial;
+        }
+    }
+
+    /// What it holds of a member.
+    pub(super) fn note_member(&mut self, number: usize, member: &Membership) {
+        let newest = self.serials.entry(member.node).or_default();
+        assert!(member.serial >= *newest, "{} went back on machine {number}", member.name);
+        *newest = member.serial;
+    }
+}
+
 pub(crate) struct Machine {
     pub(crate) key: PublicKey,
     pub(crate) node: Option<Node>,
     pub(super) saved: Option<Saved>,
+    /// Of the peers on the disk, by membership.
+    pub(super) saved_peers: BTreeMap<Vec<u8>, SavedPeer>,
     pub(super) sessions: HashMap<PublicKey, Session>,
     pub(super) installed: HashMap<PublicKey, BTreeSet<IpNet>>,
     pub(super) routes: HashMap<IpNet, PublicKey>,
@@ -81,7 +123,7 @@ pub(crate) struct Machine {
     /// Of the wall clock, in seconds.
     pub(crate) skew: i64,
     wake: Option<u64>,
-    version: Option<Version>,
+    pub(super) newest: Newest,
     /// When which ping was answered.
     pub(crate) delivered: BTreeMap<u64, u64>,
     pub(crate) joined_at: Option<u64>,
@@ -193,6 +235,7 @@ impl World {
             key: PrivateKey::from_bytes(bytes).public(),
             node: None,
             saved: None,
+            saved_peers: BTreeMap::new(),
             sessions: HashMap::new(),
             installed: HashMap::new(),
             routes: HashMap::new(),
@@ -200,7 +243,7 @@ impl World {
             permission: None,
             skew: 0,
             wake: None,
-            version: None,
+            newest: Newest::default(),
             delivered: BTreeMap::new(),
             joined_at: None,
             alarms: Vec::new(),
@@ -232,7 +275,8 @@ impl World {
     pub(crate) fn start(&mut self, number: usize) {
         let (now, key) = (self.clock(number), self.machines[number].key);
         let options = NodeOptions { authority: number == 0, ..self.options.clone() };
-        let Some(saved) = self.machines[number].saved.clone() else { return };
+        let Some(mut saved) = self.machines[number].saved.clone() else { return };
+        saved.peers = self.machines[number].saved_peers.values().cloned().collect();
         let mut node = Node::restore(key, &saved, options, now, &mut self.rng);
         let machine = &mut self.machines[number];
         if machine.is_server {
@@ -253,6 +297,8 @@ impl World {
         machine.routes.clear();
         machine.waiting.clear();
         machine.permission = None;
+        // What was not on the disk is not known any more; what a disk must keep is.
+        machine.newest.serials.clear();
         self.underlay.dead.insert(number);
     }
 
@@ -264,6 +310,15 @@ impl World {
         let node = machine.node.as_mut().unwrap();
         node.install(&signed.trust, &signed.network, &signed.head, now, rng).unwrap();
         self.work(0);
+    }
+
+    /// Holds all memberships that all machines hold against those that they have held.
+    pub(crate) fn check_members(&mut self) {
+        for (number, machine) in self.machines.iter_mut().enumerate() {
+            for member in machine.node.iter().flat_map(|node| node.verifier().members()) {
+                machine.newest.note_member(number, member);
+            }
+        }
     }
 
     pub(crate) fn address(&self, number: usize) -> Option<IpAddr> {
@@ -365,11 +420,7 @@ impl World {
         let offset = number as u64 * 1000 * SECOND;
         let machine = &mut self.machines[number];
         let Some(node) = &machine.node else { return };
-        let version = node.verifier().network().map(|network| network.version);
-        if version.is_some() {
-            assert!(version >= machine.version, "a document went back in version on machine {number}");
-            machine.version = version;
-        }
+        machine.newest.note(number, node);
         let Some(at) = node.poll_timeout() else { return };
         let at = at.as_nanos().saturating_sub(offset).max(self.now);
         if machine.wake.is_none_or(|wake| at < wake) {
