@@ -154,7 +154,7 @@ impl Member {
         self.order += 1;
         let order = Order { epoch: clock().wall.0.as_secs(), sequence: self.order };
         let (candidates, relays) = (Vec::new(), Vec::new());
-        self.send(&Frame::Keepalive(Keepalive { order, candidates, accepts_unsolicited: false, relays }));
+        self.send(&Frame::Keepalive(Keepalive { order, candidates, relays }));
     }
 
     /// Keeps so many look-ups open.

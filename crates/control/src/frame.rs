@@ -304,8 +304,6 @@ pub struct Keepalive {
     pub order: Order,
     /// The sender's own addresses: at most [`CANDIDATES_MAX`].
     pub candidates: Vec<SocketAddr>,
-    /// Whether the sender is known to accept unsolicited datagrams: not said by this version, which reads it nowhere.
-    pub accepts_unsolicited: bool,
     /// Relays that the sender has a tunnel with: at most four.
     pub relays: Vec<NodeId>,
 }

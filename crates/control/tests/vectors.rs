@@ -191,10 +191,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
                 membership: vec![4, 5, 6],
             }),
         ),
-        (
-            "keepalive",
-            Frame::Keepalive(Keepalive { order, candidates, accepts_unsolicited: true, relays: vec![node] }),
-        ),
+        ("keepalive", Frame::Keepalive(Keepalive { order, candidates, relays: vec![node] })),
         (
             "keepalive-answer",
             Frame::KeepaliveAnswer(KeepaliveAnswer {

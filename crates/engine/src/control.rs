@@ -287,9 +287,6 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 self.show_workers();
                 let _ = reply.send(changed);
             }
-            Command::SendFrame { public_key, frame, path, reply } => {
-                let _ = reply.send(self.send_frame(&public_key, &frame, path, now));
-            }
             Command::Instruct(instructions, reply) => {
                 self.instruct(instructions, now);
                 // Nobody listens, unless too many were waiting.

@@ -46,30 +46,6 @@ pub enum ProbeError {
     Stopped,
 }
 
-/// Why a control frame was not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SendFrameError {
-    /// No such peer.
-    #[error("no such peer")]
-    UnknownPeer,
-    /// There is no session. A handshake was asked for, unless the peer is a provisional one.
-    #[error("there is no session with the peer")]
-    NoSession,
-    /// The peer has no endpoint.
-    #[error("the peer's endpoint is not known yet")]
-    NoEndpoint,
-    /// Three times of what came from the peer's address has gone there, and the path is not proven.
-    #[error("the path to the peer is not proven yet")]
-    PathUnproven,
-    /// It is longer than 1024 bytes.
-    #[error("a control frame has at most 1024 bytes")]
-    TooLong,
-    /// The engine has stopped.
-    #[error("the engine has stopped")]
-    Stopped,
-}
-
 /// What the control plane may ask; the answer says whether anything was changed.
 pub(crate) enum MemberCommand {
     SetMembership(Option<MembershipOptions>),
@@ -96,12 +72,6 @@ pub(crate) enum Command {
         reply: mpsc::SyncSender<Result<Duration, ProbeError>>,
     },
     Member(MemberCommand, mpsc::SyncSender<bool>),
-    SendFrame {
-        public_key: PublicKey,
-        frame: Vec<u8>,
-        path: Option<Path>,
-        reply: mpsc::SyncSender<Result<(), SendFrameError>>,
-    },
     /// The reply is dropped when they were carried out.
     Instruct(Vec<Instruction>, Option<mpsc::SyncSender<()>>),
     SetOverlay(Vec<IpNet>),
@@ -313,40 +283,6 @@ impl EngineHandle {
     /// The engine has stopped.
     pub fn set_relay(&self, permissions: Option<RelayPermissions>) -> Result<(), Stopped> {
         self.send(Command::SetRelay(permissions))
-    }
-
-    /// Seals `frame`, header and body, and sends it to the peer (control rule 11).
-    ///
-    /// # Errors
-    /// See [`SendFrameError`].
-    pub fn send_control(&self, public_key: PublicKey, frame: Vec<u8>) -> Result<(), SendFrameError> {
-        self.send_frame(public_key, frame, None)
-    }
-
-    /// As [`EngineHandle::send_control`], by this path, whichever the session uses; nothing else moves there. How much goes to a
-    /// path that is not proven is the caller's concern (control rule 13).
-    ///
-    /// # Errors
-    /// See [`SendFrameError`].
-    pub fn send_control_by(
-        &self,
-        public_key: PublicKey,
-        path: Path,
-        frame: Vec<u8>,
-    ) -> Result<(), SendFrameError> {
-        self.send_frame(public_key, frame, Some(path))
-    }
-
-    fn send_frame(
-        &self,
-        public_key: PublicKey,
-        frame: Vec<u8>,
-        path: Option<Path>,
-    ) -> Result<(), SendFrameError> {
-        let (reply, answer) = mpsc::sync_channel(1);
-        self.send(Command::SendFrame { public_key, frame, path, reply })
-            .map_err(|Stopped| SendFrameError::Stopped)?;
-        answer.recv().unwrap_or(Err(SendFrameError::Stopped))
     }
 
     /// Hands over what is to be done, in this order, and does not wait for it: one hand-over, and one system call for the frames in it,

@@ -10,12 +10,13 @@ use crate::transaction::PeerChange;
 /// One thing of many that are handed over together ([`EngineHandle::instruct`](crate::EngineHandle::instruct)). What is about a peer
 /// that is not there, or no more, is nothing.
 pub enum Instruction {
-    /// Seals a frame, header and body, and sends it ([`EngineHandle::send_control`](crate::EngineHandle::send_control)). Where that
-    /// cannot be, it is lost, as a datagram may be.
+    /// Seals a frame, header and body, and sends it (control rule 11). Where that cannot be, it is lost, as a datagram may be; where that is
+    /// for want of a session, a handshake is asked for, unless the peer is a provisional one.
     Frame {
         /// To whom.
         public_key: PublicKey,
-        /// `None`: the way that the session uses ([`EngineHandle::send_control_by`](crate::EngineHandle::send_control_by)).
+        /// By this way, whichever the session uses; nothing else moves there. How much goes to one that is not proven is the owner's concern
+        /// (control rule 13). `None`: the session's own.
         path: Option<Path>,
         /// At most 1024 bytes.
         frame: Vec<u8>,

@@ -45,7 +45,7 @@ pub use assist::{Assist, AssistStatus};
 pub use clock::now;
 pub use engine::{Engine, StartError};
 pub use frames::FrameCredit;
-pub use handle::{EngineHandle, ProbeError, SendFrameError, Stopped};
+pub use handle::{EngineHandle, ProbeError, Stopped};
 pub use instruction::Instruction;
 pub use options::{
     EngineEvent, EngineOptions, MAX_WORKERS, Path, PathMtuOptions, Route, Session, SocketBinder, Sockets,

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use support::{EAST, Machine, PATIENCE, PORT, WEST, udp, wait_until};
 use tombolo_engine::{
-    AllowedIpChange, EngineEvent, Instruction, MemberChange, Path, PeerChange, SendFrameError, Session,
-    Stopped, Transaction,
+    AllowedIpChange, EngineEvent, Instruction, MemberChange, Path, PeerChange, Session, Stopped, Transaction,
 };
 use tombolo_noise::clock::Instant;
 use tombolo_noise::{MembershipOptions, Standing};
@@ -56,15 +55,17 @@ fn a_stranger_is_heard_promoted_and_cut_off_control_rules_8_9_and_16() {
     let node = Machine::start(&network, 2, Offloads::NONE);
     server.handle.set_membership(Some(MembershipOptions::server())).unwrap();
     node.handle.set_membership(Some(MembershipOptions::node())).unwrap();
-    assert_eq!(server.handle.send_control(node.public_key, vec![]), Err(SendFrameError::UnknownPeer));
+    // To nobody that it knows.
+    server.say(node.public_key, vec![]);
 
     change(&node, &server, MemberChange::Unverified, "10.0.0.1/32");
     let (ours, theirs) = (session(&node), session(&server));
     assert_eq!((ours.0, theirs.0), (Standing::Unverified, Standing::Provisional));
     assert!(ours.1.initiator && !theirs.1.initiator);
     assert_eq!(ours.1.handshake_hash, theirs.1.handshake_hash, "what the join proof signs");
-    assert_eq!(node.handle.send_control(server.public_key, vec![0; 1025]), Err(SendFrameError::TooLong));
-    assert_eq!(node.handle.send_control(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]), Ok(()));
+    // Longer than any frame: what is heard is what comes next.
+    node.say(server.public_key, vec![0; 1025]);
+    node.say(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]);
     assert!(server.dropped(DropReason::CookieRequired) >= 1);
     let heard = {
         let events = server.events.lock().unwrap();
@@ -116,7 +117,8 @@ fn a_stranger_says_a_bounded_number_of_frames_control_rule_8() {
     let mut sent = 0;
     while server.dropped(DropReason::ProvisionalBudget) < 200 {
         assert!(elapsed() < PATIENCE, "a stranger may say all that it likes");
-        sent += usize::from(node.handle.send_control(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]).is_ok());
+        node.say(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]);
+        sent += 1;
     }
     // A second session of the stranger has a burst of its own.
     let sessions = 1 + elapsed().as_secs() as usize / 5;
@@ -127,7 +129,7 @@ fn a_stranger_says_a_bounded_number_of_frames_control_rule_8() {
         change(&server, &node, FOREVER, "10.0.0.2/32");
         let before = server.dropped(DropReason::ProvisionalBudget);
         for _ in 0..100 {
-            let _ = node.handle.send_control(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]);
+            node.say(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]);
         }
         heard(&server) > 0 && server.dropped(DropReason::ProvisionalBudget) == before
     });
@@ -191,13 +193,13 @@ fn frames_wait_where_they_are_bounded_while_the_control_plane_is_busy_control_ru
     // Nobody takes the events: a member that goes on fills 8192 and its own places, and not the memory.
     wait_until("there is an end", || {
         for _ in 0..200 {
-            let _ = node.handle.send_control(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]);
+            node.say(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]);
         }
         server.dropped(DropReason::FrameQueueFull) > 0
     });
     assert!(heard(&server) <= 8192 + 1024);
     wait_until("it goes on when they are taken", || {
-        let _ = node.handle.send_control(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]);
+        node.say(server.public_key, vec![0xf1, 3, 0, 1, 0xa0]);
         heard(&server) > 0
     });
 }

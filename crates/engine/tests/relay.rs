@@ -191,26 +191,24 @@ fn forged_sources_nested_datagrams_and_those_of_nobodys_relay_are_refused_contro
     let (east, west, relay) = (&world.east, &world.west, &world.relay);
     // A node that says where a datagram comes from.
     let forged = relayed(Direction::FromRelay, &NODE_WEST, &transport());
-    east.handle.send_control(relay.public_key, forged.clone()).unwrap();
+    east.say(relay.public_key, forged.clone());
     relay.wait_dropped(DropReason::RelayRefused, 1);
     // A relayed datagram in a relayed datagram.
     let inner = relayed(Direction::ToRelay, &NODE_WEST, &transport());
-    east.handle.send_control(relay.public_key, relayed(Direction::ToRelay, &NODE_WEST, &inner)).unwrap();
+    east.say(relay.public_key, relayed(Direction::ToRelay, &NODE_WEST, &inner));
     relay.wait_dropped(DropReason::MalformedRelayed, 1);
     // And one within the session that is relayed.
-    east.handle
-        .send_control(west.public_key, relayed(Direction::FromRelay, &NODE_EAST, &transport()))
-        .unwrap();
+    east.say(west.public_key, relayed(Direction::FromRelay, &NODE_EAST, &transport()));
     west.wait_dropped(DropReason::RelayNested, 1);
     // What the relay brings is believed as little as what the underlay brings.
     let made_up = relayed(Direction::FromRelay, &[7; 16], &transport());
-    relay.handle.send_control(west.public_key, made_up).unwrap();
+    relay.say(west.public_key, made_up);
     west.wait_dropped(DropReason::UnknownReceiverIndex, 1);
     // The other end is no relay, whatever it brings.
     let mut change = PeerChange::new(relay.public_key);
     change.relay = Some(false);
     west.handle.apply(Transaction { peers: vec![change], ..Transaction::default() }).unwrap();
-    relay.handle.send_control(west.public_key, forged).unwrap();
+    relay.say(west.public_key, forged);
     west.wait_dropped(DropReason::RelayRefused, 1);
 }
 
@@ -238,7 +236,7 @@ fn a_handshake_goes_by_all_paths_at_once_and_the_answer_says_which_works_control
     transfer(east, west, 100, 0..3);
     // A frame by the direct path changes neither side's.
     let direct = Path::Direct(SocketAddr::new(west.outer, PORT));
-    east.handle.send_control_by(west.public_key, direct, vec![0xf1, 60, 0, 0]).unwrap();
+    east.say_by(west.public_key, Some(direct), vec![0xf1, 60, 0, 0]);
     west.wait_dropped(DropReason::UnknownFrame, 1);
     let peers = west.handle.status().unwrap().peers;
     let back = peers.iter().find(|peer| peer.public_key == east.public_key).unwrap().path;

@@ -123,7 +123,7 @@ impl Machine {
         }
         let order = Order { epoch: 1, sequence: 1 };
         let (candidates, relays) = (Vec::new(), Vec::new());
-        let keepalive = Keepalive { order, candidates, accepts_unsolicited: false, relays };
+        let keepalive = Keepalive { order, candidates, relays };
         machine.say(Speaker::Member, &Frame::Keepalive(keepalive));
         machine.pass(Duration::from_millis(700));
         machine

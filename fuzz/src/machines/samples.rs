@@ -92,7 +92,7 @@ pub(super) fn all(sent: &[Frame]) -> Vec<Frame> {
             candidates: candidates.clone(),
             membership: paper(OTHER),
         }),
-        Frame::Keepalive(Keepalive { order: ORDER, candidates, accepts_unsolicited: true, relays }),
+        Frame::Keepalive(Keepalive { order: ORDER, candidates, relays }),
         Frame::KeepaliveAnswer(KeepaliveAnswer {
             order: order.unwrap_or(ORDER),
             observed: parse("203.0.113.9:1024"),

@@ -99,7 +99,6 @@ pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
         kind::KEEPALIVE => Frame::Keepalive(Keepalive {
             order: fields.required(1, "order")?,
             candidates: read_candidates(fields, 2)?,
-            accepts_unsolicited: fields.required(3, "accepts_unsolicited")?,
             relays: fields.list(4, "relays", RELAYS_MAX)?,
         }),
         kind::KEEPALIVE_ANSWER => Frame::KeepaliveAnswer(KeepaliveAnswer {
@@ -183,7 +182,6 @@ pub(super) fn write(frame: &Frame) -> (u8, Value) {
         }
         Frame::Keepalive(keepalive) => {
             let map = map.put(1, &keepalive.order).put_list(2, &keepalive.candidates);
-            let map = map.put(3, &keepalive.accepts_unsolicited);
             (kind::KEEPALIVE, map.put_list(4, &keepalive.relays))
         }
         Frame::KeepaliveAnswer(answer) => {

@@ -59,12 +59,7 @@ fn samples() -> Vec<Frame> {
             candidates: candidates.clone(),
             membership: vec![2; MEMBERSHIP_MAX],
         }),
-        Frame::Keepalive(Keepalive {
-            order: ORDER,
-            candidates,
-            accepts_unsolicited: true,
-            relays: vec![node(1); 4],
-        }),
+        Frame::Keepalive(Keepalive { order: ORDER, candidates, relays: vec![node(1); 4] }),
         Frame::KeepaliveAnswer(KeepaliveAnswer {
             order: ORDER,
             observed: "192.0.2.7:51820".parse().unwrap(),
@@ -185,7 +180,6 @@ fn candidates_that_can_be_none_are_left_out_control_rule_13() {
     let nine = Frame::Keepalive(Keepalive {
         order: ORDER,
         candidates: vec!["192.0.2.1:8662".parse().unwrap(); 9],
-        accepts_unsolicited: false,
         relays: Vec::new(),
     });
     assert!(matches!(Frame::parse(&nine.to_bytes().unwrap()), Err(FrameError::Field(_))), "at most eight");

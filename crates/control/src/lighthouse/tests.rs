@@ -59,7 +59,6 @@ impl World {
         let keepalive = Keepalive {
             order,
             candidates: told.iter().map(|text| socket(text)).collect(),
-            accepts_unsolicited: false,
             relays: vec![node(200)],
         };
         let (member, path, now) = (self.member(who), Path::Direct(socket(from)), at(seconds));

@@ -171,11 +171,7 @@ impl Node {
         server.asked = Some(order);
         let own = verified.then_some(server.node).filter(|_| server.roles.contains(Roles::RELAY));
         let (candidates, relays) = (self.local.clone(), self.relays_held(own));
-        self.push(
-            key,
-            None,
-            Frame::Keepalive(Keepalive { order, candidates, accepts_unsolicited: false, relays }),
-        );
+        self.push(key, None, Frame::Keepalive(Keepalive { order, candidates, relays }));
     }
 
     /// The servers of the network that are among the peers, of whom a server has twenty thousand.

@@ -158,12 +158,8 @@ fn server_memory(nodes: usize) -> u64 {
         let order = Order { epoch: 1, sequence: 1 };
         let trust = &world.authority.trust;
         let versions = Versions { order, trust_epoch: trust.epoch, trust_hash: trust.hash(), head: None };
-        let keepalive = Keepalive {
-            order: Order { epoch: 1, sequence: 2 },
-            candidates: Vec::new(),
-            accepts_unsolicited: false,
-            relays: Vec::new(),
-        };
+        let keepalive =
+            Keepalive { order: Order { epoch: 1, sequence: 2 }, candidates: Vec::new(), relays: Vec::new() };
         for frame in [Frame::Show(Show { membership, versions, answer: false }), Frame::Keepalive(keepalive)]
         {
             world.event(0, Event::Message { from: peer, path, message: &frame.to_bytes().unwrap() });

@@ -12,7 +12,7 @@ use tombolo_packet::{DropReason, Endpoint, PeerId};
 
 use super::Control;
 use crate::frames::{FrameCredit, ReceivedFrame};
-use crate::handle::{MemberCommand, SendFrameError};
+use crate::handle::MemberCommand;
 use crate::options::{EngineEvent, Path, Session, SocketBinder};
 
 /// Bytes of a control frame at most (control rule 11).
@@ -72,35 +72,32 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         ended
     }
 
-    /// Seals a control frame and sends it.
+    /// Seals a control frame and sends it; nothing where that cannot be.
     pub(super) fn send_frame(
         &mut self,
         key: &PublicKey,
         frame: &[u8],
         path: Option<Path>,
         now: Now,
-    ) -> Result<(), SendFrameError> {
+    ) -> Option<()> {
         if frame.len() > MAX_FRAME_LEN {
-            return Err(SendFrameError::TooLong);
+            return None;
         }
-        let id = self.device.peer_by_key(key).ok_or(SendFrameError::UnknownPeer)?;
-        let link = Arc::clone(self.device.link(id).ok_or(SendFrameError::UnknownPeer)?);
+        let id = self.device.peer_by_key(key)?;
+        let link = Arc::clone(self.device.link(id)?);
         let Some(keypair) = link.session_keypair(now.boot) else {
             if let Some(event) = link.want_handshake() {
                 self.shared.raise(event);
             }
-            return Err(SendFrameError::NoSession);
+            return None;
         };
         let padded = padded_len(frame.len(), self.shared.mtu());
         let len = padded + TRANSPORT_OVERHEAD;
         let destination = match path {
-            Some(path) => self.endpoint_of(key, path).ok_or(SendFrameError::NoEndpoint)?,
-            None => link.destination(len as u64).map_err(|reason| match reason {
-                DropReason::NoEndpoint => SendFrameError::NoEndpoint,
-                _ => SendFrameError::PathUnproven,
-            })?,
+            Some(path) => self.endpoint_of(key, path)?,
+            None => link.destination(len as u64).ok()?,
         };
-        let counter = keypair.reserve(1).map_err(|_| SendFrameError::NoSession)?;
+        let counter = keypair.reserve(1).ok()?;
         let gathered = self.gather(Some(&link), destination, 0, len, |message| {
             let plaintext = &mut message[TRANSPORT_HEADER_LEN..len - TAG_LEN];
             plaintext[..frame.len()].copy_from_slice(frame);
@@ -113,7 +110,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         if let Some(event) = link.note_sent(&keypair, now.boot, 1, len as u64, true) {
             self.shared.raise(event);
         }
-        Ok(())
+        Some(())
     }
 
     /// Who is no static peer has a new session: its first frame may go out at once (control rule 9).

@@ -14,8 +14,8 @@ use gate::Gates;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tombolo_engine::{
-    AllowedIpChange, Assist, Engine, EngineEvent, EngineHandle, EngineOptions, PathMtuOptions, PeerChange,
-    SocketBinder, Sockets, Transaction, queues_for,
+    AllowedIpChange, Assist, Engine, EngineEvent, EngineHandle, EngineOptions, Instruction, Path,
+    PathMtuOptions, PeerChange, SocketBinder, Sockets, Transaction, queues_for,
 };
 use tombolo_noise::{PrivateKey, PublicKey};
 use tombolo_packet::checksum::{Sum, pseudo_header};
@@ -66,6 +66,16 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Hands over a control frame for a peer, which is lost where it cannot be sent.
+    pub fn say(&self, to: PublicKey, frame: Vec<u8>) {
+        self.say_by(to, None, frame);
+    }
+
+    /// By a path.
+    pub fn say_by(&self, to: PublicKey, path: Option<Path>, frame: Vec<u8>) {
+        self.handle.instruct(vec![Instruction::Frame { public_key: to, path, frame }]).unwrap();
+    }
+
     /// Starts a machine with the number `number`, outer address 192.0.2.N, and two workers.
     pub fn start(network: &MemoryNetwork, number: u8, offloads: Offloads) -> Self {
         Self::start_workers(network, number, offloads, 2, Duration::ZERO)
