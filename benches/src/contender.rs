@@ -72,7 +72,10 @@ enum Kind {
     /// Our packet path without cryptography.
     Forwarder,
     /// The whole daemon, `tombolo up`, with a configuration file.
-    Daemon,
+    Daemon {
+        /// Further lines of `[interface]`.
+        extra: &'static str,
+    },
     /// A program that behaves as `wireguard-go` does.
     WireGuard(Source),
     /// Nebula, with `nebula-cert` beside it.
@@ -127,7 +130,7 @@ fn all() -> Vec<Contender> {
         contender(PLAIN, Kind::Plain),
         contender(FORWARDER, Kind::Forwarder),
         contender(OURS, Kind::WireGuard(Source::Ours)),
-        contender(DAEMON, Kind::Daemon),
+        Contender::daemon(""),
     ];
     for (name, package, executable) in INSTALLED {
         all.push(contender(name, Kind::WireGuard(Source::Cargo { package, executable })));
@@ -199,11 +202,16 @@ fn install_root() -> Result<PathBuf> {
 }
 
 impl Contender {
+    /// `tombolo up`, with further lines of `[interface]` at both ends.
+    pub fn daemon(extra: &'static str) -> Self {
+        Self { name: DAEMON.into(), kind: Kind::Daemon { extra } }
+    }
+
     /// The program, where there is one of its own.
     fn program(&self) -> Result<Option<PathBuf>> {
         Ok(match &self.kind {
             Kind::Plain | Kind::Forwarder => None,
-            Kind::Daemon => Some(own_program("tombolo")?),
+            Kind::Daemon { .. } => Some(own_program("tombolo")?),
             Kind::WireGuard(Source::Ours) => Some(own_program("tombolo-wireguard")?),
             Kind::WireGuard(Source::Path(path)) | Kind::Nebula(path) => Some(path.clone()),
             Kind::WireGuard(Source::Cargo { executable, .. }) => {
@@ -258,9 +266,9 @@ impl Contender {
         let running = match &self.kind {
             Kind::Plain => Running::new(Vec::new(), wire.west.outer),
             Kind::Forwarder => Running::new(start_forwarders(scene, wire)?, wire.west.inner),
-            Kind::Daemon => {
+            Kind::Daemon { extra } => {
                 let program = self.program()?.context("a daemon without a program")?;
-                start_daemons(scene, wire, &program)?
+                start_daemons(scene, wire, &program, extra)?
             }
             Kind::WireGuard(_) => {
                 let program = self.program()?.context("a WireGuard without a program")?;
@@ -342,11 +350,11 @@ fn start_nebula(scene: &Scene, wire: &Wire, program: &Path) -> Result<Running> {
     Ok(Running::new(daemons, wire.west.inner))
 }
 
-fn start_daemons(scene: &Scene, wire: &Wire, program: &Path) -> Result<Running> {
+fn start_daemons(scene: &Scene, wire: &Wire, program: &Path, extra: &str) -> Result<Running> {
     let mut east = Node::with_binary(scene, "east", &wire.east.namespace, 1, program)?;
     let mut west = Node::with_binary(scene, "west", &wire.west.namespace, 2, program)?;
-    east.configure("", &[west.entry(Some(wire.west.outer.to_string()))])?;
-    west.configure("", &[east.entry(Some(wire.east.outer.to_string()))])?;
+    east.configure(extra, &[west.entry(Some(wire.west.outer.to_string()))])?;
+    west.configure(extra, &[east.entry(Some(wire.east.outer.to_string()))])?;
     east.start(scene)?;
     west.start(scene)?;
     let daemons = [&mut east, &mut west].into_iter().filter_map(|node| node.process.take()).collect();

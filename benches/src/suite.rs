@@ -43,6 +43,10 @@ pub enum Part {
     Underlays,
     /// One busy flow through one engine, with and without idle workers that help.
     Workers,
+    /// Through a hub, and to it, beside a tunnel between two machines.
+    Hub,
+    /// Small questions and answers, with and without `busy_poll`.
+    BusyPoll,
     /// A network by membership: joins, look-ups, memory, the first byte, the relay.
     Joining,
     /// The cost of each step of the data path.

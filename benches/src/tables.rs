@@ -125,6 +125,26 @@ pub(crate) const TABLES: &[Table] = &[
         ratios: false,
     },
     Table {
+        title: "A hub, its kernel forwarding: three daemons on this one machine, and what they spend together",
+        columns: &[
+            Column("TCP ×1 Gbit/s", "hub_tcp_gbps", 2),
+            Column("×4", "hub_four_gbps", 2),
+            Column("daemons' CPU s/GB, ×1", "hub_tcp_cpu", 2),
+            Column("×4", "hub_four_cpu", 2),
+        ],
+        ratios: false,
+    },
+    Table {
+        title: "Busy polling: one byte there and back over TCP, and the time of both daemons",
+        columns: &[
+            Column("p50 µs", "poll_p50", 0),
+            Column("p99 µs", "poll_p99", 0),
+            Column("round trips/s", "poll_per_second", 0),
+            Column("% of one processor", "poll_cpu", 0),
+        ],
+        ratios: false,
+    },
+    Table {
         title: "Wires of other sizes, MTU not configured: Gbit/s of the first gigabyte over one TCP connection, and the largest packet found",
         columns: &[
             Column("1500", "u1500_gbps", 2),

@@ -1,6 +1,7 @@
 //! What each step of the data path costs for one packet of 1420 bytes, alone and as a part of a batch.
 //! The design's budget is made of these figures. Needs root for the steps that use a device.
 
+mod aeads;
 mod crypto;
 mod device;
 mod handshake;
@@ -40,8 +41,14 @@ type Report<'a> = dyn FnMut(Step) + 'a;
 /// # Errors
 /// When a device or socket cannot be made, or on an interruption.
 pub fn measure(steps: &mut Vec<Step>) -> Result {
-    let parts: [fn(&mut Report<'_>) -> Result; 5] =
-        [crypto::measure, tables::measure, handshake::measure, device::measure, socket::measure];
+    let parts: [fn(&mut Report<'_>) -> Result; 6] = [
+        crypto::measure,
+        aeads::measure,
+        tables::measure,
+        handshake::measure,
+        device::measure,
+        socket::measure,
+    ];
     for part in parts {
         part(&mut |step| {
             let Step { name, variant, minimum_nanoseconds, median_nanoseconds } = &step;

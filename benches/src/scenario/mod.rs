@@ -1,7 +1,9 @@
 //! What a tunnel must bear besides plain load: many peers, floods, bad lines, small and large wires.
 
+mod busy_poll;
 mod flood;
 mod handshakes;
+mod hub;
 mod impaired;
 pub mod joining;
 mod peers;
@@ -22,13 +24,15 @@ use crate::suite::{Part, Suite};
 type Scenario = fn(&mut Suite<'_>) -> Result;
 
 /// All of them, in the order in which they are measured.
-pub const ALL: [(Part, Scenario); 7] = [
+pub const ALL: [(Part, Scenario); 9] = [
     (Part::Peers, peers::measure),
     (Part::Flood, flood::measure),
     (Part::Handshakes, handshakes::measure),
     (Part::Impaired, impaired::measure),
     (Part::Underlays, underlays::measure),
     (Part::Workers, workers::measure),
+    (Part::Hub, hub::measure),
+    (Part::BusyPoll, busy_poll::measure),
     (Part::Joining, joining::measure),
 ];
 
