@@ -27,6 +27,7 @@ mod outbound;
 mod path_mtu;
 mod probe;
 mod rate_limit;
+mod read_faults;
 mod relay;
 mod seeking;
 mod send_batch;

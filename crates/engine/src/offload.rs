@@ -7,6 +7,7 @@ use tombolo_packet::{GsoType, Offload, OffloadState};
 use tombolo_tun::Queue;
 
 use crate::options::Sockets;
+use crate::read_faults::ReadFaults;
 use crate::status::{OffloadPlace, OffloadReport, OffloadStatus, SocketReport};
 
 /// The offloads of the TUN. Shared by all workers, since what the kernel refuses one queue of a device it refuses all.
@@ -14,6 +15,7 @@ pub(crate) struct TunOffloads {
     at_start: Vec<(Offload, OffloadState)>,
     tcp_writes: Refusals,
     udp_writes: Refusals,
+    pub(crate) reads: ReadFaults,
 }
 
 /// Super-packets that the kernel did not take.
@@ -31,6 +33,7 @@ impl TunOffloads {
             at_start: queue.map(|queue| queue.offload_states().to_vec()).unwrap_or_default(),
             tcp_writes: Refusals::default(),
             udp_writes: Refusals::default(),
+            reads: ReadFaults::default(),
         }
     }
 
@@ -55,7 +58,13 @@ impl TunOffloads {
             let (fallbacks, errno) = refusals.map_or((0, 0), |refusals| {
                 (refusals.count.load(Ordering::Relaxed), refusals.errno.load(Ordering::Relaxed))
             });
-            let state = if fallbacks > 0 { OffloadState::Demoted(errno) } else { at_start };
+            let (state, fallbacks) = match self.reads.report(offload) {
+                Some((given_up, faults)) => {
+                    (given_up.filter(|_| at_start.is_on()).unwrap_or(at_start), faults)
+                }
+                None if fallbacks > 0 => (OffloadState::Demoted(errno), fallbacks),
+                None => (at_start, 0),
+            };
             OffloadReport { place: OffloadPlace::Tun, lane: 0, offload, state, fallbacks }
         })
     }
@@ -70,7 +79,8 @@ pub(crate) fn status(tun: &TunOffloads, sockets: &Sockets) -> OffloadStatus {
             let Some(socket) = socket else { continue };
             let counters = socket.counters();
             status.offloads.extend(socket.offload_states().map(|(offload, state)| {
-                let fallbacks = if offload == Offload::Gso { counters.gso_replays } else { 0 };
+                let fallbacks =
+                    if offload == Offload::Gso { counters.gso_replays } else { counters.gro_faults };
                 OffloadReport { place, lane, offload, state, fallbacks }
             }));
             status.sockets.push(SocketReport { place, lane, capabilities: socket.capabilities(), counters });

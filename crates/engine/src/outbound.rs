@@ -156,6 +156,10 @@ impl<'a> Outbound<'a> {
                     };
                     if let Err(reason) = taken {
                         shared.drops.count(reason);
+                        if reason == DropReason::MalformedPacket {
+                            let packet = waiting.reading().get(..len).unwrap_or_default();
+                            shared.tun_offloads.reads.note_packet(self.queue, header, packet, now);
+                        }
                     }
                     if self.one_by_one && reads == 1 && len < LONG_PACKET {
                         share.sender.flush();
@@ -167,6 +171,7 @@ impl<'a> Outbound<'a> {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                     shared.drops.count(DropReason::MalformedPacket);
+                    shared.tun_offloads.reads.note_header(self.queue, now);
                 }
                 Err(error) if Fault::of(&error) == Fault::Gone => return Err(End::TunGone),
                 Err(_) => {
@@ -188,6 +193,10 @@ impl<'a> Outbound<'a> {
                     let sealed = peer.and_then(|peer| share.seal(peer, header, buffer, len));
                     if let Err(reason) = sealed {
                         shared.drops.count(reason);
+                        if reason == DropReason::MalformedPacket {
+                            let packet = buffer.get(..len).unwrap_or_default();
+                            shared.tun_offloads.reads.note_packet(self.queue, header, packet, now);
+                        }
                     }
                     waiting.give_back(packet);
                     self.release_at = Some(now + KEEP_BUFFERS);

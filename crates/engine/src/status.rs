@@ -82,7 +82,7 @@ pub struct OffloadReport {
     pub offload: Offload,
     /// Whether it is in use, and why not.
     pub state: OffloadState,
-    /// How often the system refused it and something had to go without.
+    /// How often the system refused it, or got it wrong, and something had to go without or was lost.
     pub fallbacks: u64,
 }
 

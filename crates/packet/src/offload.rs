@@ -61,6 +61,8 @@ pub enum OffloadState {
     Refused(i32),
     /// Given up at run time, when the system failed with this errno.
     Demoted(i32),
+    /// Given up at run time, because the system was seen to get it wrong in this way.
+    Abandoned(&'static str),
 }
 
 impl OffloadState {
@@ -72,7 +74,7 @@ impl OffloadState {
             Self::Unsupported => "unsupported",
             Self::Avoided(_) => "avoided",
             Self::Refused(_) => "refused",
-            Self::Demoted(_) => "demoted",
+            Self::Demoted(_) | Self::Abandoned(_) => "demoted",
         }
     }
 
@@ -93,6 +95,7 @@ impl fmt::Display for OffloadState {
             Self::Avoided(reason) => formatter.write_str(reason),
             Self::Refused(errno) => write!(formatter, "refused at start: {}", system(errno)),
             Self::Demoted(errno) => write!(formatter, "given up at run time: {}", system(errno)),
+            Self::Abandoned(reason) => write!(formatter, "given up at run time: {reason}"),
         }
     }
 }
@@ -108,5 +111,6 @@ mod tests {
         assert_eq!(OffloadState::On.to_string(), "");
         assert!(OffloadState::Demoted(5).to_string().contains("os error 5"));
         assert_eq!(OffloadState::Avoided("a fault").to_string(), "a fault");
+        assert_eq!(OffloadState::Abandoned("a fault").to_string(), "given up at run time: a fault");
     }
 }

@@ -228,7 +228,7 @@ pub struct OffloadEntry {
     pub state: String,
     /// Why it is not in use; the last error for one that was refused.
     pub reason: Option<String>,
-    /// How often the system refused it at run time, and something had to go without.
+    /// How often the system refused it at run time, or got it wrong, and something had to go without or was lost.
     pub fallbacks: u64,
 }
 

@@ -79,5 +79,5 @@ pub use offload::{OffloadSwitches, TunOffloadStates};
 pub use plan::{
     Applied, Change, InterfacePlan, RULE_PRIORITY, TRANSMIT_QUEUE_LENGTH, gso_max_size_for, table_for,
 };
-pub use queue::{Fault, MAX_PACKET, MAX_SLICES, Offloads, Queue};
+pub use queue::{Fault, MAX_PACKET, MAX_SLICES, Offloads, Queue, Reads};
 pub use tun_queue::TunQueue;

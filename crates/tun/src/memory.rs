@@ -12,7 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tombolo_packet::{IpPacket, VnetHeader};
 
 use crate::offload::{self, TunOffloadStates, WriteRefusals};
-use crate::{OffloadSwitches, Offloads, Queue};
+use crate::{OffloadSwitches, Offloads, Queue, Reads};
 
 /// Makes a queue and the host at its other end.
 ///
@@ -49,9 +49,13 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    to_queues: Vec<VecDeque<(VnetHeader, Vec<u8>)>>,
+    /// A packet without a header is one with a header that cannot be read.
+    to_queues: Vec<VecDeque<(Option<VnetHeader>, Vec<u8>)>>,
     to_host: VecDeque<(VnetHeader, Vec<u8>)>,
     write_errors: VecDeque<i32>,
+    /// What is handed over unfinished, where that was limited.
+    reads: Option<Reads>,
+    limit_errors: VecDeque<i32>,
     gone: bool,
 }
 
@@ -97,11 +101,21 @@ impl Queue for MemoryQueue {
                 Err(error) => return Err(error.into()),
             }
         };
+        let header = header.ok_or_else(crate::tun_queue::malformed)?;
         let target = buffer.get_mut(..packet.len()).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "the buffer is smaller than the packet")
         })?;
         target.copy_from_slice(&packet);
         Ok(Some((header, packet.len())))
+    }
+
+    fn limit_reads(&self, reads: Reads) -> io::Result<()> {
+        let mut state = self.shared.state();
+        if let Some(code) = state.limit_errors.pop_front() {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        state.reads = Some(reads);
+        Ok(())
     }
 
     fn write(&self, header: VnetHeader, slices: &[IoSlice<'_>]) -> io::Result<()> {
@@ -134,8 +148,17 @@ impl MemoryHost {
     /// Those of write(2) on an eventfd; none is expected.
     pub fn send(&self, header: VnetHeader, packet: &[u8]) -> io::Result<()> {
         let number = flow_of(packet) % self.0.readable.len();
-        self.0.state().to_queues[number].push_back((header, packet.to_vec()));
+        self.0.state().to_queues[number].push_back((Some(header), packet.to_vec()));
         self.0.wake(number)
+    }
+
+    /// Hands the first queue a packet whose header is of no known kind.
+    ///
+    /// # Errors
+    /// Those of write(2) on an eventfd; none is expected.
+    pub fn send_unreadable(&self) -> io::Result<()> {
+        self.0.state().to_queues[0].push_back((None, Vec::new()));
+        self.0.wake(0)
     }
 
     /// The next packet that was written to the queue, if there is one.
@@ -153,6 +176,17 @@ impl MemoryHost {
             .wait_timeout_while(self.0.state(), patience, |state| state.to_host.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
         state.to_host.pop_front()
+    }
+
+    /// What the queue takes unfinished. The host sends what it is told to send, whatever this says.
+    #[must_use]
+    pub fn reads(&self) -> Reads {
+        self.0.state().reads.unwrap_or(Reads::ALL)
+    }
+
+    /// Lets one later change of [`MemoryHost::reads`] fail with this errno.
+    pub fn fail_limit(&self, errno: i32) {
+        self.0.state().limit_errors.push_back(errno);
     }
 
     /// Lets one later write fail with this errno; several are used up in order.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use tombolo_packet::{Offload, OffloadState};
 
-use crate::{Offloads, sys};
+use crate::{Offloads, Reads, sys};
 
 /// Which offloads may be used where the kernel has them. All of them by default; each is a kill
 /// switch for a kernel that gets it wrong.
@@ -116,6 +116,22 @@ pub(crate) fn negotiate(fd: &OwnedFd, switches: OffloadSwitches) -> io::Result<O
     result
 }
 
+/// The set of `TUN_F_*` for what was agreed to, less what is no longer wanted.
+pub(crate) fn features(agreed: Offloads, reads: Reads) -> u32 {
+    let checksum = agreed.checksum && reads.checksum;
+    let (tso, uso) = (checksum && reads.tso, checksum && reads.uso);
+    [
+        (checksum, libc::TUN_F_CSUM),
+        (tso && agreed.tso4, libc::TUN_F_TSO4),
+        (tso && agreed.tso6, libc::TUN_F_TSO6),
+        (tso && agreed.tso_ecn, libc::TUN_F_TSO_ECN),
+        (uso && agreed.uso, libc::TUN_F_USO4 | libc::TUN_F_USO6),
+    ]
+    .into_iter()
+    .filter(|(wanted, _)| *wanted)
+    .fold(0, |all, (_, feature)| all | feature)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +157,18 @@ mod tests {
         let without = states(switches, Offloads { tso4: false, tso6: false, ..Offloads::ALL }, none);
         assert_eq!(state_of(without, Offload::Tso), OffloadState::SwitchedOff);
         assert_eq!(state_of(without, Offload::CoalesceTcp), OffloadState::On);
+    }
+
+    #[test]
+    fn what_is_given_up_is_asked_for_no_longer_and_checksums_take_all_along() {
+        const TSO: u32 = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        const USO: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+        assert_eq!(features(Offloads::ALL, Reads::ALL), libc::TUN_F_CSUM | TSO | USO);
+        assert_eq!(features(Offloads::ALL, Reads { tso: false, ..Reads::ALL }), libc::TUN_F_CSUM | USO);
+        assert_eq!(features(Offloads::ALL, Reads { uso: false, ..Reads::ALL }), libc::TUN_F_CSUM | TSO);
+        assert_eq!(features(Offloads::ALL, Reads { checksum: false, ..Reads::ALL }), 0);
+        let old = Offloads { uso: false, tso_ecn: false, ..Offloads::ALL };
+        assert_eq!(features(old, Reads::ALL), libc::TUN_F_CSUM | TSO & !libc::TUN_F_TSO_ECN);
     }
 
     #[test]

@@ -65,10 +65,26 @@ impl Offloads {
     };
 }
 
+/// What may be handed to [`Queue::read`] unfinished, of what [`Offloads`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reads {
+    /// Packets with an unfinished checksum. Without it no super-packets are either.
+    pub checksum: bool,
+    /// TCP super-packets of both families.
+    pub tso: bool,
+    /// UDP super-packets of both families.
+    pub uso: bool,
+}
+
+impl Reads {
+    /// All that the queue was opened with.
+    pub const ALL: Self = Self { checksum: true, tso: true, uso: true };
+}
+
 /// One queue of a TUN device, non-blocking. Any thread may read or write at any time.
 pub trait Queue: Send + Sync {
     /// What the queue can do. Does not change while the queue lives: run-time demotion is the
-    /// caller's, upon [`Fault::Refused`].
+    /// caller's, upon [`Fault::Refused`] and with [`Queue::limit_reads`].
     fn offloads(&self) -> Offloads;
 
     /// What became of each offload when the queue was opened, and why.
@@ -83,6 +99,12 @@ pub trait Queue: Send + Sync {
     /// Those of readv(2); [`Fault::of`] tells what they mean. `InvalidData`: the header was
     /// malformed, this one packet is lost.
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>>;
+
+    /// Lets the system hand over nothing else unfinished from now on, by any queue of the device. What waits already may still come.
+    ///
+    /// # Errors
+    /// Those of TUNSETOFFLOAD: all is as before.
+    fn limit_reads(&self, reads: Reads) -> io::Result<()>;
 
     /// Writes one packet or super-packet, the concatenation of `slices`.
     ///

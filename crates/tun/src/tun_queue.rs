@@ -8,7 +8,7 @@ use tombolo_packet::{GsoType, VnetHeader};
 
 use crate::offload::{self, TunOffloadStates, WriteRefusals};
 use crate::queue::{MAX_SLICES, check_header};
-use crate::{Fault, OffloadSwitches, Offloads, Queue, sys};
+use crate::{Fault, OffloadSwitches, Offloads, Queue, Reads, sys};
 
 /// One queue of a [`Device`](crate::Device).
 pub struct TunQueue {
@@ -115,6 +115,14 @@ impl Queue for TunQueue {
         }
     }
 
+    fn limit_reads(&self, reads: Reads) -> io::Result<()> {
+        if !self.offloads.vnet_header {
+            // Nothing comes unfinished.
+            return Ok(());
+        }
+        sys::set_offload(self.fd.as_fd(), offload::features(self.offloads, reads))
+    }
+
     fn write(&self, header: VnetHeader, slices: &[IoSlice<'_>]) -> io::Result<()> {
         check_header(self.offloads, &header)?;
         let bytes;
@@ -141,7 +149,7 @@ impl Queue for TunQueue {
     }
 }
 
-fn malformed() -> io::Error {
+pub(crate) fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "malformed virtio-net header from the kernel")
 }
 

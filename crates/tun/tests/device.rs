@@ -16,12 +16,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use support::{Namespace, PATIENCE, root, wait_readable};
 use tombolo_packet::{GsoType, Offload, OffloadState, VnetHeader, checksum};
 use tombolo_tun::netlink::{LinkState, Netlink, Watch};
 use tombolo_tun::{
-    Device, DeviceError, DeviceOptions, Fault, InterfacePlan, OffloadSwitches, Offloads, Place, Queue,
+    Device, DeviceError, DeviceOptions, Fault, InterfacePlan, OffloadSwitches, Offloads, Place, Queue, Reads,
 };
 
 const NAME: &str = "tombolo0";
@@ -291,6 +292,51 @@ fn kernel_tcp_sends_super_packets_through_two_devices_and_receives_them() {
     let seen = transfer(&DeviceOptions::new(NAME));
     assert!(seen.super_packets > 0, "no TSO super-packet was read");
     assert!(seen.largest <= 60_000, "gso_max_size is not heeded: {}", seen.largest);
+}
+
+/// What the kernel hands over of four datagrams that a program sent by one call: segmentation, and whether a checksum is missing.
+fn headers_of_four_datagrams(device: &Device) -> Vec<(GsoType, bool)> {
+    let socket = UdpSocket::bind("10.66.0.1:0").unwrap();
+    setsockopt(&socket, sockopt::UdpGsoSegment, &500).unwrap();
+    socket.send_to(&[7; 2000], "10.66.0.2:9").unwrap();
+    setsockopt(&socket, sockopt::UdpGsoSegment, &0).unwrap();
+    socket.send_to(b"end", "10.66.0.2:9").unwrap();
+    let (mut headers, mut buffer) = (Vec::new(), vec![0; tombolo_tun::MAX_PACKET]);
+    loop {
+        assert!(wait_readable(device.queues()[0].fd(), PATIENCE), "nothing comes");
+        let Some((header, len)) = device.queues()[0].read(&mut buffer).unwrap() else { continue };
+        let packet = &buffer[..len];
+        if packet.ends_with(b"end") {
+            return headers;
+        }
+        if packet[0] >> 4 == 4 && packet[9] == 17 {
+            headers.push((header.gso_type, header.needs_checksum));
+        }
+    }
+}
+
+#[test]
+fn what_is_no_longer_to_be_read_unfinished_is_finished_by_the_kernel_from_then_on() {
+    if !root("what_is_no_longer_to_be_read_unfinished") {
+        return;
+    }
+    let namespace = Namespace::new("limits");
+    namespace.enter(|| {
+        let device = Device::open(&DeviceOptions::new(NAME)).unwrap();
+        plan("10.66.0.1/16").apply(&mut Netlink::open().unwrap()).unwrap();
+        if !device.offloads().uso {
+            println!("this kernel has no UDP segmentation for a TUN");
+            return;
+        }
+        let queue = &device.queues()[0];
+        assert_eq!(headers_of_four_datagrams(&device), [(GsoType::Udp, true)]);
+        queue.limit_reads(Reads { uso: false, ..Reads::ALL }).unwrap();
+        assert_eq!(headers_of_four_datagrams(&device), [(GsoType::None, true); 4]);
+        queue.limit_reads(Reads { checksum: false, ..Reads::ALL }).unwrap();
+        assert_eq!(headers_of_four_datagrams(&device), [(GsoType::None, false); 4]);
+        queue.limit_reads(Reads::ALL).unwrap();
+        assert_eq!(headers_of_four_datagrams(&device), [(GsoType::Udp, true)]);
+    });
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
 
 use rustix::net::{SocketFlags, SocketType, getsockname, socket_with, sockopt};
 use tombolo_packet::{OffloadState, Steering};
 
 use crate::kernel::Release;
+use crate::receiving::ReceiveState;
 use crate::send::SendState;
 use crate::sys;
 use crate::{BindError, Family, UdpSocket};
@@ -199,12 +200,11 @@ impl UdpSocket {
             descriptor,
             family,
             port: bound.port(),
-            gro,
+            receiving: ReceiveState::new(gro),
             receive_buffer,
             send_buffer,
             fragmentation,
             mark: AtomicU32::new(options.mark),
-            truncated: AtomicU64::new(0),
             sending: SendState::new(gso, release.max_segments()),
         })
     }

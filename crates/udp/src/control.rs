@@ -82,6 +82,8 @@ pub(crate) struct ReceivedControl {
     pub(crate) traffic_class: u8,
     /// Length of each datagram of a coalesced read (`UDP_GRO`).
     pub(crate) stride: Option<usize>,
+    /// There was such a length, and it was none.
+    pub(crate) stride_is_wrong: bool,
 }
 
 /// Reads control data; what is not understood or does not fit is skipped.
@@ -112,8 +114,11 @@ pub(crate) fn decode(mut control: &[u8]) -> ReceivedControl {
                 result.traffic_class = int(data, 0).map_or(0, |value| value.to_le_bytes()[0]);
             }
             (libc::SOL_UDP, libc::UDP_GRO) => {
-                result.stride =
-                    int(data, 0).and_then(|size| usize::try_from(size).ok()).filter(|&size| size > 0);
+                result.stride = int(data, 0)
+                    .and_then(|size| u16::try_from(size).ok())
+                    .filter(|&size| size > 0)
+                    .map(usize::from);
+                result.stride_is_wrong = result.stride.is_none();
             }
             _ => {}
         }
@@ -205,7 +210,8 @@ mod tests {
         let v6 = LocalAddress { address: "fe80::1".parse().unwrap(), interface: 4 };
         let control = encode("fe80::2".parse().unwrap(), Some(v6), 0x8b, Some(1452));
         let decoded = decode(control.as_bytes());
-        assert_eq!(decoded, ReceivedControl { local: Some(v6), traffic_class: 0x8b, stride: None });
+        let expected = ReceivedControl { local: Some(v6), traffic_class: 0x8b, ..ReceivedControl::default() };
+        assert_eq!(decoded, expected);
     }
 
     #[test]

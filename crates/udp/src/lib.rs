@@ -28,6 +28,7 @@ mod datagram;
 mod error;
 mod kernel;
 pub mod memory;
+mod receiving;
 mod send;
 mod socket;
 mod sys;
@@ -126,6 +127,8 @@ pub struct FallbackCounters {
     pub gso_demotions: u64,
     /// Transmits that were sent again datagram by datagram.
     pub gso_replays: u64,
+    /// Reads that did not say rightly how to take them apart, of which some or all was lost. Several of them, and `UDP_GRO` is given up.
+    pub gro_faults: u64,
     /// Transmits that were sent again without their sticky source.
     pub stale_sources: u64,
     /// Waits for room in the send buffer.

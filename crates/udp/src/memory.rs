@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustix::event::{EventfdFlags, eventfd};
 use tombolo_packet::{LocalAddress, Offload, OffloadState, Steering};
 
+use crate::receiving::{ReceiveState, Verdict};
 use crate::{
     Capabilities, FallbackCounters, MAX_DATAGRAM, RECEIVE_SLOT, Received, SendError, SendFailure,
     SendOutcome, Socket, Transmit,
@@ -118,6 +119,8 @@ impl MemoryNetwork {
                 shared: Arc::clone(&shared),
                 gso: AtomicBool::new(true),
                 gro: AtomicBool::new(true),
+                receiving: ReceiveState::new(OffloadState::On),
+                divides: AtomicBool::new(true),
                 stale_sources: AtomicU64::new(0),
                 send_errors: AtomicU64::new(0),
             })
@@ -161,6 +164,9 @@ pub struct MemorySocket {
     shared: Arc<Port>,
     gso: AtomicBool,
     gro: AtomicBool,
+    receiving: ReceiveState,
+    /// It says how to take apart what it put together.
+    divides: AtomicBool,
     stale_sources: AtomicU64,
     send_errors: AtomicU64,
 }
@@ -183,6 +189,12 @@ impl MemorySocket {
         self.gro.store(gro, Ordering::Relaxed);
     }
 
+    /// From now on the socket does not say how to take apart the datagrams that it puts together, as a system might that gets `UDP_GRO`
+    /// wrong; until that is given up.
+    pub fn break_gro(&self) {
+        self.divides.store(false, Ordering::Relaxed);
+    }
+
     fn source_for(&self, transmit: &Transmit<'_>, stale: &mut bool) -> Option<SocketAddr> {
         let place = lock(&self.shared.place);
         let wanted = transmit.source.map(|source| source.address);
@@ -201,7 +213,7 @@ impl Socket for MemorySocket {
         let gso = self.gso.load(Ordering::Relaxed);
         Capabilities {
             gso,
-            gro: self.gro.load(Ordering::Relaxed),
+            gro: self.gro.load(Ordering::Relaxed) && self.receiving.gro(),
             max_segments: if gso { 128 } else { 1 },
             receive_buffer: QUEUE_CAPACITY * 1500,
             send_buffer: usize::MAX,
@@ -210,16 +222,19 @@ impl Socket for MemorySocket {
 
     fn offload_states(&self) -> [(Offload, OffloadState); 2] {
         let state = |on| if on { OffloadState::On } else { OffloadState::SwitchedOff };
-        let Capabilities { gso, gro, .. } = self.capabilities();
-        [(Offload::Gso, state(gso)), (Offload::Gro, state(gro))]
+        let gro = match self.gro.load(Ordering::Relaxed) {
+            true => self.receiving.gro_state(),
+            false => OffloadState::SwitchedOff,
+        };
+        [(Offload::Gso, state(self.gso.load(Ordering::Relaxed))), (Offload::Gro, gro)]
     }
 
     fn counters(&self) -> FallbackCounters {
-        FallbackCounters {
+        self.receiving.count_in(FallbackCounters {
             stale_sources: self.stale_sources.load(Ordering::Relaxed),
             send_errors: self.send_errors.load(Ordering::Relaxed),
             ..FallbackCounters::default()
-        }
+        })
     }
 
     fn reaches(&self, _destination: IpAddr) -> bool {
@@ -269,7 +284,7 @@ impl Socket for MemorySocket {
 
     fn receive(&self, arena: &mut [u8], received: &mut Vec<Received>) -> io::Result<usize> {
         received.clear();
-        let gro = self.gro.load(Ordering::Relaxed);
+        let gro = self.capabilities().gro;
         let mut queue = lock(&self.inbox.queue);
         for (slot, space) in arena.chunks_exact_mut(RECEIVE_SLOT).enumerate() {
             let Some(first) = queue.pop_front() else { break };
@@ -288,13 +303,18 @@ impl Socket for MemorySocket {
                 space[len..len + next.contents.len()].copy_from_slice(&next.contents);
                 len += next.contents.len();
             }
+            let undivided = len > stride && !self.divides.load(Ordering::Relaxed);
+            let verdict = if undivided { Verdict::Undivided } else { Verdict::Whole };
+            if self.receiving.is_enough(verdict) {
+                self.receiving.give_up_gro(true);
+            }
             received.push(Received {
                 source: first.source,
                 local: Some(first.local),
                 traffic_class: first.traffic_class,
                 offset: slot * RECEIVE_SLOT,
                 len,
-                stride: stride.max(1),
+                stride: if undivided { len } else { stride.max(1) },
             });
         }
         if queue.is_empty() {

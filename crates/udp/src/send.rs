@@ -91,7 +91,7 @@ impl SendState {
             send_waits: self.send_waits.load(Ordering::Relaxed),
             send_buffer_full: self.send_buffer_full.load(Ordering::Relaxed),
             send_errors: self.send_errors.load(Ordering::Relaxed),
-            truncated: 0,
+            ..FallbackCounters::default()
         }
     }
 

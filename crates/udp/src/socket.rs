@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
@@ -11,6 +11,7 @@ use tombolo_packet::{Offload, OffloadState};
 
 use crate::bind::{Fragmentation, set_fragmentation};
 use crate::control::{self, RawAddress};
+use crate::receiving::{ReceiveState, Verdict};
 use crate::send::{DatagramSender, SendState, send_all};
 use crate::sys::{self, Incoming, Outgoing};
 use crate::{
@@ -51,12 +52,11 @@ pub struct UdpSocket {
     pub(crate) descriptor: OwnedFd,
     pub(crate) family: Family,
     pub(crate) port: u16,
-    pub(crate) gro: OffloadState,
+    pub(crate) receiving: ReceiveState,
     pub(crate) receive_buffer: usize,
     pub(crate) send_buffer: usize,
     pub(crate) fragmentation: Fragmentation,
     pub(crate) mark: AtomicU32,
-    pub(crate) truncated: AtomicU64,
     pub(crate) sending: SendState,
 }
 
@@ -72,7 +72,7 @@ impl Socket for UdpSocket {
         let gso = self.sending.gso();
         Capabilities {
             gso,
-            gro: self.gro.is_on(),
+            gro: self.receiving.gro(),
             max_segments: if gso { self.sending.max_segments() } else { 1 },
             receive_buffer: self.receive_buffer,
             send_buffer: self.send_buffer,
@@ -80,11 +80,11 @@ impl Socket for UdpSocket {
     }
 
     fn offload_states(&self) -> [(Offload, OffloadState); 2] {
-        [(Offload::Gso, self.sending.gso_state()), (Offload::Gro, self.gro)]
+        [(Offload::Gso, self.sending.gso_state()), (Offload::Gro, self.receiving.gro_state())]
     }
 
     fn counters(&self) -> FallbackCounters {
-        FallbackCounters { truncated: self.truncated.load(Ordering::Relaxed), ..self.sending.counters() }
+        self.receiving.count_in(self.sending.counters())
     }
 
     fn reaches(&self, destination: IpAddr) -> bool {
@@ -114,16 +114,11 @@ impl Socket for UdpSocket {
         let mut stray_errors_left = MAX_STRAY_ERRORS;
         loop {
             let result = sys::receive_messages(self.fd(), arena, RECEIVE_SLOT, |message| {
-                match accept(&message, message.slot * RECEIVE_SLOT) {
-                    Some((read, whole)) => {
-                        received.push(read);
-                        if !whole {
-                            self.truncated.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                    None => {
-                        self.truncated.fetch_add(1, Ordering::Relaxed);
-                    }
+                let (read, verdict) = accept(&message, message.slot * RECEIVE_SLOT, self.receiving.gro());
+                received.extend(read);
+                if self.receiving.is_enough(verdict) {
+                    let off = sys::set_option(self.fd(), libc::SOL_UDP, libc::UDP_GRO, 0);
+                    self.receiving.give_up_gro(off.is_ok());
                 }
             });
             match result {
@@ -187,26 +182,32 @@ impl DatagramSender for UdpSocket {
     }
 }
 
-/// The read that a message makes, and whether nothing of it was cut off. `None`: it is of no use.
-fn accept(message: &Incoming<'_>, offset: usize) -> Option<(Received, bool)> {
-    if message.control_truncated {
+/// The read that a message makes, if it is of any use, and what is wrong with it.
+fn accept(message: &Incoming<'_>, offset: usize, gro: bool) -> (Option<Received>, Verdict) {
+    if message.control_truncated && gro {
         // Without the stride, several datagrams would look like one.
-        return None;
+        return (None, Verdict::Undivided);
     }
-    let source = RawAddress::decode(message.name)?;
     let control = control::decode(message.control);
+    let verdict = match (message.truncated, control.stride) {
+        _ if control.stride_is_wrong => Verdict::Undivided,
+        (true, Some(_)) => Verdict::CutRun,
+        (true, None) => Verdict::Cut,
+        (false, _) => Verdict::Whole,
+    };
+    let Some(source) = RawAddress::decode(message.name) else { return (None, Verdict::Cut) };
     let mut len = message.len;
     if message.truncated {
         // Of a coalesced run that was too long for the slot, the datagrams that fit are whole.
-        len -= len % control.stride?;
-    }
-    if message.truncated && len == 0 {
-        return None;
+        match control.stride.map(|stride| len - len % stride) {
+            None | Some(0) => return (None, verdict),
+            Some(whole) => len = whole,
+        }
     }
     let stride = control.stride.unwrap_or(len).min(len).max(1);
     let read =
         Received { source, local: control.local, traffic_class: control.traffic_class, offset, len, stride };
-    Some((read, !message.truncated))
+    (Some(read), verdict)
 }
 
 /// Errors that ICMP answers to earlier datagrams leave on a socket, and interruptions.
@@ -248,24 +249,43 @@ mod tests {
     fn a_truncated_datagram_is_dropped_and_a_truncated_run_keeps_what_is_whole() {
         let name = RawAddress::encode("192.0.2.1:7".parse().unwrap());
         let cut = Incoming { truncated: true, ..message(1000, name.as_bytes(), &[]) };
-        assert_eq!(accept(&cut, 0), None);
+        assert_eq!(accept(&cut, 0, true), (None, Verdict::Cut));
 
         let control = stride(300);
         let cut = Incoming { truncated: true, ..message(1000, name.as_bytes(), &control) };
-        let (read, whole) = accept(&cut, 5).unwrap();
-        assert_eq!((read.offset, read.len, read.stride, whole), (5, 900, 300, false));
+        let (read, verdict) = accept(&cut, 5, true);
+        let read = read.unwrap();
+        assert_eq!((read.offset, read.len, read.stride, verdict), (5, 900, 300, Verdict::CutRun));
 
         let control = stride(1001);
         let cut = Incoming { truncated: true, ..message(1000, name.as_bytes(), &control) };
-        assert_eq!(accept(&cut, 0), None);
+        assert_eq!(accept(&cut, 0, true), (None, Verdict::CutRun));
     }
 
     #[test]
-    fn a_message_without_its_control_data_or_with_a_strange_sender_is_dropped() {
+    fn a_message_with_a_strange_sender_is_dropped_and_one_without_its_control_data_where_that_may_divide_it()
+    {
         let name = RawAddress::encode("192.0.2.1:7".parse().unwrap());
         let cut = Incoming { control_truncated: true, ..message(1000, name.as_bytes(), &[]) };
-        assert_eq!(accept(&cut, 0), None);
-        assert_eq!(accept(&message(1000, &[1, 0, 0, 0], &[]), 0), None);
+        assert_eq!(accept(&cut, 0, true), (None, Verdict::Undivided));
+        let (read, verdict) = accept(&cut, 0, false);
+        assert_eq!((read.unwrap().len, verdict), (1000, Verdict::Whole));
+        assert_eq!(accept(&message(1000, &[1, 0, 0, 0], &[]), 0, true), (None, Verdict::Cut));
+    }
+
+    #[test]
+    fn a_stride_that_is_none_is_told_from_one_that_is_not_there() {
+        let name = RawAddress::encode("192.0.2.1:7".parse().unwrap());
+        for (size, verdict) in [
+            (i32::MIN, Verdict::Undivided),
+            (0, Verdict::Undivided),
+            (1, Verdict::Whole),
+            (65_535, Verdict::Whole),
+            (65_536, Verdict::Undivided),
+        ] {
+            assert_eq!(accept(&message(100, name.as_bytes(), &stride(size)), 0, true).1, verdict, "{size}");
+        }
+        assert_eq!(accept(&message(100, name.as_bytes(), &stride(7)[..18]), 0, true).1, Verdict::Whole);
     }
 
     #[test]
@@ -277,7 +297,7 @@ mod tests {
                 for truncated in [false, true] {
                     let control = stride(size);
                     let message = Incoming { truncated, ..message(len, name.as_bytes(), &control) };
-                    if let Some((read, _)) = accept(&message, 0) {
+                    if let (Some(read), _) = accept(&message, 0, true) {
                         assert_eq!(read.segments(&arena).map(<[u8]>::len).sum::<usize>(), read.len);
                     }
                 }

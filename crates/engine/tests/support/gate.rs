@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tombolo_packet::ip::ecn;
 use tombolo_packet::{Offload, OffloadState, VnetHeader};
-use tombolo_tun::{Offloads, Queue, TunOffloadStates};
+use tombolo_tun::{Offloads, Queue, Reads, TunOffloadStates};
 use tombolo_udp::{Capabilities, FallbackCounters, Received, SendError, SendOutcome, Socket, Transmit};
 
 /// No ECN field: what was sent stays.
@@ -111,6 +111,10 @@ impl<T: Queue> Queue for Gated<T> {
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<(VnetHeader, usize)>> {
         self.gates.tun.pass();
         self.gates.call(Call::Read, || self.inner.read(buffer))
+    }
+
+    fn limit_reads(&self, reads: Reads) -> io::Result<()> {
+        self.inner.limit_reads(reads)
     }
 
     fn write(&self, header: VnetHeader, slices: &[IoSlice<'_>]) -> io::Result<()> {
