@@ -20,7 +20,7 @@ use tombolo_packet::{
     Endpoint, GsoType, LocalAddress, Offload, OffloadState, PeerId, Steering, SuperPacket, VnetHeader,
 };
 use tombolo_tests::wait::{self, wait_for};
-use tombolo_tun::{Offloads, Queue, Reads, TunOffloadStates};
+use tombolo_tun::{Offloads, Queue, TunOffloadStates};
 use tombolo_udp::memory::MemoryNetwork;
 use tombolo_udp::{
     BindOptions, Capabilities, FallbackCounters, Family, RECEIVE_SLOT, Received, SendError, SendOutcome,
@@ -133,7 +133,7 @@ impl Queue for EndlessQueue {
         Ok(Some((*header, packet.len())))
     }
 
-    fn limit_reads(&self, _reads: Reads) -> io::Result<()> {
+    fn limit_reads(&self, _reads: tombolo_tun::Reads) -> io::Result<()> {
         Ok(())
     }
 
