@@ -126,26 +126,33 @@ impl Bench {
         let packet = self.incoming();
         let one: Vec<u8> = packet.repeat(BATCH);
         let mut arena = one.clone();
-        let mut coalescer = Coalescer::new(CoalesceOptions::default());
+        let unchecked = CoalesceOptions { verify_checksums: false, ..CoalesceOptions::default() };
         let push_all = |coalescer: &mut Coalescer, arena: &[u8]| {
             for index in 0..BATCH {
                 coalescer.push(arena, index * PACKET..(index + 1) * PACKET);
             }
         };
-        report(sample("coalesce", "44 packets, written nowhere", RUNS, || {
-            let mut duration = std::time::Duration::ZERO;
-            for _ in 0..SUPER_PACKETS {
-                arena.copy_from_slice(&one);
-                duration += time(|| {
-                    push_all(&mut coalescer, &arena);
-                    coalescer.for_each_output(&mut arena, |_, slices| {
-                        black_box(slices.len());
-                    });
-                })
-                .0;
-            }
-            Ok((duration, SUPER_PACKETS * BATCH))
-        })?);
+        for (variant, options) in [
+            ("44 packets, written nowhere", CoalesceOptions::default()),
+            ("44 packets, written nowhere, checksums not verified", unchecked),
+        ] {
+            let mut coalescer = Coalescer::new(options);
+            report(sample("coalesce", variant, RUNS, || {
+                let mut duration = std::time::Duration::ZERO;
+                for _ in 0..SUPER_PACKETS {
+                    arena.copy_from_slice(&one);
+                    duration += time(|| {
+                        push_all(&mut coalescer, &arena);
+                        coalescer.for_each_output(&mut arena, |_, slices| {
+                            black_box(slices.len());
+                        });
+                    })
+                    .0;
+                }
+                Ok((duration, SUPER_PACKETS * BATCH))
+            })?);
+        }
+        let mut coalescer = Coalescer::new(CoalesceOptions::default());
         // The super-packet as the coalescer makes it, once in pieces and once in one.
         arena.copy_from_slice(&one);
         push_all(&mut coalescer, &arena);

@@ -108,7 +108,11 @@ impl<'a> SuperPacket<'a> {
             GsoType::Tcp6 => (IpVersion::V6, protocol::TCP),
             GsoType::Udp => (ip.version(), protocol::UDP),
         };
-        if ip.version() != version || ip.protocol() != protocol || ip.fragment() != Fragment::No {
+        if ip.version() != version
+            || ip.protocol() != protocol
+            || ip.fragment() != Fragment::No
+            || ip.version() == IpVersion::V6 && !may_be_repeated(&ip)
+        {
             return None;
         }
         // VIRTIO 1.2 §5.1.6.2: a packet to be segmented always needs its checksum. The field then
@@ -187,7 +191,8 @@ impl<'a> SuperPacket<'a> {
 
     /// A complete TCP segment as if it were a super-packet of one segment.
     fn plan_of_single(&self) -> Option<(usize, Plan)> {
-        if self.ip.protocol() != protocol::TCP || self.ip.fragment() != Fragment::No {
+        let is_whole_tcp = self.ip.protocol() == protocol::TCP && self.ip.fragment() == Fragment::No;
+        if !is_whole_tcp || self.ip.version() == IpVersion::V6 && !may_be_repeated(&self.ip) {
             return None;
         }
         let transport = self.ip.payload();
@@ -326,6 +331,22 @@ impl<'a> SuperPacket<'a> {
             }
         }
     }
+}
+
+/// Whether the IPv6 extension headers may stand before each segment: options and routing headers, as in Linux
+/// (`ipv6_gso_pull_exthdrs`). An authentication header is about one very packet.
+#[inline]
+fn may_be_repeated(ip: &IpPacket<'_>) -> bool {
+    let bytes = ip.as_bytes();
+    let (mut kind, mut offset) = (bytes[6], IPV6_HEADER_LEN);
+    while offset < ip.transport_offset() {
+        if !matches!(kind, protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS) {
+            return false;
+        }
+        kind = bytes[offset];
+        offset += 8 + usize::from(bytes[offset + 1]) * 8;
+    }
+    true
 }
 
 /// The sum over an IPv4 header without length, identification and checksum; nothing for IPv6.

@@ -61,11 +61,12 @@ impl VnetHeader {
         Ok(Self {
             needs_checksum: bytes[0] & Self::NEEDS_CHECKSUM != 0,
             data_valid: bytes[0] & Self::DATA_VALID != 0,
-            gso_type: match bytes[1] & !Self::ECN {
-                0 => GsoType::None,
-                1 => GsoType::Tcp4,
-                4 => GsoType::Tcp6,
-                5 => GsoType::Udp,
+            gso_type: match (bytes[1], bytes[1] & !Self::ECN) {
+                // The bit is one of a type; there is none alone.
+                (0, _) => GsoType::None,
+                (_, 1) => GsoType::Tcp4,
+                (_, 4) => GsoType::Tcp6,
+                (_, 5) => GsoType::Udp,
                 _ => return Err(DropReason::MalformedPacket),
             },
             ecn: bytes[1] & Self::ECN != 0,
@@ -123,11 +124,11 @@ mod tests {
             let bytes = [2, gso_type, 1, 2, 3, 4, 5, 6, 7, 8];
             match VnetHeader::parse(&bytes) {
                 Ok(header) => {
-                    assert!([0, 1, 4, 5].contains(&(gso_type & 0x7f)));
+                    assert!([0, 1, 4, 5, 0x81, 0x84, 0x85].contains(&gso_type));
                     assert_eq!(header.to_bytes(), bytes);
                 }
                 Err(reason) => {
-                    assert!(![0, 1, 4, 5].contains(&(gso_type & 0x7f)));
+                    assert!(![0, 1, 4, 5, 0x81, 0x84, 0x85].contains(&gso_type));
                     assert_eq!(reason, DropReason::MalformedPacket);
                 }
             }

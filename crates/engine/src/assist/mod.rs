@@ -23,6 +23,8 @@ mod pool;
 mod processors;
 mod sealing;
 #[cfg(test)]
+mod sealing_oracle;
+#[cfg(test)]
 mod tests;
 
 use line::{Line, Load};

@@ -10,7 +10,7 @@ use crate::cargo;
 /// The packages in the order of the design, each with those it may use; a dependency the other way
 /// would make a cycle of thoughts, if not of crates.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("tombolo-packet", &[]),
+    ("tombolo-packet", &["tombolo-oracle"]),
     ("tombolo-noise", &["tombolo-packet"]),
     ("tombolo-route", &["tombolo-packet"]),
     ("tombolo-policy", &["tombolo-packet", "tombolo-route"]),
@@ -19,7 +19,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tombolo-udp", &["tombolo-packet"]),
     (
         "tombolo-engine",
-        &["tombolo-packet", "tombolo-noise", "tombolo-route", "tombolo-policy", "tombolo-tun", "tombolo-udp"],
+        &[
+            "tombolo-packet",
+            "tombolo-noise",
+            "tombolo-route",
+            "tombolo-policy",
+            "tombolo-tun",
+            "tombolo-udp",
+            "tombolo-oracle",
+        ],
     ),
     ("tombolo-store", &["tombolo-noise", "tombolo-control"]),
     (
@@ -40,7 +48,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 /// Packages that stand outside of the layers: nothing that ships uses them.
-const OUTSIDE: &[&str] = &["tombolo-tests", "tombolo-benches", "tombolo-fuzz"];
+const OUTSIDE: &[&str] = &["tombolo-tests", "tombolo-oracle", "tombolo-benches", "tombolo-fuzz"];
 
 /// No clock, no socket, no file, no randomness of their own.
 const PURE: &[&str] =
@@ -51,7 +59,7 @@ const IMPURE: &[&str] =
     &["async-std", "getrandom", "libc", "mio", "nix", "rustix", "smol", "socket2", "tokio"];
 
 /// Implementations that ours are held against: in tests and benchmarks, never in the binary.
-const NEVER_SHIPPED: &[&str] = &["boringtun", "gotatun", "proptest"];
+const NEVER_SHIPPED: &[&str] = &["boringtun", "gotatun", "proptest", "tombolo-oracle"];
 
 /// Checks the whole workspace.
 ///

@@ -22,8 +22,15 @@ const MACHINE_WIDE: &str = "tombolo-tests";
 
 /// Packages of which the tests draw many cases, or simulate weeks: with `--long` once more, optimised, with all that is
 /// ignored otherwise.
-const LONG: [&str; 6] =
-    ["tombolo-packet", "tombolo-route", "tombolo-noise", "tombolo-control", "tombolo-store", "tombolo-fuzz"];
+const LONG: [&str; 7] = [
+    "tombolo-packet",
+    "tombolo-route",
+    "tombolo-noise",
+    "tombolo-control",
+    "tombolo-engine",
+    "tombolo-store",
+    "tombolo-fuzz",
+];
 
 /// Cases of each property test then.
 const LONG_CASES: &str = "5000";
