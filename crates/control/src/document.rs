@@ -101,6 +101,19 @@ impl DocumentError {
             _ => false,
         }
     }
+
+    /// Whether no issuer of the network has ever signed it, whatever the trust document said then.
+    pub(crate) fn is_made_up(&self) -> bool {
+        match self {
+            Self::Cbor(_) | Self::Form | Self::ContentType | Self::Network(_) | Self::Signature => true,
+            Self::Field(_) => !self.is_not_understood(),
+            Self::UnknownRoot(_)
+            | Self::UnknownIssuer(_)
+            | Self::Critical(_)
+            | Self::Limit(_)
+            | Self::Revocations(_) => false,
+        }
+    }
 }
 
 impl From<CoseError> for DocumentError {

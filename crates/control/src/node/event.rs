@@ -242,6 +242,11 @@ pub enum NodeAlarm {
     Verifier(Alarm),
     /// What a lighthouse on this machine noticed.
     Lighthouse(LighthouseAlarm),
+    /// A lighthouse has answered a look-up with what no authority has signed, or with somebody who was not asked for. Told once in an hour.
+    FalseAnswer {
+        /// The lighthouse's key.
+        lighthouse: PublicKey,
+    },
     /// The network document is older than it should be: somebody withholds it, or no authority is up.
     Stale,
     /// The system's clock cannot be right.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tombolo_noise::PublicKey;
 use tombolo_noise::clock::Instant;
 
-use super::event::EngineChange;
+use super::event::{EngineChange, NodeAlarm, Output};
 use super::peer::Peer;
 use super::{Call, Node, Task};
 use crate::NodeId;
@@ -29,10 +29,15 @@ const TRIES: [Duration; 4] = [
 const NEGATIVE: Duration = Duration::from_secs(1);
 const NEGATIVES: usize = 1024;
 
+/// A lighthouse that lies is told of as often.
+const TOLD: Duration = Duration::from_secs(3600);
+
 #[derive(Debug, Default)]
 pub(super) struct LookUps {
     running: HashMap<u64, Running>,
     negative: HashMap<IpAddr, Instant>,
+    /// Who has lied, of the lighthouses, and when that was told.
+    liars: HashMap<PublicKey, Instant>,
 }
 
 #[derive(Debug)]
@@ -182,7 +187,10 @@ impl Node {
         answer: LookUpAnswer,
         call: &mut Call<'_>,
     ) {
-        let Some(running) = self.look_ups.running.get_mut(&answer.id) else { return };
+        let Some(running) = self.look_ups.running.get_mut(&answer.id) else {
+            self.handle_late_answer(from, answer, call);
+            return;
+        };
         if !running.asked.contains(&from) {
             self.dropped += 1;
             return;
@@ -203,7 +211,10 @@ impl Node {
                 self.send_versions(from, call);
                 return;
             }
-            Err(_) => {
+            Err(refusal) => {
+                if matches!(refusal, Refusal::Document(error) if error.is_made_up()) {
+                    self.note_lie(from, call);
+                }
                 self.note_nobody(answer.id, from, call);
                 return;
             }
@@ -217,6 +228,9 @@ impl Node {
             Target::Node(node) => member.node == *node,
             Target::Name(name) => member.name == *name,
         };
+        if !fits {
+            self.note_lie(from, call);
+        }
         if !fits || self.is_stranded(&member) {
             self.note_nobody(answer.id, from, call);
             return;
@@ -229,6 +243,35 @@ impl Node {
             return;
         }
         self.connect(member.key, &found.candidates, &found.relays, call);
+    }
+
+    /// Another lighthouse has answered before: where the member is may still be what only this one knows, or says. It is no more than
+    /// an introduction to somebody whom we call (control rule 13).
+    fn handle_late_answer(&mut self, from: PublicKey, answer: LookUpAnswer, call: &mut Call<'_>) {
+        let Some(found) = answer.found else { return };
+        if !self.lighthouses().any(|key| key == from) || !self.introductions.take(from, call.now.boot) {
+            return;
+        }
+        let Ok(accepted) = self.verifier.accept_told(&found.membership, call.times) else { return };
+        if let Some(replaced) = accepted.replaced {
+            self.cut(replaced);
+        }
+        let key = accepted.membership.key;
+        let sought = self
+            .peers
+            .get(&key)
+            .is_some_and(|peer| peer.server.is_none() && peer.current.is_none_or(|path| path.is_relayed()));
+        if sought {
+            self.connect(key, &found.candidates, &found.relays, call);
+        }
+    }
+
+    fn note_lie(&mut self, lighthouse: PublicKey, call: &Call<'_>) {
+        let now = call.now.boot;
+        self.look_ups.liars.retain(|_, told| now.saturating_duration_since(*told) < TOLD);
+        if self.look_ups.liars.insert(lighthouse, now).is_none() {
+            self.outbox.push_back(Output::Alarm(NodeAlarm::FalseAnswer { lighthouse }));
+        }
     }
 
     fn note_nobody(&mut self, id: u64, from: PublicKey, call: &Call<'_>) {

@@ -6,6 +6,7 @@
 mod attempts;
 mod authority;
 mod data_path;
+mod liars;
 mod nodes;
 mod outputs;
 mod relays;

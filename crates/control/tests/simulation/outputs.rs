@@ -15,6 +15,11 @@ impl World {
     pub(super) fn carry_out(&mut self, number: usize, output: Output) {
         match output {
             Output::Send(Outgoing { to, path, frame }) => {
+                let said = match &self.machines[number].twist {
+                    Some(twist) => twist(frame),
+                    None => Some(frame),
+                };
+                let Some(frame) = said else { return };
                 let before = (self.meter)();
                 let bytes = frame.to_bytes().expect("frames that nodes send fit");
                 self.charge(number, before);

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use tombolo_control::document::{Membership, Roles, Server, Version};
+use tombolo_control::frame::Frame;
 use tombolo_control::lighthouse::LighthouseOptions;
 use tombolo_control::node::{Event, Node, NodeAlarm, NodeOptions, Saved, SavedDocuments, SavedPeer};
 use tombolo_control::relay::Permission;
@@ -109,6 +110,9 @@ impl Newest {
     }
 }
 
+/// What a machine that means harm says in place of a frame, if anything.
+pub(crate) type Twist = Box<dyn Fn(Frame) -> Option<Frame>>;
+
 pub(crate) struct Machine {
     pub(crate) key: PublicKey,
     pub(crate) node: Option<Node>,
@@ -133,6 +137,7 @@ pub(crate) struct Machine {
     pub(crate) frames: u64,
     pub(crate) calls: u64,
     is_server: bool,
+    pub(crate) twist: Option<Twist>,
 }
 
 pub(crate) struct World {
@@ -251,6 +256,7 @@ impl World {
             frames: 0,
             calls: 0,
             is_server: false,
+            twist: None,
         });
         number
     }

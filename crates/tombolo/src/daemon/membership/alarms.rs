@@ -77,6 +77,10 @@ impl Member {
                     ),
                 );
             }
+            NodeAlarm::FalseAnswer { lighthouse } => {
+                let name = self.called(lighthouse);
+                self.alarm("false answer", false_answer_text(&name));
+            }
             // This lasts too, but for memberships.
             NodeAlarm::Verifier(Alarm::NotUnderstood { document, error }) => {
                 let text = not_understood_text(*document, error);
@@ -210,6 +214,13 @@ fn refused_text(peer: &str, reason: ShowRefusal, clock_difference: i64) -> Strin
     format!("{peer} does not take our membership: {why}{clock}")
 }
 
+fn false_answer_text(lighthouse: &str) -> String {
+    format!(
+        "the lighthouse {lighthouse} answers with what no authority has signed, or with others than it was asked for: it is in other \
+         hands, or broken. Nothing of it was believed. `tombolo node replace {lighthouse}`, once the machine is clean"
+    )
+}
+
 fn not_understood_text(document: DocumentKind, error: &DocumentError) -> String {
     let (what, meanwhile) = match document {
         DocumentKind::Trust => (
@@ -315,6 +326,13 @@ mod tests {
         assert!(text.starts_with("a newer network document says what this version of tombolo"), "{text}");
         assert!(text.contains("field 15") && text.contains("revocations since are not taken"), "{text}");
         assert!(text.ends_with("Upgrade tombolo on this machine"), "{text}");
+    }
+
+    #[test]
+    fn a_lighthouse_that_lies_is_named_with_the_mend_control_rule_7() {
+        let text = false_answer_text("paris");
+        assert!(text.starts_with("the lighthouse paris answers with what no authority has signed"), "{text}");
+        assert!(text.contains("`tombolo node replace paris`"), "{text}");
     }
 
     #[test]
