@@ -148,6 +148,8 @@ impl Daemon {
         warnings.extend(self.member.iter().flat_map(|member| member.warnings()));
         warnings.extend(self.refused_routes.iter().map(ToString::to_string));
         warnings.extend(routes::shadowed(self.config.accepted()));
+        let servers = self.member.as_ref().map_or_else(Vec::new, |member| member.server_addresses());
+        warnings.extend(routes::unreachable(self.config.accepted(), &servers));
         let resolve_errors =
             self.resolving.iter().filter_map(|(key, state)| Some((*key, state.error.clone()?))).collect();
         let context = Context {

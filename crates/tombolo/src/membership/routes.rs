@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -112,6 +113,19 @@ pub fn shadowed(taken: &[IpNet]) -> Vec<String> {
     refusals.collect()
 }
 
+/// Servers at addresses in prefixes that are taken: what goes there goes through the tunnel, which needs the server first.
+pub fn unreachable(taken: &[IpNet], servers: &[(String, SocketAddr)]) -> Vec<String> {
+    let within = |(name, address): &(String, SocketAddr)| {
+        let prefix = taken.iter().find(|prefix| prefix.contains(&address.ip()))?;
+        Some(format!(
+            "accept_routes: {prefix} is reached through the tunnel alone, and the server {name} is in it, at {address}: it is not reached \
+             there. Name narrower prefixes in accept_routes and have the file read again, or give the server another address \
+             (`tombolo network server add {name} --endpoint HOST`)"
+        ))
+    };
+    servers.iter().filter_map(within).collect()
+}
+
 /// One decision a line: `taken PREFIX`, or `refused PREFIX ROUTE`; of the other refusals nothing needs to be remembered.
 fn read(file: &PathBuf) -> Decided {
     let text = std::fs::read_to_string(file).unwrap_or_default();
@@ -183,6 +197,17 @@ mod tests {
         let decided = decide(&wished, &nets(&["10.86.0.0/16"]), &[], &Decided::default(), true);
         assert_eq!(decided.taken, nets(&["172.16.0.0/12"]));
         assert_eq!(decided.refused.len(), 3);
+    }
+
+    #[test]
+    fn a_server_in_a_prefix_that_is_taken_is_told_of_with_the_mend_control_rule_5() {
+        let servers = ["192.168.7.5:8662", "203.0.113.5:8662", "[fd00:7::5]:8662"];
+        let servers = servers.map(|address| ("paris".to_owned(), address.parse().unwrap()));
+        let told = unreachable(&nets(&["192.168.0.0/16", "fd00:7::/64"]), &servers);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("the server paris is in it, at 192.168.7.5:8662"), "{}", told[0]);
+        assert!(told[0].contains("narrower prefixes") && told[1].contains("[fd00:7::5]:8662"), "{told:?}");
+        assert!(unreachable(&[], &servers).is_empty());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What somebody should look at: what is wrong now, and what happened in the last hour.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tombolo_control::NodeId;
@@ -133,6 +134,18 @@ impl Member {
     pub(super) fn not_understood(&self) -> Vec<String> {
         let refused = self.node.verifier().not_understood();
         refused.map(|(document, error)| not_understood_text(document, error)).collect()
+    }
+
+    /// The names and addresses of all other servers, as far as they are known.
+    pub(in super::super) fn server_addresses(&self) -> Vec<(String, SocketAddr)> {
+        let servers = self.servers().iter().filter(|server| server.key != self.key);
+        let endpoints =
+            servers.flat_map(|server| server.endpoints.iter().map(move |endpoint| (server, endpoint)));
+        let addresses = endpoints.flat_map(|(server, endpoint)| {
+            let found = self.resolved.get(endpoint.as_str()).into_iter().flatten().copied();
+            endpoint.address().into_iter().chain(found).map(|address| (self.named(&server.node), address))
+        });
+        addresses.collect()
     }
 
     /// All of it.

@@ -72,6 +72,8 @@ pub(super) struct Member {
     port: u16,
     /// Where servers and members were reached: what packets to them leave from is where others may reach this machine.
     remotes: Vec<SocketAddr>,
+    /// Where the names of servers led to last.
+    resolved: HashMap<String, Vec<SocketAddr>>,
     /// Where this machine is told to be.
     local: Vec<SocketAddr>,
     /// Requests to an authority that is elsewhere.
@@ -293,6 +295,7 @@ impl Member {
                     joining.note_addresses(&addresses);
                 }
                 self.note_local(&addresses);
+                self.resolved.insert(endpoint.as_str().to_owned(), addresses.clone());
                 self.handle_event(NodeEvent::Resolved { endpoint: endpoint.clone(), addresses });
             }
             Err(error) => {

@@ -89,6 +89,7 @@ impl Member {
             leaving: None,
             rotating: None,
             alarms: HashMap::new(),
+            resolved: HashMap::new(),
             next_look: time.boot,
             attached: HashSet::new(),
         };
