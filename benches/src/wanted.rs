@@ -168,6 +168,7 @@ const WANTED: &[Wanted] = &[
         r.values(OURS, "handshake_loss_to_share")
     }),
     at_most("throughput lost to 50,000 junk initiations/s", 15.0, "%", 1, |r| r.values(OURS, "junk_loss")),
+    at_most("the same from forged addresses", 15.0, "%", 1, |r| r.values(OURS, "forged_loss")),
     at_most("memory under that flood", 32.0, "MB", 1, |r| r.values(OURS, "junk_peak_mb")),
     times("TCP at 20 % loss, to the line without a VPN", 0.9, |r| r.ratios(OURS, PLAIN, "lossy_mbps")),
     times("TCP at 20 % reordering, to the line without a VPN", 0.9, |r| {

@@ -171,7 +171,7 @@ pub(crate) struct Shared {
     pub(crate) events: SegQueue<Event>,
     /// Peers with packets after a silence. Bounded, because each is here once.
     pub(crate) peers_used: SegQueue<PeerId>,
-    /// Of sources with a live session, which are served first: empty outside of membership mode (control rule 8).
+    /// Of sources with a live session, which are served first (control rule 8).
     known_handshakes: ArrayQueue<HandshakeDatagram>,
     /// Of all others.
     handshakes: ArrayQueue<HandshakeDatagram>,

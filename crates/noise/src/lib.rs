@@ -19,6 +19,7 @@ mod crypto;
 pub mod handshake;
 pub mod keys;
 pub mod rate_limit;
+mod reply_budget;
 pub mod tai64n;
 #[cfg(test)]
 mod test_support;

@@ -12,7 +12,7 @@ const SHARDS: usize = 256;
 type Shard = Vec<(SocketAddr, u32)>;
 
 /// The addresses and ports of peers with a live session, or with an initiation of ours under way. The control
-/// thread writes, workers read without waiting. Empty outside of membership mode.
+/// thread writes, workers read without waiting.
 ///
 /// An address can be forged: whoever knows a peer's address and port can send into the queue of the
 /// known, where cookies and the rate of a source protect as they do in stock WireGuard.

@@ -33,7 +33,7 @@ drop_reasons! {
     InvalidMac1 => "invalid_mac1",
     /// A handshake message without a valid mac2 while under load; a cookie was sent (requirement 13).
     CookieRequired => "cookie_required",
-    /// A handshake message beyond the rate of its source (requirement 13).
+    /// A handshake message beyond the rate of its source, or one without a valid mac2 beyond what is answered with cookies (requirement 13).
     RateLimited => "rate_limited",
     /// A handshake message that found the handshake queue full.
     HandshakeQueueFull => "handshake_queue_full",

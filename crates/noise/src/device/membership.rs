@@ -63,13 +63,10 @@ impl Device {
             (Some(membership), Some(options)) => membership.options = options,
             (empty, Some(options)) => *empty = Some(Membership::new(options, now.boot)),
         }
-        for id in self.peer_ids() {
-            self.update_known_source(id);
-        }
     }
 
     /// The table that workers ask which queue a handshake message goes to: that of the sources with live
-    /// sessions, which is served first, or that of all others. Empty outside of membership mode, where one queue serves all.
+    /// sessions, which is served first, or that of all others.
     pub fn source_table(&self) -> Arc<SourceTable> {
         Arc::clone(&self.sources)
     }

@@ -26,13 +26,18 @@ const UNDER_LOAD_AFTER_TIME: Duration = Duration::from_secs(1);
 /// We are under load when this part of the queue is in use: 128 of 1024 (requirement 13).
 const UNDER_LOAD_DIVISOR: usize = 8;
 
+/// So many initiations of nobody within [`JUNK_WINDOW`] are load as well: 2000 a second, about a twelfth of a processor.
+const MAX_JUNK: u32 = 200;
+const JUNK_WINDOW: Duration = Duration::from_millis(100);
+
 impl Device {
     /// Takes an initiation, a response or a cookie reply. `source` is the outer source, and our address
-    /// that it was sent to; `queue_depth` of `queue_capacity` handshake messages were waiting with it, in membership mode in the
+    /// that it was sent to; `queue_depth` of `queue_capacity` handshake messages were waiting with it, in the
     /// queue that the [`source_table`](Self::source_table) chose.
     ///
     /// # Errors
-    /// Why the message was dropped. [`DropReason::CookieRequired`] comes with an answer, as the one reason of all. Transport data is
+    /// Why the message was dropped. [`DropReason::CookieRequired`] comes with an answer, as the one reason of all; in a flood some
+    /// are [`DropReason::RateLimited`] in its place. Transport data is
     /// [`DropReason::MalformedMessage`] here: it is for the workers.
     pub fn handle_message(
         &mut self,
@@ -52,11 +57,23 @@ impl Device {
                 let stranger = self.is_stranger(source);
                 let load = self.is_under_load(stranger, queue_depth, queue_capacity, now.boot)
                     || (stranger && self.is_strangers_time_up(now.boot));
-                let proven = self.admit(&message, &identity, source, load, now.boot, rng)?;
-                if stranger {
-                    self.spend_on_stranger(now.boot)?;
+                let admitted = self.admit(&message, &identity, source, load, now.boot, rng);
+                let taken = admitted.and_then(|proven| {
+                    if stranger {
+                        self.spend_on_stranger(now.boot)?;
+                    }
+                    self.consume_initiation(&message, &identity, source, proven, now, rng)
+                });
+                match taken {
+                    Err(DropReason::HandshakeFailed | DropReason::UnknownPeer) if stranger => {
+                        self.note_junk(now.boot);
+                    }
+                    Err(DropReason::CookieRequired | DropReason::RateLimited) if stranger && load => {
+                        self.note_junk(now.boot);
+                    }
+                    _ => {}
                 }
-                self.consume_initiation(&message, &identity, source, proven, now, rng)
+                taken
             }
             MessageType::Response => {
                 let message = Response::parse(datagram)?;
@@ -88,6 +105,19 @@ impl Device {
         }
         last_under_load.take_if(|last| now.saturating_duration_since(*last) >= UNDER_LOAD_AFTER_TIME);
         last_under_load.is_some()
+    }
+
+    /// An initiation has cost a Diffie-Hellman and was of nobody, or would have cost it under load. A flood of those that is slow
+    /// enough to be worked off would never fill the queue, and take most of a processor.
+    fn note_junk(&mut self, now: Instant) {
+        let (since, count) = &mut self.junk;
+        if now.saturating_duration_since(*since) >= JUNK_WINDOW {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count >= MAX_JUNK {
+            self.last_under_load[1] = Some(now);
+        }
     }
 
     /// Whether so many handshake messages came within the last second that senders are asked for cookies (requirement 13).
@@ -131,6 +161,9 @@ impl Device {
         now: Instant,
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> DropReason {
+        if !self.reply_budget.allow(source.remote.ip(), now, rng) {
+            return DropReason::RateLimited;
+        }
         let reply = self.cookies.create_reply(identity, message, source.remote, now, rng);
         self.push_datagram(None, source, &reply);
         DropReason::CookieRequired

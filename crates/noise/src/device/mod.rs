@@ -24,6 +24,7 @@ use crate::keys::{PrivateKey, PublicKey, StaticIdentity};
 use crate::link::Link;
 use crate::peer::Peer;
 use crate::rate_limit::RateLimiter;
+use crate::reply_budget::ReplyBudget;
 use crate::source_table::SourceTable;
 use crate::tai64n::Tai64n;
 use crate::timers::{Timer, TimerQueue};
@@ -55,9 +56,12 @@ pub struct Device {
     timers: TimerQueue,
     outputs: VecDeque<Output>,
     cookies: CookieChecker,
+    reply_budget: ReplyBudget,
     rate_limiter: RateLimiter,
     /// When the handshake queue was last found long (requirement 13): that of known sources, that of others.
     last_under_load: [Option<Instant>; 2],
+    /// How many initiations of no known source were of nobody, and since when they are counted.
+    junk: (Instant, u32),
     max_timestamp_ahead: Option<Duration>,
     steering: Option<Steering>,
     /// The least that the wall clock can be, and when that was said (control rule 18).
@@ -89,8 +93,10 @@ impl Device {
             timers: TimerQueue::default(),
             outputs: VecDeque::new(),
             cookies: CookieChecker::new(),
+            reply_budget: ReplyBudget::new(),
             rate_limiter: RateLimiter::new(),
             last_under_load: [None; 2],
+            junk: (Instant::from_nanos(0), 0),
             max_timestamp_ahead: None,
             steering: None,
             time_floor: None,

@@ -96,7 +96,7 @@ impl Device {
 
     /// Whether a handshake message is from none of the sources with a live session.
     pub(super) fn is_stranger(&self, source: Endpoint) -> bool {
-        self.membership.is_some() && !self.sources.contains(source.remote)
+        !self.sources.contains(source.remote)
     }
 
     /// Whether the time of strangers is used up, so that cookies are demanded before any other work.
@@ -193,13 +193,12 @@ impl Device {
     /// Brings the table of known sources up to date with one peer: where it is, while it has keys that it has used or an
     /// initiation of ours is under way.
     pub(super) fn update_known_source(&mut self, id: PeerId) {
-        let in_mode = self.membership.is_some();
         let Some(peer) = self.peer(id) else { return };
         let live = peer.keypairs.current.is_some()
             || peer.pending.is_some()
             || (peer.is_static() && peer.keypairs.next.is_some());
         let known = peer.link.endpoint().map(|endpoint| endpoint.remote);
-        let known = known.filter(|_| in_mode && live && !peer.is_provisional());
+        let known = known.filter(|_| live && !peer.is_provisional());
         let former = peer.known_source.as_deref().copied();
         if known == former {
             return;

@@ -2,6 +2,8 @@
 
 use crate::harness::{World, millis, seconds};
 use std::time::Duration;
+use tombolo_noise::cookie::CookieJar;
+use tombolo_noise::keys::{RemoteStatic, StaticIdentity};
 use tombolo_packet::DropReason;
 use tombolo_packet::message::MessageType;
 
@@ -115,4 +117,34 @@ fn a_valid_mac2_is_limited_to_a_burst_of_5_and_20_a_second_requirement_13() {
     }
     assert_eq!(world.nodes[1].dropped(DropReason::RateLimited), 45);
     let _ = target;
+}
+
+/// Junk that is worked off as it comes: nothing waits in the queue.
+#[test]
+fn two_thousand_junk_initiations_a_second_are_load_requirement_13() {
+    let mut world = World::pair(8);
+    world.nodes[1].queue_depth = 1;
+    world.faults.loss = 1000;
+    world.send(0, 1, b"x");
+    world.faults.loss = 0;
+    // The key is right, and so is mac1; the timestamp is not sealed for anybody.
+    let mut jar = CookieJar::new();
+    let identity = StaticIdentity::new(world.nodes[0].private_key.clone());
+    let remote = RemoteStatic::new(&identity, world.nodes[1].public_key());
+    let mut junk = world.sent(0, MessageType::Initiation).remove(0).contents;
+    junk[50] ^= 1;
+    jar.write_macs(&mut junk, &remote, world.now_of(0).boot);
+    for (a_second, asked) in [(1_000, 0), (10_000, 9_000)] {
+        let before = world.nodes[1].dropped(DropReason::HandshakeFailed);
+        for _ in 0..a_second {
+            world.receive(1, "198.51.100.66:1".parse().unwrap(), junk.clone());
+            world.advance(seconds(1) / a_second);
+        }
+        let cookies = world.nodes[1].dropped(DropReason::CookieRequired);
+        let failed = world.nodes[1].dropped(DropReason::HandshakeFailed) - before;
+        assert!(cookies >= asked && failed <= a_second as usize - asked, "{cookies} asked, {failed} worked on");
+    }
+    // A peer that we have a session with is not asked meanwhile.
+    world.advance(seconds(6));
+    assert_eq!(world.nodes[1].delivered.len(), 1);
 }
