@@ -103,7 +103,7 @@ impl<'a> Inbound<'a> {
 }
 
 /// ICMP errors and short memory come out of a UDP socket as errors of the next call, and pass.
-fn recoverable(error: &io::Error) -> bool {
+pub(crate) fn recoverable(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let passing = [
         Errno::CONNREFUSED,

@@ -23,6 +23,9 @@ pub struct Sockets {
     pub port: u16,
     /// Those of the further lanes.
     pub more: Vec<Sockets>,
+    /// Where handshakes come and nothing else, at most one per address family: read by the control thread. Where there are none, handshakes come to
+    /// the lanes. Nothing is sent from these.
+    pub handshakes: Vec<Arc<dyn Socket>>,
 }
 
 impl Sockets {
@@ -31,7 +34,7 @@ impl Sockets {
         lane.checked_sub(1).and_then(|further| self.more.get(further)).unwrap_or(self)
     }
 
-    /// All sockets, of all lanes.
+    /// All sockets that are sent from, of all lanes.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<dyn Socket>> {
         std::iter::once(self).chain(&self.more).flat_map(|lane| [&lane.v4, &lane.v6]).flatten()
     }

@@ -312,12 +312,20 @@ impl Shared {
 
     /// Hands a handshake datagram to the control thread, or drops it if too many wait.
     pub(crate) fn enqueue_handshake(&self, datagram: HandshakeDatagram) {
+        if self.queue_handshake(datagram) {
+            self.wake_control();
+        }
+    }
+
+    /// The same for the control thread itself. `false`: it was dropped.
+    pub(crate) fn queue_handshake(&self, datagram: HandshakeDatagram) -> bool {
         let known = self.sources.contains(datagram.source.remote);
         let queue = if known { &self.known_handshakes } else { &self.handshakes };
-        match queue.push(datagram) {
-            Ok(()) => self.wake_control(),
-            Err(_) => self.drops.count(DropReason::HandshakeQueueFull),
+        let queued = queue.push(datagram).is_ok();
+        if !queued {
+            self.drops.count(DropReason::HandshakeQueueFull);
         }
+        queued
     }
 
     /// Control thread: the next handshake datagram, and how many there were in its queue.

@@ -58,7 +58,8 @@ impl ReplyBudget {
         let passed = now.saturating_duration_since(self.updated).as_nanos();
         self.updated = self.updated.max(now);
         self.tokens = self.tokens.saturating_add(u64::try_from(passed).unwrap_or(FULL)).min(FULL);
-        let available = if self.is_seldom(address, now, rng) { self.tokens } else { self.tokens.saturating_sub(HALF) };
+        let available =
+            if self.is_seldom(address, now, rng) { self.tokens } else { self.tokens.saturating_sub(HALF) };
         let mut drawn = || u64::from(rng.next_u32()) * HALF >> 32;
         let allowed = available >= COST && (available >= HALF || drawn() < available);
         if allowed {

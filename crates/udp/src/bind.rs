@@ -17,6 +17,9 @@ use crate::{BindError, Family, UdpSocket};
 /// Ports that are tried for one that is free in both families.
 const PORT_ATTEMPTS: u32 = 64;
 
+/// Bytes of receive buffer of a socket for handshakes: some 2000 of them, as the kernel counts.
+const HANDSHAKE_BUFFER: usize = 1 << 20;
+
 /// How a socket is made.
 #[derive(Clone, Debug)]
 pub struct BindOptions {
@@ -92,25 +95,28 @@ pub fn bind_pair(port: u16, options: &BindOptions) -> Result<SocketPair, BindErr
     }
 }
 
-/// Binds one pair of sockets for each of `steering`'s to one port; port 0 picks a free one. The kernel
-/// steers transport messages to them by receiver index, and all else by its flow.
+/// The sockets of one port.
+#[derive(Debug)]
+pub struct SteeredSockets {
+    /// One pair for each of the [`Steering`]'s sockets.
+    pub lanes: Vec<SocketPair>,
+    /// Where everything comes that is no transport message; none of a family where the kernel does not steer. It is bound last,
+    /// and is to be closed last.
+    pub handshakes: Vec<UdpSocket>,
+}
+
+/// Binds one pair of sockets for each of `steering`'s to one port, and one more for what is no transport message; port 0 picks a
+/// free one. The kernel steers transport messages by receiver index.
 ///
 /// The first pair is bound as if it were alone, and only then lets the others in: so the port is refused
 /// to whoever comes later in the same way, another daemon like this one above all.
 ///
 /// # Errors
 /// As [`bind_pair`].
-pub fn bind_pairs(
-    port: u16,
-    options: &BindOptions,
-    steering: Steering,
-) -> Result<Vec<SocketPair>, BindError> {
+pub fn bind_pairs(port: u16, options: &BindOptions, steering: Steering) -> Result<SteeredSockets, BindError> {
     let first = bind_pair(port, options)?;
     let port = first.port();
     let mut pairs = vec![first];
-    if steering.sockets() == 1 {
-        return Ok(pairs);
-    }
     let failed = |step| move |source: io::Error| BindError::System { port, step, source };
     for socket in pairs[0].sockets() {
         share(socket.descriptor.as_fd()).map_err(failed("share the port"))?;
@@ -123,11 +129,17 @@ pub fn bind_pairs(
         };
         pairs.push(SocketPair { v4, v6, v6_error: None });
     }
+    let mut handshakes = Vec::new();
     for socket in pairs[0].sockets() {
-        // Without it the flow decides for all, and a peer's datagrams stay together until it moves.
-        let _ = sys::attach_steering(socket.descriptor.as_fd(), steering);
+        let further = BindOptions { receive_buffer: HANDSHAKE_BUFFER, ..options.clone() };
+        let further = UdpSocket::bind_shared(socket.family, port, &further, true)?;
+        // Without it the flow decides for all, and a peer's datagrams stay together until it moves; then there is no socket
+        // for handshakes alone.
+        if sys::attach_steering(socket.descriptor.as_fd(), steering).is_ok() {
+            handshakes.push(further);
+        }
     }
-    Ok(pairs)
+    Ok(SteeredSockets { lanes: pairs, handshakes })
 }
 
 fn share(socket: BorrowedFd<'_>) -> io::Result<()> {

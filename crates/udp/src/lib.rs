@@ -33,7 +33,7 @@ mod send;
 mod socket;
 mod sys;
 
-pub use bind::{BindOptions, SocketPair, bind_pair, bind_pairs};
+pub use bind::{BindOptions, SocketPair, SteeredSockets, bind_pair, bind_pairs};
 pub use datagram::{Received, SendError, SendFailure, SendOutcome, Transmit};
 pub use error::BindError;
 pub use socket::{Family, UdpSocket};

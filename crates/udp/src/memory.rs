@@ -103,12 +103,29 @@ impl MemoryNetwork {
     /// # Panics
     /// When the system has no descriptor left for the sockets' events.
     pub fn sockets(&self, addresses: &[IpAddr], port: u16, steering: Steering) -> Vec<MemorySocket> {
+        self.share(addresses, port, steering, 0)
+    }
+
+    /// The same, and behind them one to which all comes that is no transport message.
+    ///
+    /// # Panics
+    /// As [`MemoryNetwork::sockets`].
+    pub fn sockets_and_handshakes(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        steering: Steering,
+    ) -> Vec<MemorySocket> {
+        self.share(addresses, port, steering, 1)
+    }
+
+    fn share(&self, addresses: &[IpAddr], port: u16, steering: Steering, further: u16) -> Vec<MemorySocket> {
         let inbox = || Inbox {
             queue: Mutex::default(),
             event: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
                 .expect("a process that tests has descriptors left"),
         };
-        let inboxes = (0..steering.sockets()).map(|_| Arc::new(inbox())).collect();
+        let inboxes = (0..steering.sockets() + further).map(|_| Arc::new(inbox())).collect();
         let shared = Arc::new(Port { inboxes, steering, place: Mutex::new(Place::default()) });
         let sockets: Vec<MemorySocket> = shared
             .inboxes
@@ -353,7 +370,7 @@ impl State {
             self.lost += 1;
             return;
         };
-        let number = self.socket_for(port.steering, contents);
+        let number = self.socket_for(port, contents);
         let Some(inbox) = port.inboxes.get(number) else { return };
         let mut queue = lock(&inbox.queue);
         for _ in 0..copies {
@@ -383,9 +400,13 @@ impl State {
     }
 
     /// The number of the socket that a datagram comes to.
-    fn socket_for(&mut self, steering: Steering, contents: &[u8]) -> usize {
+    fn socket_for(&mut self, port: &Port, contents: &[u8]) -> usize {
+        let steering = port.steering;
         let sockets = u64::from(steering.sockets());
         match contents.first_chunk::<8>() {
+            message if port.inboxes.len() as u64 > sockets && !matches!(message, Some([4, 0, 0, 0, ..])) => {
+                port.inboxes.len() - 1
+            }
             _ if sockets == 1 => 0,
             Some(&[4, 0, 0, 0, a, b, c, d]) if !self.happens(self.faults.astray_per_mille) => {
                 steering.socket_of(u32::from_le_bytes([a, b, c, d])).into()

@@ -178,15 +178,13 @@ pub(crate) fn get_option(
 }
 
 /// Lets a classic BPF program choose among the sockets that share the port of this one, as
-/// [`Steering::socket_of`] does for transport messages; for all else the kernel's own hash of the flow
-/// chooses. A socket's number is the order in which it was bound. Needs no privilege.
+/// [`Steering::socket_of`] does for transport messages; all else comes to the one behind these. A socket's number is the order in
+/// which it was bound; where there is none of a number, the kernel's own hash of the flow chooses. Needs no privilege.
 pub(crate) fn attach_steering(socket: BorrowedFd<'_>, steering: Steering) -> io::Result<()> {
     /// The first word of a transport message as the program reads it: type 4, and three zeros.
     const TRANSPORT: u32 = 0x0400_0000;
     /// Where the receiver index lies (§5.4.6). The program begins behind the UDP header.
     const RECEIVER_INDEX: u32 = 4;
-    /// No socket has this number, which leaves the choice to the kernel.
-    const ANY: u32 = u32::MAX;
     let instruction = |code: u32, jump_if_true, jump_if_false, k| libc::sock_filter {
         code: code as u16,
         jt: jump_if_true,
@@ -196,7 +194,7 @@ pub(crate) fn attach_steering(socket: BorrowedFd<'_>, steering: Steering) -> io:
     let mut program = [
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, TRANSPORT),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, ANY),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, steering.sockets().into()),
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, RECEIVER_INDEX),
         instruction(libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K, 0, 0, steering.multiplier()),
         instruction(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 0, 0, 16),

@@ -72,16 +72,17 @@ fn a_port_that_is_taken_in_either_family_is_named() {
 #[test]
 fn a_port_that_workers_share_is_closed_to_whoever_comes_later() {
     let options = BindOptions::default();
-    let pairs = bind_pairs(0, &options, steering(3)).unwrap();
+    let bound = bind_pairs(0, &options, steering(3)).unwrap();
+    let pairs = &bound.lanes;
     let port = pairs[0].port();
     assert_eq!(pairs.len(), 3);
-    for pair in &pairs {
+    for pair in pairs {
         assert_eq!((pair.v4.local_port(), pair.v6.as_ref().unwrap().local_port()), (port, port));
     }
     for result in [bind_pairs(port, &options, steering(3)), bind_pairs(port, &options, steering(1))] {
         assert!(matches!(result, Err(BindError::PortInUse { port: named }) if named == port));
     }
-    drop(pairs);
+    drop(bound);
     let alone = bind_pair(port, &options).unwrap();
     assert!(matches!(bind_pairs(port, &options, steering(3)), Err(BindError::PortInUse { .. })));
     drop(alone);
@@ -89,11 +90,14 @@ fn a_port_that_workers_share_is_closed_to_whoever_comes_later() {
 }
 
 #[test]
-fn the_kernel_steers_as_we_compute_and_hands_out_all_else_too() {
-    for count in [2, 5] {
+fn the_kernel_steers_as_we_compute_and_brings_handshakes_to_a_socket_of_their_own() {
+    for count in [1, 2, 5] {
         let steering = steering(count);
-        let pairs = bind_pairs(0, &BindOptions::default(), steering).unwrap();
-        for family in [Family::V4, Family::V6] {
+        let bound = bind_pairs(0, &BindOptions::default(), steering).unwrap();
+        let pairs = &bound.lanes;
+        assert_eq!(bound.handshakes.len(), 2);
+        for (family, handshakes) in [Family::V4, Family::V6].into_iter().zip(&bound.handshakes) {
+            assert_eq!(handshakes.family(), family);
             let sender = UdpSocket::bind(family, 0, &BindOptions::default()).unwrap();
             let sockets: Vec<&UdpSocket> = pairs
                 .iter()
@@ -119,25 +123,18 @@ fn the_kernel_steers_as_we_compute_and_hands_out_all_else_too() {
                     );
                 }
             }
-            // An initiation, and what is shorter than any message, come to some socket.
-            for contents in [&[1, 0, 0, 0, 7, 7, 7, 7][..], &[4], &[4, 0, 0, 0], &[]] {
+            let others =
+                [&[1, 0, 0, 0, 7, 7, 7, 7][..], &[2, 0, 0, 0], &[3, 0, 0, 0], &[4, 0, 0, 1], &[0; 148]];
+            for contents in others {
                 assert_eq!(send(&sender, Transmit::new(target, contents)).datagrams, 1);
             }
-            let mut left = 4;
-            while left > 0 {
-                let fds = &mut sockets
-                    .iter()
-                    .map(|socket| PollFd::from_borrowed_fd(socket.fd(), PollFlags::IN))
-                    .collect::<Vec<_>>();
-                assert!(
-                    poll(fds, Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap() > 0,
-                    "{left} are missing"
-                );
-                let (mut arena, mut received) = (vec![0; 8 * RECEIVE_SLOT], Vec::new());
-                for socket in &sockets {
-                    left -= socket.receive(&mut arena, &mut received).unwrap();
-                }
+            let received = receive(handshakes, others.len());
+            assert!(received.iter().map(|(_, message)| &message[..]).eq(others));
+            // What is shorter than any message comes to the first: the program ends where there is nothing to read.
+            for contents in [&[4][..], &[4, 0, 0, 0]] {
+                assert_eq!(send(&sender, Transmit::new(target, contents)).datagrams, 1);
             }
+            assert_eq!(receive(sockets[0], 2).len(), 2);
         }
     }
 }

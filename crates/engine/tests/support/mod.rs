@@ -22,6 +22,7 @@ use tombolo_packet::checksum::{Sum, pseudo_header};
 use tombolo_packet::{GsoType, IpPacket, Steering, VnetHeader};
 use tombolo_tun::Offloads;
 use tombolo_tun::memory::{MemoryHost, queues};
+use tombolo_udp::Socket;
 use tombolo_udp::memory::{MemoryNetwork, MemorySocket};
 
 /// How long a test waits for what must happen.
@@ -35,12 +36,21 @@ struct MemoryBinder {
     outer: IpAddr,
     bound: Sender<Vec<Arc<MemorySocket>>>,
     gates: Gates,
+    /// Handshakes come to a socket of their own, as with a kernel that steers.
+    steers: bool,
 }
 
 impl SocketBinder for MemoryBinder {
     fn bind(&mut self, _port: u16, _mark: u32, steering: Steering) -> io::Result<Sockets> {
-        let sockets: Vec<_> =
-            self.network.sockets(&[self.outer], PORT, steering).into_iter().map(Arc::new).collect();
+        let mut sockets: Vec<_> = if self.steers {
+            self.network.sockets_and_handshakes(&[self.outer], PORT, steering)
+        } else {
+            self.network.sockets(&[self.outer], PORT, steering)
+        }
+        .into_iter()
+        .map(Arc::new)
+        .collect();
+        let handshakes = sockets.split_off(steering.sockets().into());
         let _ = self.bound.send(sockets.clone());
         let mut lanes = sockets.into_iter().map(|socket| Sockets {
             v4: Some(self.gates.socket(socket)),
@@ -48,7 +58,9 @@ impl SocketBinder for MemoryBinder {
             ..Sockets::default()
         });
         let first = lanes.next().unwrap();
-        Ok(Sockets { more: lanes.collect(), ..first })
+        let more = lanes.collect();
+        let handshakes = handshakes.into_iter().map(|socket| socket as Arc<dyn Socket>).collect();
+        Ok(Sockets { more, handshakes, ..first })
     }
 }
 
@@ -76,7 +88,8 @@ impl Machine {
         self.handle.instruct(vec![Instruction::Frame { public_key: to, path, frame }]).unwrap();
     }
 
-    /// Starts a machine with the number `number`, outer address 192.0.2.N, and two workers.
+    /// Starts a machine with the number `number`, outer address 192.0.2.N, and two workers. Machines of odd numbers have a
+    /// socket for handshakes, those of even numbers none.
     pub fn start(network: &MemoryNetwork, number: u8, offloads: Offloads) -> Self {
         Self::start_workers(network, number, offloads, 2, Duration::ZERO)
     }
@@ -142,7 +155,8 @@ impl Machine {
         let (queues, host) = queues(offloads, queues_for(options.workers)).unwrap();
         let queues = queues.into_iter().map(|queue| gates.queue(queue)).collect();
         let (bound, binding) = channel();
-        let binder = MemoryBinder { network: network.clone(), outer, bound, gates: gates.clone() };
+        let (network, gates) = (network.clone(), gates.clone());
+        let binder = MemoryBinder { network, outer, bound, gates, steers: number % 2 == 1 };
         let (sender, events) = channel();
         let sender = Mutex::new(sender);
         let private_key = PrivateKey::generate(&mut random);

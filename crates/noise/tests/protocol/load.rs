@@ -142,7 +142,10 @@ fn two_thousand_junk_initiations_a_second_are_load_requirement_13() {
         }
         let cookies = world.nodes[1].dropped(DropReason::CookieRequired);
         let failed = world.nodes[1].dropped(DropReason::HandshakeFailed) - before;
-        assert!(cookies >= asked && failed <= a_second as usize - asked, "{cookies} asked, {failed} worked on");
+        assert!(
+            cookies >= asked && failed <= a_second as usize - asked,
+            "{cookies} asked, {failed} worked on"
+        );
     }
     // A peer that we have a session with is not asked meanwhile.
     world.advance(seconds(6));

@@ -42,18 +42,20 @@ impl UdpBinder {
 impl SocketBinder for UdpBinder {
     fn bind(&mut self, port: u16, mark: u32, steering: Steering) -> io::Result<Sockets> {
         let options = BindOptions { mark, gso: self.gso, gro: self.gro, ..BindOptions::default() };
-        let pairs = bind_pairs(port, &options, steering).map_err(|error| match error {
+        let bound = bind_pairs(port, &options, steering).map_err(|error| match error {
             BindError::PortInUse { .. } => io::Error::from(Errno::ADDRINUSE),
             BindError::System { source, .. } => source,
             other => io::Error::other(other),
         })?;
-        let mut lanes = pairs.into_iter().map(|pair| {
+        let mut lanes = bound.lanes.into_iter().map(|pair| {
             let port = pair.port();
             let v6 = pair.v6.map(|socket| Arc::new(socket) as Arc<dyn Socket>);
-            Sockets { v4: Some(Arc::new(pair.v4)), v6, port, more: Vec::new() }
+            Sockets { v4: Some(Arc::new(pair.v4)), v6, port, ..Sockets::default() }
         });
         let first = lanes.next().unwrap_or_default();
-        Ok(Sockets { more: lanes.collect(), ..first })
+        let more = lanes.collect();
+        let handshakes = bound.handshakes.into_iter().map(|socket| Arc::new(socket) as Arc<dyn Socket>);
+        Ok(Sockets { more, handshakes: handshakes.collect(), ..first })
     }
 
     fn route(&mut self, destination: IpAddr, mark: u32) -> Option<Route> {
