@@ -60,7 +60,7 @@ impl ReplyBudget {
         self.tokens = self.tokens.saturating_add(u64::try_from(passed).unwrap_or(FULL)).min(FULL);
         let available =
             if self.is_seldom(address, now, rng) { self.tokens } else { self.tokens.saturating_sub(HALF) };
-        let mut drawn = || u64::from(rng.next_u32()) * HALF >> 32;
+        let mut drawn = || (u64::from(rng.next_u32()) * HALF) >> 32;
         let allowed = available >= COST && (available >= HALF || drawn() < available);
         if allowed {
             self.tokens -= COST;

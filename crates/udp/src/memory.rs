@@ -370,7 +370,7 @@ impl State {
             self.lost += 1;
             return;
         };
-        let number = self.socket_for(port, contents);
+        let number = self.socket_for(&port, contents);
         let Some(inbox) = port.inboxes.get(number) else { return };
         let mut queue = lock(&inbox.queue);
         for _ in 0..copies {
