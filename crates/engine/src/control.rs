@@ -10,6 +10,7 @@ mod path_mtu;
 mod probes;
 mod relay;
 mod report;
+mod unproven;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,6 +39,7 @@ use crate::suspend::SuspendWatch;
 use handshakes::HandshakeInbox;
 use path_mtu::{PathRecord, Paths};
 use probes::Probes;
+use unproven::UnprovenFrames;
 
 /// Handshake datagrams taken before commands and timers have their turn again.
 const HANDSHAKES_PER_TURN: usize = 64;
@@ -84,6 +86,7 @@ pub(crate) struct Control<B, R> {
     unpublished: bool,
     /// Peers that are reached by relays.
     relayed: BTreeSet<PeerId>,
+    unproven: UnprovenFrames,
     /// For the few packets that this thread writes itself.
     queue: Option<Arc<dyn Queue>>,
 }
@@ -132,6 +135,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             reported_gone: false,
             unpublished: false,
             relayed: BTreeSet::new(),
+            unproven: UnprovenFrames::default(),
             queue: parts.queue,
         };
         control.device.set_link_up(parts.link_up, now, &mut control.random);

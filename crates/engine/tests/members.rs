@@ -180,6 +180,18 @@ fn a_session_is_where_its_handshake_was_and_not_where_its_first_message_seems_to
         server.send(&udp(EAST, WEST, &[7; 1000]));
         server.dropped(DropReason::PathUnproven) > 0
     });
+    // A frame beyond that waits, and goes when the control plane knows who is there.
+    let received = |long: usize| {
+        let (mut arena, mut received) = (vec![0; 8 * RECEIVE_SLOT], Vec::new());
+        victim.receive(&mut arena, &mut received).unwrap();
+        received.iter().flat_map(|read| read.segments(&arena)).filter(|message| message.len() > long).count()
+    };
+    received(0);
+    server.say(node.public_key, vec![0xf1; 1024]);
+    assert_eq!(server.handle.status().unwrap().peers.len(), 1, "what was said before has been done");
+    assert_eq!(received(0), 0);
+    server.handle.instruct(vec![Instruction::PathValidated(node.public_key, place(9))]).unwrap();
+    wait_until("the frame", || received(1024) == 1);
 }
 
 #[test]

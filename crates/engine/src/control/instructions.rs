@@ -16,7 +16,7 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         for instruction in instructions {
             let member = match instruction {
                 Instruction::Frame { public_key, path, frame } => {
-                    // Whoever wanted it sends it again.
+                    // Whoever wanted it sends it again if it does not go.
                     let _ = self.send_frame(&public_key, &frame, path, now);
                     continue;
                 }
@@ -37,7 +37,16 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
                 Instruction::PathValidated(key, remote) => MemberCommand::PathValidated(key, remote),
                 Instruction::Revoke(key) => MemberCommand::Revoke(key),
             };
+            let moved = match &member {
+                MemberCommand::SetPath(key, _) | MemberCommand::PathValidated(key, _) => Some(*key),
+                _ => None,
+            };
             self.member_command(member, now);
+            if let Some(key) = moved {
+                for frame in self.unproven.take(&key, now.boot) {
+                    let _ = self.send_frame(&key, &frame, None, now);
+                }
+            }
         }
     }
 }

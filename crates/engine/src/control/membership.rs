@@ -95,7 +95,15 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
         let len = padded + TRANSPORT_OVERHEAD;
         let destination = match path {
             Some(path) => self.endpoint_of(key, path)?,
-            None => link.destination(len as u64).ok()?,
+            None => match link.destination(len as u64) {
+                Ok(destination) => destination,
+                Err(DropReason::PathUnproven) => {
+                    // Not lost for that: it goes when the path was shown.
+                    self.unproven.push(*key, frame.to_vec(), now.boot);
+                    return None;
+                }
+                Err(_) => return None,
+            },
         };
         let counter = keypair.reserve(1).ok()?;
         let gathered = self.gather(Some(&link), destination, 0, len, |message| {

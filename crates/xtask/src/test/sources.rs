@@ -14,8 +14,7 @@ use crate::cargo;
 const MAY_BE_UNSAFE: &[&str] = &["crates/tun", "crates/udp", "crates/engine/tests/allocations"];
 
 /// The crates that promise to the compiler that they have none.
-const FORBID_UNSAFE: &[&str] =
-    &["crates/packet", "crates/noise", "crates/route", "crates/control"];
+const FORBID_UNSAFE: &[&str] = &["crates/packet", "crates/noise", "crates/route", "crates/control"];
 
 /// All that ships beside the root key's own file and the command line: the daemon, and what it stands on.
 const NEVER_OPENS_ROOT: &[&str] = &[
