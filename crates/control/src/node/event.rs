@@ -324,7 +324,9 @@ pub struct NodeStatus {
 pub struct PeerPath {
     /// Its key.
     pub key: PublicKey,
-    /// Whether there is a session of a verified member.
+    /// Whether there is a session.
+    pub session: bool,
+    /// Whether it is one of a verified member.
     pub verified: bool,
     /// The path in use.
     pub path: Option<Path>,

@@ -248,6 +248,7 @@ impl Peer {
         let direct = self.paths.iter().filter(|(path, _)| !path.is_relayed());
         PeerPath {
             key,
+            session: self.session.is_some(),
             verified: self.is_verified(),
             path: self.current,
             round_trip: self.current.and_then(|path| self.paths.get(&path)?.round_trip),

@@ -35,7 +35,9 @@ impl Member {
         }
         let status = self.node.status(now());
         let mut authorities = self.servers().iter().filter(|server| server.roles.contains(Roles::AUTHORITY));
-        let authority = authorities.find(|server| is_reached(&status, &server.key)).map(|server| server.key);
+        // Its key is the session's; that it has shown its membership yet, just after our own came, makes no difference.
+        let has_session = |key| status.peers.iter().any(|peer| peer.key == key && peer.session);
+        let authority = authorities.find(|server| has_session(server.key)).map(|server| server.key);
         let Some(authority) = authority else {
             let message = "there is no tunnel with a server of the network at the moment, and only that one has the register: \
                            look at `tombolo status`, or run the command on the server"
