@@ -107,7 +107,7 @@ impl Seen {
 
 fn super_packets(packets: u64) {
     let mut seen = Seen::default();
-    let mut flags = 0_u8;
+    let (mut flags, mut cleared) = (0_u8, 0);
     let drawn = draw("super-packets", packets, |random| {
         let mut spec = spec(random, LONGEST);
         if spec.tcp {
@@ -115,6 +115,9 @@ fn super_packets(packets: u64) {
             spec.flags = flags;
         }
         let gso_size = gso_size(random, spec.payload.len());
+        if !spec.tcp && random.chance(16) {
+            clear_checksum(&mut spec, gso_size);
+        }
         let mut header = spec.vnet_header_bytes(gso_size);
         if random.chance(8) {
             // Wrong on the forward path, and so not to be used.
@@ -126,10 +129,23 @@ fn super_packets(packets: u64) {
         assert!(segments == expected, "{header:?} {spec:?}");
         assert!(random.chance(8) || segments.iter().all(|segment| is_sound(segment, &spec)), "{spec:?}");
         seen.note(&spec, gso_size.into());
+        let field = spec.transport_offset() + 6;
+        cleared += u64::from(!spec.tcp && segments[0][field..field + 2] == [0xff, 0xff]);
         segments.len() as u64
     });
-    assert!(drawn >= packets);
+    assert!(drawn >= packets && cleared > packets / 1000, "{cleared} checksums of zero");
     seen.assert_complete();
+}
+
+/// Makes the UDP checksum of the first segment come out as zero, which stands for none (RFC 768).
+fn clear_checksum(spec: &mut Spec, gso_size: u16) {
+    let end = spec.payload.len().min(gso_size.into()) & !1;
+    if end >= 2 {
+        spec.payload[end - 2..end].fill(0);
+        let first = &spec.segments(gso_size.into())[0];
+        let field = spec.transport_offset() + 6;
+        spec.payload[end - 2..end].copy_from_slice(&first[field..field + 2]);
+    }
 }
 
 /// Whether lengths and checksums are right to a receiver, who knows nothing of super-packets. Behind a routing header the pseudo-header is another.
