@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use tombolo_noise::Link;
+use tombolo_packet::message::MessageType;
 use tombolo_packet::{DropReason, Endpoint};
 use tombolo_udp::{MAX_DATAGRAM, SendError, SendFailure, SendOutcome, Socket, Transmit};
 
@@ -36,6 +37,8 @@ struct Pending {
     segments: usize,
     /// A shorter datagram was added: it must be the last.
     closed: bool,
+    /// Transport messages, or handshakes: the receiver's kernel steers a super-datagram by its first message.
+    transport: bool,
 }
 
 /// One contiguous buffer of sealed messages, laid out as they are sent.
@@ -108,8 +111,10 @@ impl SendBatch {
     ) {
         let range = self.used..self.used + len;
         self.used += len;
+        let transport = MessageType::classify(&self.arena[range.clone()]) == Ok(MessageType::Transport);
         if let Some(last) = self.pending.last_mut()
             && !last.closed
+            && last.transport == transport
             && last.endpoint == endpoint
             && last.traffic_class == traffic_class
             && len <= last.segment_len
@@ -129,6 +134,7 @@ impl SendBatch {
             segment_len: len,
             segments: 1,
             closed: false,
+            transport,
         });
     }
 
@@ -212,6 +218,18 @@ mod tests {
             }
         }
         batch.pending.iter().map(|pending| pending.segments).collect()
+    }
+
+    #[test]
+    fn handshakes_and_transport_messages_never_share_a_datagram() {
+        let to = Endpoint::new("192.0.2.1:1".parse().unwrap());
+        let mut batch = SendBatch::new();
+        for kind in [1, 4, 4, 2, 3] {
+            batch.room(92).unwrap()[0] = kind;
+            batch.commit(None, to, 0, 92);
+        }
+        let segments: Vec<usize> = batch.pending.iter().map(|pending| pending.segments).collect();
+        assert_eq!(segments, [1, 2, 2]);
     }
 
     #[test]

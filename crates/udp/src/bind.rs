@@ -131,7 +131,8 @@ pub fn bind_pairs(port: u16, options: &BindOptions, steering: Steering) -> Resul
     }
     let mut handshakes = Vec::new();
     for socket in pairs[0].sockets() {
-        let further = BindOptions { receive_buffer: HANDSHAKE_BUFFER, ..options.clone() };
+        // Merged with what follows it, a handshake would bring along transport messages to a socket that is not theirs.
+        let further = BindOptions { receive_buffer: HANDSHAKE_BUFFER, gro: false, ..options.clone() };
         let further = UdpSocket::bind_shared(socket.family, port, &further, true)?;
         // Without it the flow decides for all, and a peer's datagrams stay together until it moves; then there is no socket
         // for handshakes alone.
