@@ -36,6 +36,7 @@ mod admin;
 pub mod audit;
 mod clock;
 mod due;
+mod elsewhere;
 mod genesis;
 mod incidents;
 mod issue;
@@ -199,6 +200,8 @@ pub struct Authority {
     events: VecDeque<Event>,
     publish_at: Instant,
     due_at: Instant,
+    /// Of several servers one does what is due.
+    writer: bool,
     tickets: HashMap<NodeId, OpenTicket>,
     seen: HashMap<NodeId, UnixTime>,
     /// After a restore: the greatest version that a node was heard to have.
@@ -257,6 +260,7 @@ impl Authority {
             events: VecDeque::new(),
             publish_at: now.boot + interval.saturating_sub(age),
             due_at: now.boot + due::INTERVAL,
+            writer: true,
             tickets: HashMap::new(),
             seen: HashMap::new(),
             wanted: None,
@@ -381,7 +385,7 @@ impl Authority {
 
     /// When [`Authority::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        Some(self.publish_at.min(self.due_at))
+        Some(if self.writer { self.publish_at.min(self.due_at) } else { self.due_at })
     }
 
     /// Signs the network document anew, revokes old keys, lets go who is gone.
@@ -391,9 +395,11 @@ impl Authority {
             self.due_at = now.boot + due::INTERVAL;
             let time = self.time(now);
             self.tickets.retain(|_, ticket| ticket.expires > time);
-            self.run(Job::Due, now, rng);
+            if self.writer {
+                self.run(Job::Due, now, rng);
+            }
         }
-        if now.boot >= self.publish_at {
+        if self.writer && now.boot >= self.publish_at {
             // Until it is committed, which sets the next time, it is tried again each minute.
             self.publish_at = now.boot + Duration::from_secs(60);
             self.run(Job::Publish, now, rng);

@@ -153,7 +153,8 @@ impl Mirror {
     /// Takes over what was committed, here or by somebody else.
     pub(super) fn set(&mut self, stored: Stored) {
         // A late result must not undo a later one.
-        if self.revision(&stored.key) > stored.revision && stored.record.is_some() {
+        let nothing_there = stored.record.is_none() && stored.revision == 0;
+        if self.revision(&stored.key) > stored.revision && !nothing_there {
             return;
         }
         match stored.record {

@@ -3,7 +3,8 @@
 //! The store is a map from [`Key`] to [`Record`]. Each key has the revision of the transaction that wrote it last,
 //! and 0 where there is none: what etcd calls `mod_revision`. A transaction is carried out whole if all of its
 //! conditions hold, else not at all. The store keeps the audit log's chain itself, because it alone knows in which
-//! order transactions are committed.
+//! order transactions are committed. What other servers write to it is taken by [`Authority::handle_changed`](super::Authority::handle_changed);
+//! `docs/architecture.md` has each of these as a call of etcd's.
 
 use super::audit::{AuditHead, Change};
 use super::register::{Key, Record};
