@@ -9,7 +9,7 @@ use std::time::Duration;
 use tombolo_noise::clock::Now;
 
 use super::audit::AuditHead;
-use super::register::{Key, Record};
+use super::register::Record;
 use super::transaction::Stored;
 use super::{Authority, Event, PUBLISH_INTERVAL};
 
@@ -64,6 +64,7 @@ impl Authority {
 mod tests {
     use super::super::tests::{World, issuer_key};
     use super::*;
+    use crate::authority::register::Key;
     use crate::authority::transaction::Snapshot;
 
     /// A second server on the world's store.
