@@ -54,7 +54,10 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             if !self.inbox.readable.get_mut(number).is_some_and(std::mem::take) {
                 continue;
             }
-            self.inbox.bytes.resize(SLOTS * RECEIVE_SLOT, 0);
+            if self.inbox.bytes.is_empty() {
+                // Not `resize`, which would write to all of it: most of a slot is never used.
+                self.inbox.bytes = vec![0; SLOTS * RECEIVE_SLOT];
+            }
             for _ in 0..CALLS {
                 match socket.receive(&mut self.inbox.bytes, &mut self.inbox.received) {
                     Ok(0) => break,
