@@ -2,8 +2,11 @@
 //! machines that are replaced and a trust document that is signed anew while others do not hear of it; then healing.
 //!
 //! Forty nodes are tried in all of their 780 pairs. A thousand have half a million: each of them calls five others, drawn at random, so that
-//! every node is called and calls; under `--long` it calls fifty. Meanwhile, at every machine and after each of its steps: no address has two accepted owners, and
-//! no document goes back, neither trust and network document with their revocations nor a membership, one's own or another's.
+//! every node calls, and five call it on average; under `--long` it calls fifty.
+//!
+//! What must hold meanwhile, at nodes and lighthouses alike: no address has two accepted owners; neither the trust document goes back, nor the network document with its
+//! revocations, nor the own membership (looked at after each step of a machine, over restarts); nor another's membership, as long as the machine lives (when the data
+//! path is given it, and each second while the network heals).
 
 use std::collections::BTreeSet;
 
