@@ -61,6 +61,8 @@ pub struct PeerChange {
     pub forward: Option<bool>,
     /// Starts a handshake at once if there is an endpoint.
     pub initiate: bool,
+    /// The same, unless there is a session already.
+    pub call: bool,
 }
 
 impl PeerChange {
@@ -83,6 +85,7 @@ impl PeerChange {
             forward: None,
             rate_limit: None,
             initiate: false,
+            call: false,
         }
     }
 }

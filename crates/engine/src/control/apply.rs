@@ -127,7 +127,8 @@ impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
             record.peer.forward.store(forward, Ordering::Relaxed);
         }
         self.go_on_with_path(id, now);
-        if change.initiate {
+        let connected = || self.device.link(id).is_some_and(|link| link.session_keypair(now.boot).is_some());
+        if change.initiate || (change.call && !connected()) {
             self.device.initiate(id, now, &mut self.random);
         }
     }

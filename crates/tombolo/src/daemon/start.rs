@@ -302,7 +302,7 @@ impl Daemon {
             let (slot, key) = (self.slot.clone(), peer.public_key);
             tokio::spawn(async move {
                 tokio::time::sleep(delay).await;
-                let change = PeerChange { update_only: true, initiate: true, ..PeerChange::new(key) };
+                let change = PeerChange { update_only: true, call: true, ..PeerChange::new(key) };
                 // It fails only when the engine has stopped.
                 let _ = slot.apply(Transaction { peers: vec![change], ..Transaction::default() });
             });
