@@ -2,7 +2,7 @@
 
 use crate::{
     Result, Scene,
-    node::{Node, mesh},
+    node::{Node, OVERLAY, OVERLAY6, mesh},
     topology::{Internet, Machine},
 };
 
@@ -54,4 +54,29 @@ pub fn start_all(scene: &Scene, sites: &mut [Site]) -> Result {
         }
     }
     Ok(())
+}
+
+/// Three sites: `east` and `west` know `central` alone, whose kernel forwards between them. All are started, and
+/// `central` has answered both.
+///
+/// # Errors
+/// When something cannot be made, or does not start or answer.
+pub fn hub(scene: &Scene) -> Result<(Internet, [Site; 3])> {
+    let (internet, mut all) = sites::<3>(scene)?;
+    let [east, west, hub] = &mut all;
+    for variable in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+        hub.node.namespace.sysctl(variable, "1")?;
+    }
+    for spoke in [&*east, &*west] {
+        let mut entry = hub.node.entry(Some(hub.machine.address.to_string()));
+        entry.allowed_ips.extend([OVERLAY.to_owned(), OVERLAY6.to_owned()]);
+        spoke.node.configure("", &[entry])?;
+    }
+    for site in [&mut *east, &mut *west, &mut *hub] {
+        site.node.start(scene)?;
+    }
+    for spoke in [&*east, &*west] {
+        spoke.node.wait_for_peer(&hub.node.name)?;
+    }
+    Ok((internet, all))
 }

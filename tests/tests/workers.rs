@@ -19,9 +19,9 @@ use tombolo_tests::{
     command::USUAL_LIMIT,
     counters::Counters,
     machine_wide,
-    node::{Node, OVERLAY, OVERLAY6, PORT},
+    node::{Node, PORT},
     packet_counts,
-    site::{Site, sites, start_all},
+    site::{Site, hub, sites, start_all},
     transfer,
     wait::wait_for,
 };
@@ -229,20 +229,7 @@ fn a_port_that_workers_share_refuses_another_daemon() {
 #[test]
 fn a_transfer_through_a_hub_is_intact_and_keeps_its_super_packets() {
     machine_wide("a_transfer_through_a_hub_is_intact_and_keeps_its_super_packets", |scene| {
-        let (_internet, mut all) = sites::<3>(scene)?;
-        let [east, west, hub] = &mut all;
-        hub.node.namespace.sysctl("net.ipv4.ip_forward", "1")?;
-        hub.node.namespace.sysctl("net.ipv6.conf.all.forwarding", "1")?;
-        for spoke in [&*east, &*west] {
-            let mut entry = hub.node.entry(Some(hub.machine.address.to_string()));
-            entry.allowed_ips.extend([OVERLAY.to_owned(), OVERLAY6.to_owned()]);
-            spoke.node.configure("", &[entry])?;
-        }
-        for site in [&mut *east, &mut *west, &mut *hub] {
-            site.node.start(scene)?;
-        }
-        east.node.wait_for_peer("central")?;
-        west.node.wait_for_peer("central")?;
+        let (_internet, [east, west, hub]) = hub(scene)?;
         // Written by the daemon, and read back by it after the kernel forwarded them.
         let packets = || packet_counts::of_interface(&hub.node.namespace, &hub.node.interface);
         let before = packets()?;

@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use tombolo_tests::Scene;
 use tombolo_tests::namespace::Namespace;
-use tombolo_tests::node::{OVERLAY, OVERLAY6};
-use tombolo_tests::site::{Site, sites, start_all};
-use tombolo_tests::topology::Internet;
+use tombolo_tests::site::{Site, hub, sites, start_all};
 
 use crate::load::bulk::Streams;
 use crate::results::{Figures, figures};
@@ -50,27 +48,6 @@ pub(super) fn measure(suite: &mut Suite<'_>) -> Result {
         })?;
     }
     Ok(())
-}
-
-/// East and west know the third site alone, which forwards.
-fn hub(scene: &Scene) -> Result<(Internet, [Site; 3])> {
-    let (internet, mut all) = sites::<3>(scene)?;
-    let [east, west, hub] = &mut all;
-    for variable in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
-        hub.node.namespace.sysctl(variable, "1")?;
-    }
-    for spoke in [&*east, &*west] {
-        let mut entry = hub.node.entry(Some(hub.machine.address.to_string()));
-        entry.allowed_ips.extend([OVERLAY.to_owned(), OVERLAY6.to_owned()]);
-        spoke.node.configure("", &[entry])?;
-    }
-    for site in [&mut *east, &mut *west, &mut *hub] {
-        site.node.start(scene)?;
-    }
-    for spoke in [&*east, &*west] {
-        spoke.node.wait_for_peer(&hub.node.name)?;
-    }
-    Ok((internet, all))
 }
 
 fn pids(sites: &mut [Site]) -> Result<Vec<u32>> {
