@@ -61,20 +61,28 @@ impl Scene {
         say(line);
     }
 
-    /// The last lines of every log in the folder.
+    /// The last lines of every log in the folder and those below it.
     pub fn logs(&self) -> String {
-        let mut paths: Vec<PathBuf> = fs::read_dir(&self.directory)
-            .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-            .unwrap_or_default();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
-        paths.sort();
-        paths
-            .iter()
+        let mut logs = Vec::new();
+        collect_logs(&self.directory, &mut logs);
+        logs.sort();
+        logs.iter()
             .filter_map(|path| {
                 let lines = tail(path, SHOWN_LINES);
                 (!lines.is_empty()).then(|| format!("--- {}\n{lines}\n", path.display()))
             })
             .collect()
+    }
+}
+
+fn collect_logs(folder: &Path, logs: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_logs(&path, logs);
+        } else if path.extension().is_some_and(|extension| extension == "log") {
+            logs.push(path);
+        }
     }
 }
 

@@ -146,14 +146,21 @@ impl Stream {
     ///
     /// # Errors
     /// When they do not arrive within `limit`, or a byte was wrong.
-    pub fn advance(&self, more: u64, limit: Duration) -> Result<Duration> {
+    pub fn advance(&mut self, more: u64, limit: Duration) -> Result<Duration> {
         let (start, before) = (crate::wait::now(), self.received.load(Ordering::Relaxed));
-        wait_for(&format!("{more} more bytes of the transfer"), limit, || {
-            let ended = self.receiver.as_ref().is_none_or(JoinHandle::is_finished);
-            ensure!(!ended, "the receiver gave up");
+        let advanced = wait_for(&format!("{more} more bytes of the transfer"), limit, || {
+            ensure!(!self.has_ended(), "the transfer ended");
             Ok((self.received.load(Ordering::Relaxed) >= before + more).then_some(()))
-        })?;
+        });
+        if self.has_ended() {
+            self.join()?;
+        }
+        advanced?;
         Ok(crate::wait::now() - start)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.receiver.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Ends it. Says how many bytes were sent: all of them have arrived, in order and as they were sent.
@@ -161,16 +168,25 @@ impl Stream {
     /// # Errors
     /// When one is wrong or missing.
     pub fn finish(mut self) -> Result<u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        let join = |what: &str| anyhow!("the {what} panicked");
-        let (Some(sender), Some(receiver)) = (self.sender.take(), self.receiver.take()) else {
-            return Err(anyhow!("finished already"));
-        };
-        let sent = sender.join().map_err(|_| join("sender"))??;
-        receiver.join().map_err(|_| join("receiver"))??;
+        let sent = self.join()?;
         let received = self.received.load(Ordering::Relaxed);
         ensure!(sent == received, "{sent} bytes were sent, and {received} arrived");
         Ok(sent)
+    }
+
+    /// Ends both sides. Says how many bytes were sent, or the errors of both.
+    fn join(&mut self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        let (Some(sender), Some(receiver)) = (self.sender.take(), self.receiver.take()) else {
+            return Err(anyhow!("the transfer has ended already"));
+        };
+        let receiver = receiver.join().unwrap_or_else(|_| Err(anyhow!("the receiver panicked")));
+        let sender = sender.join().unwrap_or_else(|_| Err(anyhow!("the sender panicked")));
+        match (sender, receiver) {
+            (Ok(sent), Ok(())) => Ok(sent),
+            (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
+            (Err(sender), Err(receiver)) => Err(receiver.context(format!("{sender:#}"))),
+        }
     }
 }
 

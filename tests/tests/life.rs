@@ -48,7 +48,7 @@ fn members_go_on_without_the_authority_and_renew_when_it_returns_control_rule_16
             alpha.reaches(&beta, "beta")?;
             let first = serial(&alpha)?;
             wait_until("a renewal", LIMIT, || serial(&alpha).is_ok_and(|serial| serial > first))?;
-            let stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
+            let mut stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
             stream.advance(MORE, LIMIT)?;
             server.kill()?;
             // From half of the life on, while it still holds.

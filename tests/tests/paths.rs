@@ -26,6 +26,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const SERVER: [u8; 4] = [192, 0, 2, 0];
 const ALPHA: [u8; 4] = [198, 51, 100, 0];
 const BETA: [u8; 4] = [203, 0, 113, 0];
+const GAMMA: [u8; 4] = [100, 70, 1, 0];
 /// Bytes of a transfer that are enough to say that it goes on.
 const MORE: u64 = 1 << 20;
 
@@ -139,7 +140,7 @@ fn a_transfer_loses_nothing_from_direct_to_relay_and_back_control_rule_14() {
         network.meet()?;
         network.wait_for_path("direct")?;
         let (alpha, beta) = (&network.alpha, &network.beta);
-        let stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
+        let mut stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
         stream.advance(MORE, LIMIT)?;
         network.block()?;
         network.wait_for_path("relayed")?;
@@ -175,20 +176,59 @@ fn when_the_relay_in_use_dies_the_next_one_serves_within_two_seconds_control_rul
             network.wait_for_path("relayed")?;
             // Traffic in a stream, so that the silence shows.
             let (from, to, address) = (alpha.namespace(), beta.namespace(), beta.address()?);
-            let stream = Stream::start(from, to, address)?;
+            let mut stream = Stream::start(from, to, address)?;
             stream.advance(MORE, LIMIT)?;
-            let used = relay_of(alpha)?;
+            let used = relay_of(alpha, "beta")?;
             let (dead, next) =
                 if used == "server" { (&network.server, "second") } else { (&second, "server") };
             let silence = transfer::silence_after(from, to, address, LIMIT, || dead.kill())?;
             scene.say(&format!("the relay {used} died: silence of {silence:?}"));
             ensure!(silence < Duration::from_secs(2), "silence of {silence:?}");
-            wait_for("the other relay is used", LIMIT, || Ok((relay_of(alpha)? == next).then_some(())))?;
+            wait_for("the other relay is used", LIMIT, || {
+                Ok((relay_of(alpha, "beta")? == next).then_some(()))
+            })?;
             stream.advance(MORE, LIMIT)?;
             stream.finish()?;
             Ok(())
         },
     );
+}
+
+#[test]
+fn a_relay_is_reached_by_another_where_the_direct_way_is_closed_control_rule_14() {
+    machine_wide("a_relay_is_reached_by_another_where_the_direct_way_is_closed_control_rule_14", |scene| {
+        let mut network = Network::new(scene, None)?;
+        let gamma = Host::new(scene, &mut network.internet, "gamma", GAMMA)?;
+        gamma.join("gamma", &network.server.token(&["--role", "lighthouse,relay"])?)?;
+        let endpoint = gamma.machine.address.to_string();
+        network.server.run(&["network", "server", "add", "gamma", "--endpoint", &endpoint])?;
+        let (alpha, beta) = (&network.alpha, &network.beta);
+        for host in [alpha, beta] {
+            wait_until("both servers are known", LIMIT, || are_servers_connected(host, 2))?;
+        }
+        network.block()?;
+        network.meet()?;
+        network.wait_for_path("relayed")?;
+        let to_gamma = |path: &str| {
+            wait_until(&format!("gamma is {path}"), LIMIT, || alpha.path("gamma").as_deref() == Some(path))
+        };
+        // Its machine holds a database as any other does.
+        let mut stream = Stream::start(alpha.namespace(), gamma.namespace(), gamma.address()?)?;
+        let mut other = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
+        network.block_between(&alpha.machine, &gamma.machine)?;
+        to_gamma("relayed")?;
+        stream.advance(MORE, LIMIT)?;
+        // And whoever was reached by it is reached by the one that is left.
+        wait_until("beta is reached by the server", LIMIT, || {
+            relay_of(alpha, "beta").is_ok_and(|relay| relay == "server")
+        })?;
+        other.advance(MORE, LIMIT)?;
+        network.open()?;
+        to_gamma("direct")?;
+        stream.advance(MORE, LIMIT)?;
+        other.finish()?;
+        stream.finish().map(drop)
+    });
 }
 
 /// What takes a fraction of a second: on a machine with other work too, and less than WireGuard's five until a handshake is tried again.
@@ -235,7 +275,7 @@ fn a_connection_through_the_relay_goes_on_when_the_relay_is_back_control_rule_14
         network.meet()?;
         network.wait_for_path("relayed")?;
         let (alpha, beta) = (&network.alpha, &network.beta);
-        let stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
+        let mut stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
         stream.advance(MORE, LIMIT)?;
         network.server.restart()?;
         let took = stream.advance(MORE, LIMIT)?;
@@ -299,12 +339,12 @@ fn a_transfer_survives_relays_that_rewrite_reflect_drop_delay_and_repeat_control
             }
             network.meet()?;
             network.wait_for_path("relayed")?;
-            let stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
+            let mut stream = Stream::start(alpha.namespace(), beta.namespace(), beta.address()?)?;
             stream.advance(MORE, LIMIT)?;
             for mischief in
                 [Mischief::Rewrite, Mischief::Reflect, Mischief::Drop, Mischief::Delay, Mischief::Repeat]
             {
-                let used = relay_of(alpha)?;
+                let used = relay_of(alpha, "beta")?;
                 let bad = relays.iter().find(|relay| relay.name == used).context("the relay in use")?;
                 let (before, start) = (bad.in_the_way.harmed(), now());
                 bad.in_the_way.set(mischief);
@@ -314,7 +354,7 @@ fn a_transfer_survives_relays_that_rewrite_reflect_drop_delay_and_repeat_control
                 scene.say(&format!(
                     "{mischief:?} at {used}: {harmed} datagrams, and a megabyte later {:?}, by {}",
                     now() - start,
-                    relay_of(alpha)?
+                    relay_of(alpha, "beta")?
                 ));
                 bad.in_the_way.set(Mischief::None);
                 for host in [alpha, beta] {
@@ -333,9 +373,9 @@ fn a_transfer_survives_relays_that_rewrite_reflect_drop_delay_and_repeat_control
 }
 
 /// The relay through which a member is reached.
-fn relay_of(host: &Host) -> Result<String> {
+fn relay_of(host: &Host, member: &str) -> Result<String> {
     let status = host.json(&["status", "--json"])?;
     let peers = status["peers"].as_array().context("peers")?;
-    let beta = peers.iter().find(|peer| peer["name"] == "beta").context("beta")?;
-    Ok(beta["relay"].as_str().unwrap_or_default().to_owned())
+    let peer = peers.iter().find(|peer| peer["name"] == member).context("the member")?;
+    Ok(peer["relay"].as_str().unwrap_or_default().to_owned())
 }

@@ -121,7 +121,7 @@ fn members_make_new_tunnels_during_ten_thousand_provisional_handshakes_a_second_
             }
             let flood = Flood { messages, a_second: 10_000 };
             let (before, demanded) = (server.megabytes()?, server.dropped("cookie_required")?);
-            let stream = Stream::start(alpha.namespace(), server.namespace(), server.address()?)?;
+            let mut stream = Stream::start(alpha.namespace(), server.namespace(), server.address()?)?;
             let (stop, sent, start) = (AtomicBool::new(false), AtomicU64::new(0), now());
             thread::scope(|scope| {
                 scope.spawn(|| flood.run(&stop, &sent));
@@ -186,7 +186,7 @@ fn replayed_initiations_of_members_move_nothing_control_rule_10() {
         let own = format!("{}:{PORT}", alpha.machine.address);
         let in_place = || endpoint_of(&server, "alpha").is_ok_and(|endpoint| endpoint == own);
         wait_until("the member's endpoint", LIMIT, in_place)?;
-        let stream = Stream::start(alpha.namespace(), server.namespace(), server.address()?)?;
+        let mut stream = Stream::start(alpha.namespace(), server.namespace(), server.address()?)?;
         let target = (server.machine.address, PORT).into();
         let elsewhere = socket_at(&stranger.namespace, IpAddr::V4(stranger.address), target)?;
         let before = server.dropped("stale_timestamp")?;

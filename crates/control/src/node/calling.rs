@@ -12,7 +12,7 @@ use std::time::Duration;
 use tombolo_noise::PublicKey;
 
 use super::event::{EngineChange, Output};
-use super::peer::{Attempt, INITIATIONS, Peer};
+use super::peer::{Attempt, INITIATIONS, Peer, WANTED};
 use super::{Call, Node};
 use crate::NodeId;
 use crate::document::Roles;
@@ -28,8 +28,6 @@ pub(super) const HEAD_START: u8 = 1;
 /// After so many rounds a peer that is no server is given up.
 const ROUNDS_MAX: u8 = 19;
 const LATER_ROUND: Duration = Duration::from_secs(8);
-/// For so long after the last packet for somebody without a session he is asked for.
-const WANTED: Duration = Duration::from_secs(30);
 /// At most, in milliseconds.
 const JITTER: u64 = 500;
 /// The longest wait for a relay without which members in use cannot be reached.
@@ -74,7 +72,7 @@ impl Node {
         }
         let proven = peer.candidates.iter().any(|candidate| candidate.proven);
         if !proven || attempt.round >= HEAD_START {
-            paths.extend(self.relay_paths(key, peer, attempt.round > RELAYS_AGAIN));
+            paths.extend(self.relay_paths(key, peer, attempt.round > RELAYS_AGAIN, call));
         }
         // A server that moved is found by its name.
         if attempt.round % 4 == 3
@@ -90,16 +88,12 @@ impl Node {
 
     /// Relays that both have a tunnel with; ours, where nothing is known of the peer's. With `all` ours come after those: the
     /// peer may have found others since, and what is known of it be old.
-    pub(super) fn relay_paths(&self, key: PublicKey, peer: &Peer, all: bool) -> Vec<Path> {
-        if peer.server.is_some() {
+    pub(super) fn relay_paths(&self, key: PublicKey, peer: &Peer, all: bool, call: &Call<'_>) -> Vec<Path> {
+        // Servers serve by their own addresses.
+        if peer.server.as_ref().is_some_and(|server| !server.is_wanted(call.now.boot)) {
             return Vec::new();
         }
-        let usable = self.held_servers().filter(|(relay, held)| {
-            *relay != key
-                && held.is_verified()
-                && held.has_role(Roles::RELAY)
-                && held.current.is_none_or(|path| !path.is_relayed())
-        });
+        let usable = self.held_servers().filter(|(relay, held)| *relay != key && held.is_usable_relay());
         let nodes = usable.filter_map(|(_, held)| held.server.as_ref().map(|server| server.node));
         let mut nodes: Vec<(bool, NodeId)> = nodes.map(|node| (!peer.is_behind(node), node)).collect();
         nodes.retain(|(unknown, _)| all || !unknown);
@@ -122,8 +116,7 @@ impl Node {
 
     /// There is a tunnel with a relay: whoever waited for one calls by it at once, and looks whether it leads on.
     pub(super) fn note_relay(&mut self, relay: PublicKey, call: &mut Call<'_>) {
-        let is_relay =
-            self.peers.get(&relay).is_some_and(|peer| peer.is_verified() && peer.has_role(Roles::RELAY));
+        let is_relay = self.peers.get(&relay).is_some_and(Peer::is_usable_relay);
         // A new key is not known to others before the authority has signed it.
         if !is_relay || self.own.as_ref().is_none_or(|own| own.key != self.key) {
             return;
@@ -161,7 +154,10 @@ impl Node {
         if let Some(attempt) = peer.attempt.as_mut().filter(|_| peer.session.is_none()) {
             attempt.next = attempt.next.min(now + RELAY_ROUND);
         }
-        if let Some(server) = &mut peer.server {
+        if peer.is_relayed() {
+            // It brings nothing before it is reached directly again.
+            (peer.next_probe, peer.next_explore) = (peer.next_probe.map(|next| next.min(now)), now);
+        } else if let Some(server) = &mut peer.server {
             server.doubt(now);
         }
         self.schedule(key);

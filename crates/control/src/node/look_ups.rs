@@ -321,7 +321,7 @@ impl Node {
             candidates.iter().copied().filter(|candidate| self.is_possible(*candidate)).collect();
         let now = call.now.boot;
         let peer = self.peers.entry(key).or_insert_with(|| Peer::new(now));
-        peer.used = now;
+        peer.note_used(now);
         for address in possible {
             peer.add_candidate(address, false);
         }

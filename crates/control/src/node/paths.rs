@@ -70,7 +70,7 @@ impl Node {
 
     pub(super) fn handle_traffic(&mut self, key: PublicKey, call: &mut Call<'_>) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        peer.used = call.now.boot;
+        peer.note_used(call.now.boot);
         if self.lighthouse.is_some() {
             self.save_used(key, call);
         }
@@ -206,7 +206,8 @@ impl Node {
         // Between a server and those whom it serves there are keepalives, and that is enough while no packets go there. Else a
         // region that goes away would be called by each server, all of it and twice a second.
         let served = self.lighthouse.is_some() && !peer.saved;
-        if (peer.server.is_some() || served) && !hot && peer.failing.is_none() {
+        let kept = peer.server.is_some() && !peer.is_relayed();
+        if (kept || served) && !hot && peer.failing.is_none() {
             peer.next_probe = peer.moved.is_some().then_some(now + PROBE_HOT);
             return;
         }
@@ -281,7 +282,7 @@ impl Node {
         // One relay is held against the others, which are at hand should it fail.
         if peer.failing.is_some() || peer.current.is_none_or(Path::is_relayed) {
             let doubted = peer.failing.is_some() || peer.misses() >= SUSPECT;
-            paths.extend(self.relay_paths(key, peer, doubted));
+            paths.extend(self.relay_paths(key, peer, doubted, call));
         }
         paths.retain(|path| peer.current != Some(*path));
         for path in paths {
@@ -358,9 +359,18 @@ impl Node {
             peer.failing = None;
         }
         if better {
+            let relayed = peer.is_relayed();
             peer.set_current(path, now);
+            let direct_again = relayed && !peer.is_relayed();
+            if let Some(server) = peer.server.as_mut().filter(|_| direct_again) {
+                server.next_keepalive = now;
+            }
             self.engine(EngineChange::Use { key, path });
             self.save_peer(&key);
+            if direct_again {
+                self.schedule(key);
+                self.note_relay(key, call);
+            }
         }
     }
 }

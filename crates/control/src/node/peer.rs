@@ -25,6 +25,9 @@ const BELIEVED: Duration = Duration::from_secs(2);
 const EARLIER: usize = 4;
 /// Paths that are measured.
 const PATHS: usize = 16;
+/// For so long after the last packet for somebody he is asked for, where there is no session, and a server reached by a relay if need
+/// be.
+pub(super) const WANTED: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -68,9 +71,17 @@ pub(super) struct ServerPeer {
     /// Somebody who is reached by it does not answer: it is to answer soon.
     pub(super) doubted: bool,
     pub(super) observed: Option<SocketAddr>,
+    /// When packets for the machine itself went to it or came from it last, or waited: what its roles need is no reason to reach it by
+    /// a relay.
+    pub(super) wanted: Option<Instant>,
 }
 
 impl ServerPeer {
+    /// Whether it is to be reached in any way, and not by its own addresses only.
+    pub(super) fn is_wanted(&self, now: Instant) -> bool {
+        self.wanted.is_some_and(|wanted| now.saturating_duration_since(wanted) < WANTED)
+    }
+
     /// It is asked at once, unless it has answered just now.
     pub(super) fn doubt(&mut self, now: Instant) {
         if self.doubted || self.heard.is_some_and(|heard| now.saturating_duration_since(heard) < BELIEVED) {
@@ -209,6 +220,24 @@ impl Peer {
 
     pub(super) fn has_role(&self, role: Roles) -> bool {
         self.server.as_ref().is_some_and(|server| server.roles.contains(role))
+    }
+
+    /// Whether there is a tunnel with a relay. One that is itself reached by a relay brings nothing to others: relays do not nest.
+    pub(super) fn is_usable_relay(&self) -> bool {
+        self.is_verified() && self.has_role(Roles::RELAY) && !self.is_relayed()
+    }
+
+    /// Whether what goes to it goes by a relay.
+    pub(super) fn is_relayed(&self) -> bool {
+        self.current.is_some_and(Path::is_relayed)
+    }
+
+    /// There are packets for it, or from it.
+    pub(super) fn note_used(&mut self, now: Instant) {
+        self.used = now;
+        if let Some(server) = &mut self.server {
+            server.wanted = Some(now);
+        }
     }
 
     /// Adds a candidate, or proves one. The oldest that was never proven makes room.

@@ -102,6 +102,7 @@ impl Node {
                     heard: None,
                     doubted: false,
                     observed: None,
+                    wanted: None,
                 });
             }
         }
@@ -148,12 +149,17 @@ impl Node {
     /// Sends a keepalive to a server that is due for one.
     pub(super) fn keepalive(&mut self, key: PublicKey, peer: &mut Peer, call: &mut Call<'_>) {
         let now = call.now.boot;
-        let verified = peer.is_verified();
-        let soon = peer.answer_expected(ANSWER_SOON);
+        let (verified, relayed) = (peer.is_verified(), peer.is_relayed());
+        let (soon, usable) = (peer.answer_expected(ANSWER_SOON), peer.is_usable_relay());
         let Some(server) = peer.server.as_mut().filter(|server| verified && server.next_keepalive <= now)
         else {
             return;
         };
+        if relayed && server.is_wanted(now) {
+            // It is not to be answered, for there is no address to tell; other ways are looked for meanwhile.
+            server.next_keepalive = now + ANSWER;
+            return;
+        }
         if server.asked.take().is_some() {
             server.unanswered += 1;
         }
@@ -169,7 +175,7 @@ impl Node {
         server.next_keepalive = now + if server.doubted { soon } else { ANSWER };
         let order = self.next_order();
         server.asked = Some(order);
-        let own = verified.then_some(server.node).filter(|_| server.roles.contains(Roles::RELAY));
+        let own = usable.then_some(server.node);
         let (candidates, relays) = (self.local.clone(), self.relays_held(own));
         self.push(key, None, Frame::Keepalive(Keepalive { order, candidates, relays }));
     }
@@ -180,9 +186,9 @@ impl Node {
         servers.iter().filter_map(|server| Some((server.key, self.peers.get(&server.key)?)))
     }
 
-    /// Relays with which there is a tunnel; `taken` is one that is in hand, and not among the peers at the moment.
+    /// Relays that can be used; `taken` is one that is in hand, and not among the peers at the moment.
     fn relays_held(&self, taken: Option<NodeId>) -> Vec<NodeId> {
-        let held = self.held_servers().filter(|(_, peer)| peer.is_verified() && peer.has_role(Roles::RELAY));
+        let held = self.held_servers().filter(|(_, peer)| peer.is_usable_relay());
         let held = held.filter_map(|(_, peer)| peer.server.as_ref().map(|server| server.node));
         taken.into_iter().chain(held).take(4).collect()
     }

@@ -93,17 +93,20 @@ fn whoever_restarts_is_reached_through_the_relay_within_a_second_control_rule_14
 
 /// Pings every 50 ms for so many seconds. Gives the longest time without an answer, up to the end.
 fn silence(world: &mut World, seconds: u64) -> u64 {
-    silence_for(world, seconds * SECOND)
+    silence_for(world, seconds * SECOND, &[(ONE, OTHER)])
 }
 
-fn silence_for(world: &mut World, time: u64) -> u64 {
-    let destination = world.address(OTHER).unwrap();
+/// Pings of these, from the one to the other. The silence is that of the first pair.
+fn silence_for(world: &mut World, time: u64, pairs: &[(usize, usize)]) -> u64 {
     let (start, mut last, mut longest) = (world.now, world.now, 0);
     while world.now < start + time {
-        world.ping(ONE, destination);
+        for &(from, to) in pairs {
+            let destination = world.address(to).unwrap();
+            world.ping(from, destination);
+        }
         world.run_until(world.now + 50 * MILLISECOND);
-        if let Some(at) = world.machines[ONE].delivered.values().next_back().copied().filter(|at| *at > last)
-        {
+        let answers = &world.machines[pairs[0].0].delivered;
+        if let Some(at) = answers.values().next_back().copied().filter(|at| *at > last) {
             (longest, last) = (longest.max(at - last), at);
         }
     }
@@ -145,7 +148,7 @@ fn the_next_relay_carries_packets_within_two_seconds_whenever_one_dies_control_r
             }
             silence(&mut world, 4);
             phase = (phase + 25) % 500;
-            silence_for(&mut world, phase * MILLISECOND);
+            silence_for(&mut world, phase * MILLISECOND, &[(ONE, OTHER)]);
             let dead = relay_between(&world, ONE, OTHER);
             world.kill(dead);
             let silent = silence(&mut world, 6);
@@ -209,4 +212,48 @@ fn a_path_that_loses_a_fifth_is_not_left_again_and_again_control_rule_14() {
     }
     println!("20 minutes of 20 % loss each way: {changes} changes, relayed {relayed} of {looks} times");
     assert!(changes <= 16 && relayed * 10 < looks, "{changes} changes, relayed {relayed} of {looks}");
+}
+
+/// The way between two machines, of which one may be a server, is blocked.
+fn block(world: &mut World, one: usize, other: usize) {
+    world.underlay.blocked.insert((one.min(other), one.max(other)));
+}
+
+#[test]
+fn servers_that_cannot_reach_each_other_talk_through_the_third_control_rule_14() {
+    let (one, other) = (0, 1);
+    let talk =
+        |world: &mut World, seconds: u64| silence_for(world, seconds * SECOND, &[(one, other), (other, one)]);
+    longest(340, SEEDS, "two servers are cut off from each other", 1600, |seed| {
+        let mut world = joined(seed, 2, 0);
+        talk(&mut world, 4);
+        assert!(!is_relayed(&world, one, other));
+        block(&mut world, one, other);
+        let silent = talk(&mut world, 40);
+        assert!(is_relayed(&world, one, other) && is_relayed(&world, other, one));
+        world.underlay.blocked.clear();
+        talk(&mut world, 5);
+        assert!(!is_relayed(&world, one, other) && !is_relayed(&world, other, one), "direct again");
+        silent
+    });
+}
+
+#[test]
+fn a_relay_that_is_reached_by_another_is_none_and_is_one_again_control_rule_14() {
+    longest(360, SEEDS, "relays are cut off one after the other", 1600, |seed| {
+        let mut world = blocked(seed, true);
+        let mut longest = 0;
+        // Each relay in turn is reached by another only, because it has something to say itself for a while.
+        for turn in 0..2 * SERVERS {
+            let lost = turn % SERVERS;
+            world.underlay.blocked.clear();
+            block(&mut world, ONE, OTHER);
+            block(&mut world, lost, ONE);
+            let silent = silence_for(&mut world, 5 * SECOND, &[(ONE, OTHER), (lost, ONE)]);
+            assert!(is_relayed(&world, lost, ONE), "server {lost} reaches {ONE} by another");
+            assert_ne!(relay_between(&world, ONE, OTHER), lost);
+            longest = longest.max(silent).max(silence(&mut world, 3));
+        }
+        longest
+    });
 }

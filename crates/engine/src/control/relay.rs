@@ -11,14 +11,11 @@ use crate::options::{EngineEvent, Path, SocketBinder};
 use crate::relay::{RELAY_OVERHEAD, RelayPermissions, RelayTable, Via};
 
 impl<B: SocketBinder, R: CryptoRng> Control<B, R> {
-    /// Sessions stay as they are. `false`: there is no such peer, or no such relay, or it is reached by one itself.
+    /// Sessions stay as they are. `false`: there is no such peer, or no such relay, or it is reached by one itself. A relay may be
+    /// reached by another, and brings nothing then: relays do not nest.
     pub(super) fn set_path(&mut self, key: &PublicKey, path: Path, now: Now) -> bool {
         let endpoint = self.endpoint_of(key, path);
         let Some((id, endpoint)) = self.device.peer_by_key(key).zip(endpoint) else { return false };
-        // Relays do not nest: who is reached by one is none.
-        if endpoint.is_relayed() && self.peers.get(&id).is_some_and(|record| record.peer.is_relay()) {
-            return false;
-        }
         self.device.set_endpoint(id, Some(endpoint), now, &mut self.random);
         self.go_on_with_path(id, now);
         true
