@@ -115,8 +115,10 @@ pub enum Frame {
     KeepaliveAnswer(KeepaliveAnswer),
     /// To be sent back, from where it came to (control rule 10).
     Challenge([u8; 16]),
-    /// What a challenge contained.
+    /// What a challenge contained. It says nothing of where its sender is to be reached.
     ChallengeAnswer([u8; 16]),
+    /// A challenge by another path than the one in use: its sender stays where it is (control rule 14).
+    Explore([u8; 16]),
     /// Asks a lighthouse for the list of names from some place on.
     AskNames(AskNames),
     /// A part of the list: an answer, or news that nobody asked for.

@@ -196,7 +196,7 @@ impl Lighthouse {
         let until = now + CHALLENGE_TIME;
         self.challenges.insert(nonce, Asked { node: member.node, key: member.key, candidate, until });
         let path = Some(Path::Direct(candidate));
-        self.outbox.push_back(Outgoing { to: member.key, path, frame: Frame::Challenge(nonce) });
+        self.outbox.push_back(Outgoing { to: member.key, path, frame: Frame::Explore(nonce) });
     }
 
     /// A challenge has come back. Says whether it was one of ours.

@@ -203,6 +203,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ),
         ("challenge", Frame::Challenge([0xcc; 16])),
         ("challenge-answer", Frame::ChallengeAnswer([0xcc; 16])),
+        ("explore", Frame::Explore([0xcc; 16])),
         ("path-probe", Frame::PathProbe { id: 5 }),
         ("path-answer", Frame::PathAnswer { id: 5, size: 1420 }),
     ]

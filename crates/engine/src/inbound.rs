@@ -263,7 +263,7 @@ impl<'a> Delivery<'a> {
         // Control rule 9: once for each batch.
         let authorised = link.may_carry_packets(now);
         let mut batch = Batch::default();
-        let mut newest: Option<&Opened> = None;
+        let (mut newest, mut moving): (Option<&Opened>, Option<&Opened>) = (None, None);
         let (mut frames, mut relayed) = (false, false);
         let fresh = std::mem::take(&mut self.fresh);
         for (opened, &fresh) in group.iter().zip(&fresh) {
@@ -274,10 +274,13 @@ impl<'a> Delivery<'a> {
             batch.messages += 1;
             batch.bytes += opened.message_len as u64;
             newest = Some(opened);
-            if opened.plaintext.is_empty() {
+            let message = &arena[opened.plaintext.clone()];
+            if !path_mtu::is_exploring(message) {
+                moving = newest;
+            }
+            if message.is_empty() {
                 continue;
             }
-            let message = &arena[opened.plaintext.clone()];
             if path_mtu::is_frame(message) {
                 frames = true;
                 batch.data |= !path_mtu::is_path_frame(message);
@@ -300,7 +303,8 @@ impl<'a> Delivery<'a> {
                 self.shared.drops.count(reason);
             }
         }
-        if let Some(newest) = newest {
+        batch.moves = moving.is_some();
+        if let Some(newest) = moving.or(newest) {
             let endpoint = sources.endpoint(newest.source);
             if let Some(event) = link.note_received(session.keypair(), endpoint, now, &batch) {
                 self.shared.raise(event);

@@ -62,6 +62,9 @@ pub struct Received {
     pub bytes: u64,
     /// Whether any of them was no keepalive, whatever became of its inner packet.
     pub data: bool,
+    /// Whether the newest that its sender sent by the path in use came from the endpoint that is given with this; otherwise a member stays
+    /// where it is, for it only looks for other paths from there (control rule 14).
+    pub moves: bool,
 }
 
 /// The shared half of a peer.
@@ -226,7 +229,7 @@ impl Link {
                 self.move_endpoint(from);
                 false
             }
-            _ => self.note_path(standing, keypair, from, now, batch.bytes),
+            _ => self.note_path(standing, keypair, from, now, batch),
         };
         let confirmed = keypair.confirm();
         self.activity.received(now);
@@ -254,21 +257,22 @@ impl Link {
         keypair: &Keypair,
         from: Endpoint,
         now: Instant,
-        bytes: u64,
+        batch: &Received,
     ) -> bool {
         let path = self.path.load();
         if let Some(path) = path.as_ref().filter(|path| path.endpoint.remote == from.remote) {
             if standing != Standing::Provisional && keypair.proven_remote() == Some(from.remote) {
                 path.lift();
             } else {
-                path.note_received(bytes);
+                path.note_received(batch.bytes);
             }
             if path.endpoint.local != from.local {
                 self.path.store(Some(Arc::new(path.with_endpoint(from))));
             }
             return false;
         }
-        if !Self::may_move(path.as_ref().map(|path| path.endpoint), from) {
+        if !Self::may_move(path.as_ref().map(|path| path.endpoint), from) || (path.is_some() && !batch.moves)
+        {
             return false;
         }
         // Control rule 8: never roams.
@@ -286,7 +290,7 @@ impl Link {
             Path::unlimited(from)
         } else {
             let path = Path::unproven(from);
-            path.note_received(bytes);
+            path.note_received(batch.bytes);
             path
         };
         self.path.store(Some(Arc::new(path)));

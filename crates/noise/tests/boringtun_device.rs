@@ -225,7 +225,7 @@ impl Interop {
         if data {
             self.delivered.push((Side::Ours, plaintext.to_vec()));
         }
-        let received = Received { messages: 1, bytes, data };
+        let received = Received { messages: 1, bytes, data, moves: true };
         let event = self.link.note_received(entry.keypair(), endpoint(), self.now, &received);
         self.report(event);
     }

@@ -59,7 +59,7 @@ pub(super) fn all(sent: &[Frame]) -> Vec<Frame> {
         _ => None,
     });
     let nonce = sent.iter().find_map(|frame| match frame {
-        Frame::Challenge(nonce) => Some(*nonce),
+        Frame::Challenge(nonce) | Frame::Explore(nonce) => Some(*nonce),
         _ => None,
     });
     let tags = vec![tag_of(&papers.member(OTHER)), tag_of(&papers.member(MEMBER))];
@@ -100,6 +100,7 @@ pub(super) fn all(sent: &[Frame]) -> Vec<Frame> {
             network_counter: u64::MAX,
         }),
         Frame::Challenge([1; 16]),
+        Frame::Explore([3; 16]),
         Frame::ChallengeAnswer(nonce.unwrap_or([2; 16])),
         Frame::AskNames(AskNames { epoch: 0, index: 0 }),
         Frame::AskNames(AskNames { epoch: u64::MAX, index: u64::MAX }),

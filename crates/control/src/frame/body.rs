@@ -32,6 +32,7 @@ mod kind {
     pub(super) const CHALLENGE_ANSWER: u8 = 16;
     pub(super) const PATH_PROBE: u8 = 17;
     pub(super) const PATH_ANSWER: u8 = 18;
+    pub(super) const EXPLORE: u8 = 19;
 }
 
 /// The one type whose filling is part of what it says.
@@ -41,7 +42,7 @@ const RELAYS_MAX: usize = 4;
 
 /// Reads a body. What is left of the fields is unknown, and ignored (control rule 6).
 pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
-    let known = matches!(kind, kind::JOIN_REQUEST..=kind::PATH_ANSWER)
+    let known = matches!(kind, kind::JOIN_REQUEST..=kind::EXPLORE)
         || matches!(kind, names::kind::ASK_NAMES..=names::kind::MEMBER)
         || matches!(kind, renewal::kind::RENEW..=renewal::kind::PRESENT)
         || matches!(kind, admin::kind::TOKEN_NEW..=admin::kind::NODE_SET | admin::kind::DONE..=admin::kind::REFUSED);
@@ -109,6 +110,7 @@ pub(super) fn read(kind: u8, body: &[u8]) -> Result<Frame, FrameError> {
         }),
         kind::CHALLENGE => Frame::Challenge(fields.required(1, "nonce")?),
         kind::CHALLENGE_ANSWER => Frame::ChallengeAnswer(fields.required(1, "nonce")?),
+        kind::EXPLORE => Frame::Explore(fields.required(1, "nonce")?),
         kind::PATH_PROBE => Frame::PathProbe { id: fields.required(1, "id")? },
         kind::PATH_ANSWER => {
             Frame::PathAnswer { id: fields.required(1, "id")?, size: fields.required(2, "size")? }
@@ -190,6 +192,7 @@ pub(super) fn write(frame: &Frame) -> (u8, Value) {
         }
         Frame::Challenge(nonce) => (kind::CHALLENGE, map.put(1, nonce)),
         Frame::ChallengeAnswer(nonce) => (kind::CHALLENGE_ANSWER, map.put(1, nonce)),
+        Frame::Explore(nonce) => (kind::EXPLORE, map.put(1, nonce)),
         Frame::AskNames(ask) => (names::kind::ASK_NAMES, map.put(1, &ask.epoch).put(2, &ask.index)),
         Frame::Names(list) => {
             let map = map.put(1, &list.epoch).put(2, &list.first).put(3, &list.total);

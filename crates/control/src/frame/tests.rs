@@ -68,6 +68,7 @@ fn samples() -> Vec<Frame> {
         }),
         Frame::Challenge([1; 16]),
         Frame::ChallengeAnswer([2; 16]),
+        Frame::Explore([3; 16]),
         Frame::AskNames(names::AskNames { epoch: u64::MAX, index: u64::MAX }),
         Frame::Names(names::Names {
             epoch: u64::MAX,
@@ -114,7 +115,7 @@ fn unknown_versions_and_types_are_told_apart_from_mistakes_control_rule_11() {
         assert!(is_frame(&other));
         assert_eq!(Frame::parse(&other), Err(FrameError::Version(version)));
     }
-    for kind in [0, 19, 255] {
+    for kind in [0, 20, 255] {
         let mut other = bytes.clone();
         other[1] = kind;
         // Whatever its body is.

@@ -23,7 +23,7 @@ fn socket(text: &str) -> SocketAddr {
 
 fn challenges(sent: &[Outgoing]) -> Vec<(SocketAddr, [u8; 16])> {
     let challenge = |sent: &Outgoing| match (&sent.frame, sent.path) {
-        (Frame::Challenge(nonce), Some(Path::Direct(address))) => Some((address, *nonce)),
+        (Frame::Explore(nonce), Some(Path::Direct(address))) => Some((address, *nonce)),
         _ => None,
     };
     sent.iter().filter_map(challenge).collect()

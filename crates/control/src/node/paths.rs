@@ -189,7 +189,10 @@ impl Node {
         let nonce = call.nonce();
         let Some(state) = peer.path(path) else { return };
         state.ask(nonce, call.now.boot);
-        self.push(key, Some(path), Frame::Challenge(nonce));
+        let in_use =
+            peer.current == Some(path) || peer.moved.is_some_and(|moved| Path::Direct(moved.address) == path);
+        let frame = if in_use { Frame::Challenge(nonce) } else { Frame::Explore(nonce) };
+        self.push(key, Some(path), frame);
     }
 
     fn probe(&mut self, key: PublicKey, peer: &mut Peer, call: &mut Call<'_>) {

@@ -155,7 +155,9 @@ impl Node {
         match frame {
             Frame::PullTrust => self.answer_trust(from),
             Frame::PullBlock(request) => self.answer_block(from, request),
-            Frame::Challenge(nonce) => self.push(from, Some(path), Frame::ChallengeAnswer(nonce)),
+            Frame::Challenge(nonce) | Frame::Explore(nonce) => {
+                self.push(from, Some(path), Frame::ChallengeAnswer(nonce));
+            }
             Frame::ChallengeAnswer(nonce) => self.handle_challenge_answer(from, &nonce, call),
             Frame::Keepalive(keepalive) => self.handle_keepalive(&member, path, &keepalive, call),
             Frame::KeepaliveAnswer(answer) => self.handle_keepalive_answer(from, &answer, call),

@@ -13,6 +13,8 @@ const VERSION: u8 = MARK | 1;
 pub(crate) const HEADER_LEN: usize = 4;
 const PROBE: u8 = 17;
 const ANSWER: u8 = 18;
+/// Frames that look for another path than the one in use, and their answers: types 16 and 19.
+const EXPLORING: [u8; 2] = [16, 19];
 /// Longest of both frames: header, map, and two numbers with their keys.
 const LONGEST: usize = HEADER_LEN + 1 + 2 * (1 + 9);
 
@@ -25,6 +27,12 @@ pub(crate) fn is_frame(message: &[u8]) -> bool {
 /// Whether a frame is one of these two, and so no data for WireGuard's timers: whoever sends one owes nothing.
 pub(crate) fn is_path_frame(message: &[u8]) -> bool {
     message.get(..2).is_some_and(|start| start[0] == VERSION && [PROBE, ANSWER].contains(&start[1]))
+}
+
+/// Whether a frame was sent by a path that is only looked at, so that it says nothing of where its sender is to be answered.
+#[inline]
+pub(crate) fn is_exploring(message: &[u8]) -> bool {
+    message.get(..2).is_some_and(|start| start[0] == VERSION && EXPLORING.contains(&start[1]))
 }
 
 /// A frame of path MTU discovery.
@@ -158,6 +166,23 @@ mod tests {
         assert_eq!(PathFrame::Probe { id: 5 }.to_bytes()[..], probe);
         let answer = [0xf1, 18, 0, 7, 0xa2, 1, 5, 2, 0x19, 0x05, 0x8c];
         assert_eq!(PathFrame::Answer { id: 5, size: 1420 }.to_bytes()[..], answer);
+    }
+
+    /// A challenge answer and an explore, as docs/control-protocol.md has them.
+    #[test]
+    fn what_looks_for_other_paths_is_told_from_all_else_control_rule_14() {
+        for (start, exploring) in [
+            (&[0xf1, 16, 0, 19, 0xa1, 1, 0x50][..], true),
+            (&[0xf1, 19, 0, 19, 0xa1, 1, 0x50], true),
+            (&[0xf1, 15, 0, 19, 0xa1, 1, 0x50], false),
+            (&[0xf1, 13, 0, 0], false),
+            (&[0xf2, 19, 0, 0], false),
+            (&[0x45, 16], false),
+            (&[0xf1], false),
+            (&[], false),
+        ] {
+            assert_eq!(is_exploring(start), exploring, "{start:02x?}");
+        }
     }
 
     proptest::proptest! {

@@ -25,7 +25,7 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use tombolo_noise::clock::Instant;
 
-pub(crate) use frame::{HEADER_LEN, PathFrame, is_frame, is_path_frame};
+pub(crate) use frame::{HEADER_LEN, PathFrame, is_exploring, is_frame, is_path_frame};
 pub(crate) use shared::{OVERHEAD, PeerPath};
 
 /// The inner size that every path is taken to carry: IPv6's least MTU of 1280 bytes (RFC 8200 §5), less the headers over IPv6.

@@ -163,7 +163,7 @@ fn the_first_message_confirms_a_responder_once_requirement_12() {
     assert!(!responder.can_send(at(2)) && responder.can_receive(at(2)));
     let link = link();
     let from = Endpoint::new("192.0.2.1:1".parse().unwrap());
-    let batch = Received { messages: 1, bytes: 32, data: false };
+    let batch = Received { messages: 1, bytes: 32, data: false, moves: true };
     let confirmed = Some(Event::Confirmed { peer: PeerId(3), local_index: 20 });
     assert_eq!(link.note_received(&responder, from, at(2), &batch), confirmed);
     assert_eq!(link.note_received(&responder, from, at(2), &batch), None);

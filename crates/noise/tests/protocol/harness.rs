@@ -76,6 +76,8 @@ pub struct Frame {
 
 /// The first byte of a control frame (docs/control-protocol.md).
 const CONTROL_FRAME: u8 = 0xf1;
+/// First byte of what goes by a path that its sender only looks at.
+pub const EXPLORING: u8 = 0xee;
 
 /// A device, and the least shell that it needs.
 pub struct Node {

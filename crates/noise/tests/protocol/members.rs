@@ -1,6 +1,6 @@
 //! What moves with a member and what does not: control rules 10, 18 and 19.
 
-use crate::harness::{World, millis, seconds};
+use crate::harness::{EXPLORING, World, millis, seconds};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tombolo_noise::clock::UnixTime;
@@ -191,6 +191,23 @@ fn after_a_roam_three_times_what_came_goes_out_until_the_challenge_is_answered_c
         world.send(0, 1, &[2; 84]);
     }
     assert_eq!(world.sent(0, MessageType::Transport).len(), 100);
+}
+
+#[test]
+fn who_looks_for_another_path_moves_nothing_by_it_control_rule_14() {
+    let mut world = World::joined(8, 1);
+    let home = world.nodes[1].address;
+    let elsewhere = "198.51.100.4:4444".parse().unwrap();
+    world.nodes[1].address = elsewhere;
+    world.send(1, 0, &[EXPLORING; 16]);
+    world.advance(millis(50));
+    assert_eq!(remote(&world, 0, 1), home);
+    assert!(!world.link(0, 1).is_path_limited());
+    assert_eq!(world.nodes[0].count_outputs(|output| matches!(output, Output::EndpointMoved { .. })), 0);
+    // Whatever else it says from there it means.
+    world.send(1, 0, &[]);
+    world.advance(millis(50));
+    assert_eq!(remote(&world, 0, 1), elsewhere);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tombolo_noise::{Keypair, Output, Received, TRANSPORT_OVERHEAD, padded_len};
 use tombolo_packet::message::{MessageType, Transport};
 use tombolo_packet::{DropReason, Endpoint, PeerId};
 
-use super::{CONTROL_FRAME, Frame, MTU, Sent, World};
+use super::{CONTROL_FRAME, EXPLORING, Frame, MTU, Sent, World};
 
 /// (when, order of sending, source, destination, contents)
 pub(super) type InFlight = Reverse<(Instant, u64, SocketAddr, SocketAddr, Vec<u8>)>;
@@ -177,7 +177,8 @@ impl World {
             return Err(DropReason::ReplayedCounter);
         }
         let contents = plaintext.to_vec();
-        let received = Received { messages: 1, bytes, data: !contents.is_empty() };
+        let moves = contents.first() != Some(&EXPLORING);
+        let received = Received { messages: 1, bytes, data: !contents.is_empty(), moves };
         let event = entry.link().note_received(entry.keypair(), Endpoint::new(source), self.now, &received);
         // As in the engine: the control thread hears of a session before it hears its first frame.
         self.report(node, event);
