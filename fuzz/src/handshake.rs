@@ -130,7 +130,7 @@ impl Network {
         keypair.commit(&[counter, counter], &mut fresh);
         assert!(!fresh[1], "a counter is fresh once");
         if fresh[0] {
-            let batch = Received { messages: 1, bytes: datagram.len() as u64, data };
+            let batch = Received { messages: 1, bytes: datagram.len() as u64, data, moves: true };
             let event = entry.link().note_received(keypair, from, self.now.boot, &batch);
             self.handle_event(side, event);
         }
