@@ -229,11 +229,11 @@ fn an_idle_daemon_is_small() {
     faulty("an_idle_daemon_is_small", |scene, node| {
         node.start(scene)?;
         let status = fs::read_to_string(format!("/proc/{}/status", node.daemon()?.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default().to_owned();
+        // Its own memory: how much of the executable's file is mapped around what runs is the kernel's choice.
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap_or_default().to_owned();
         let kilobytes: u64 = line.split_whitespace().nth(1).unwrap_or_default().parse()?;
-        scene.say(&format!("resident memory of an idle daemon: {kilobytes} kB"));
-        // Tests run what is built without optimisation and with debugging tables.
-        ensure!(kilobytes < 24_000, "{line}");
+        scene.say(&format!("an idle daemon's own memory: {kilobytes} kB"));
+        ensure!((1..8_000).contains(&kilobytes), "{line}");
         Ok(())
     });
 }

@@ -9,6 +9,7 @@ mod data_path;
 mod liars;
 mod nodes;
 mod outputs;
+mod partial;
 mod relays;
 mod storm;
 mod underlay;
