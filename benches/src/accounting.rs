@@ -1,5 +1,6 @@
 //! Processor time and memory, from `/proc` (`proc(5)`).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -63,23 +64,22 @@ pub fn packet_thread_time() -> Duration {
         .sum()
 }
 
-/// Processor time of the threads of a process that carry this name, to the nanosecond
-/// (`/proc/PID/task/TID/schedstat`).
+/// Processor time of the threads of a process by their names, to the nanosecond
+/// (`/proc/PID/task/TID/schedstat`). Threads of one name count together.
 ///
 /// # Errors
-/// When there is no such process, or no such thread in it.
-pub fn thread_time(pid: u32, name: &str) -> Result<Duration> {
+/// When there is no such process.
+pub fn thread_times(pid: u32) -> Result<BTreeMap<String, Duration>> {
     let folder = format!("/proc/{pid}/task");
-    let mut total = None;
+    let mut times = BTreeMap::<_, Duration>::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("reading {folder}"))?.flatten() {
+        // Of a thread that has just ended there is nothing to read.
         let read = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        if read("comm").trim() != name {
-            continue;
-        }
         let nanoseconds = read("schedstat").split_whitespace().next().and_then(|text| text.parse().ok());
-        total = Some(total.unwrap_or_default() + Duration::from_nanos(nanoseconds.unwrap_or(0)));
+        *times.entry(read("comm").trim().to_owned()).or_default() +=
+            Duration::from_nanos(nanoseconds.unwrap_or(0));
     }
-    total.with_context(|| format!("no thread {name} in {pid}"))
+    Ok(times)
 }
 
 /// What the processors call themselves, with family and model, which tell the generation where a virtual machine hides the name.
@@ -125,7 +125,7 @@ mod tests {
         assert!(resident_megabytes(own, "VmNothing").is_err());
         assert!(process_time(u32::MAX).is_err());
         let thread = fs::read_to_string("/proc/thread-self/comm").unwrap();
-        assert!(thread_time(own, thread.trim()).unwrap() > Duration::ZERO);
-        assert!(thread_time(own, "no such thread").is_err());
+        assert!(thread_times(own).unwrap()[thread.trim()] > Duration::ZERO);
+        assert!(thread_times(u32::MAX).is_err());
     }
 }
