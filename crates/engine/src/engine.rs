@@ -14,6 +14,7 @@ use tombolo_tun::Queue;
 use crate::assist::{Helper, OpeningLine, Pool, SealingLine};
 use crate::busy_poll::BusyPoll;
 use crate::control::{Control, ControlParts};
+use crate::deference::Deference;
 use crate::fair_queue::FlowHasher;
 use crate::handle::EngineHandle;
 use crate::inbound::Inbound;
@@ -125,6 +126,7 @@ impl Engine {
                     outbound: thread.out.then(outbound),
                     inbound: thread.inward.then(inbound),
                     poll,
+                    deference: Deference::default(),
                     helper: Helper::new(Arc::clone(&pool), seat),
                 };
                 worker.run();

@@ -17,6 +17,7 @@ use tombolo_udp::Received;
 
 use crate::arena::{Arena, Messages, Opened};
 use crate::assist::OpeningLine;
+use crate::deference::Found;
 use crate::gateway::{Turned, Turner};
 use crate::options::Sockets;
 use crate::path_mtu;
@@ -59,6 +60,11 @@ impl<'a> Inbound<'a> {
     /// Says which of [`Inbound::descriptors`] are readable.
     pub(crate) fn set_readable(&mut self, readable: [bool; 2]) {
         self.readable = readable;
+    }
+
+    /// What was delivered since this was asked last.
+    pub(crate) fn take_found(&mut self) -> Found {
+        std::mem::take(&mut self.delivery.found)
     }
 
     /// Receives and delivers some of what waits: one batch of each family, so that neither waits for the
@@ -167,6 +173,7 @@ struct Delivery<'a> {
     /// The control thread has frames that it was not woken for.
     frames: bool,
     tun_gone: bool,
+    found: Found,
 }
 
 impl<'a> Delivery<'a> {
@@ -185,6 +192,7 @@ impl<'a> Delivery<'a> {
             turner: Turner::default(),
             frames: false,
             tun_gone: false,
+            found: Found::default(),
         }
     }
 
@@ -322,6 +330,7 @@ impl<'a> Delivery<'a> {
             }
         }
         if let Some(peer) = current.filter(|_| relayed) {
+            self.found = Found::Other;
             self.relayed(peer, group, &fresh, arena, sources, snapshot, now);
         }
         self.fresh = fresh;
@@ -374,6 +383,7 @@ impl<'a> Delivery<'a> {
             ecn_decapsulate(&mut bytes[..len], opened.ecn)?;
         }
         let packet = IpPacket::parse(&arena[opened.plaintext.clone()])?;
+        self.found.note(packet.as_bytes());
         if snapshot.routes.lookup(packet.source()) != Some(peer) {
             return Err(DropReason::SourceNotAllowed);
         }

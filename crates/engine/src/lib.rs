@@ -13,6 +13,7 @@ mod bucket;
 mod busy_poll;
 mod clock;
 mod control;
+mod deference;
 mod engine;
 mod fair_queue;
 mod frames;

@@ -14,6 +14,7 @@ use tombolo_tun::{Fault, Queue};
 
 use crate::assist::SealingLine;
 use crate::clock;
+use crate::deference::Found;
 use crate::fair_queue::{FlowId, Popped};
 use crate::options::Sockets;
 use crate::seeking::seek;
@@ -68,6 +69,7 @@ pub(crate) struct Outbound<'a> {
     company: Company,
     /// The last turn found one packet: so will this one, which if it is short need not wait for the look behind it.
     one_by_one: bool,
+    found: Found,
     too_big: TooBig,
     /// When a turn has something to do though nothing can be read.
     wake_at: Option<Instant>,
@@ -89,6 +91,7 @@ impl<'a> Outbound<'a> {
             waiting: WaitingRoom::new(shared.flow_hasher),
             company: Company::default(),
             one_by_one: false,
+            found: Found::default(),
             too_big: TooBig::new(),
             wake_at: None,
             release_at: None,
@@ -103,6 +106,11 @@ impl<'a> Outbound<'a> {
     /// After what time a turn is due though nothing can be read; `None`: none is.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         self.wake_at.map(|at| at.saturating_duration_since(clock::boot()))
+    }
+
+    /// What was read since this was asked last.
+    pub(crate) fn take_found(&mut self) -> Found {
+        std::mem::take(&mut self.found)
     }
 
     /// Reads all that can be read, as far as possible, and then sends some of what waits. As long as nothing waits, a
@@ -137,6 +145,7 @@ impl<'a> Outbound<'a> {
                 Ok(Some((header, len))) => {
                     reads += 1;
                     let packet = &mut waiting.reading()[..len];
+                    self.found.note(packet);
                     let taken = share.peer_of(packet).and_then(|peer| {
                         let (flow, is_tcp) = waiting.flow_read(peer, len)?;
                         self.company.note(flow, is_tcp && len >= LONG_PACKET, now);

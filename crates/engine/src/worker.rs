@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::assist::Helper;
 use crate::busy_poll::BusyPoll;
+use crate::clock;
+use crate::deference::{Deference, Found};
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
 use crate::shared::{Shared, Waker, wait_readable};
@@ -40,6 +42,7 @@ pub(crate) struct Worker<'a> {
     pub(crate) outbound: Option<Outbound<'a>>,
     pub(crate) inbound: Option<Inbound<'a>>,
     pub(crate) poll: BusyPoll,
+    pub(crate) deference: Deference,
     pub(crate) helper: Helper,
 }
 
@@ -64,19 +67,40 @@ impl Worker<'_> {
                 in_waits = inbound.turn()? == Turn::More;
             }
             let busy = self.outbound.is_some() && out_waits || self.inbound.is_some() && in_waits;
+            self.note_found();
             if busy {
                 self.poll.found();
+            } else if !self.helper.is_wanted() && self.deference.is_due() {
+                std::thread::yield_now();
+                self.deference.returned(clock::boot());
+                (out_waits, in_waits) = self.look_again();
             } else if !self.helper.is_wanted() && self.poll.goes_on() {
                 std::thread::yield_now();
-                (out_waits, in_waits) = (true, true);
-                if let Some(inbound) = &mut self.inbound {
-                    inbound.set_readable([true; 2]);
-                }
+                (out_waits, in_waits) = self.look_again();
             } else {
                 (out_waits, in_waits) = self.park()?;
             }
         }
         Ok(())
+    }
+
+    /// What the turns found.
+    fn note_found(&mut self) {
+        let outwards = self.outbound.as_mut().map(Outbound::take_found);
+        let inwards = self.inbound.as_mut().map(Inbound::take_found);
+        match outwards.max(inwards) {
+            None | Some(Found::Nothing) => {}
+            Some(Found::Acknowledgements) => self.deference.acknowledged(clock::boot()),
+            Some(Found::Other) => self.deference.interrupted(),
+        }
+    }
+
+    /// Both halves look whether something can be read, without having been told.
+    fn look_again(&mut self) -> (bool, bool) {
+        if let Some(inbound) = &mut self.inbound {
+            inbound.set_readable([true; 2]);
+        }
+        (true, true)
     }
 
     /// Sleeps until something can be read, or helps others until then; says whether something can be read by the outward and the

@@ -93,6 +93,19 @@ impl IpPacket<'_> {
             && self.fragment() == Fragment::No
             && self.payload().get(..TCP_HEADER_LEN).is_some_and(|tcp| tcp[13] & SYN != 0)
     }
+
+    /// Whether this is a TCP acknowledgement that carries no data, and neither opens a connection nor ends one.
+    #[inline]
+    pub fn is_bare_acknowledgement(&self) -> bool {
+        const ACK: u8 = 0x10;
+        const FIN_SYN_RST_PSH_ACK_URG: u8 = 0x3f;
+        self.protocol() == crate::ip::protocol::TCP
+            && self.fragment() == Fragment::No
+            && self.payload().get(..TCP_HEADER_LEN).is_some_and(|tcp| {
+                tcp[13] & FIN_SYN_RST_PSH_ACK_URG == ACK
+                    && usize::from(tcp[12] >> 4) * 4 == self.payload().len()
+            })
+    }
 }
 
 #[cfg(test)]
@@ -114,6 +127,26 @@ mod tests {
     fn offer(mss: u16) -> [u8; 4] {
         let [high, low] = mss.to_be_bytes();
         [2, 4, high, low]
+    }
+
+    #[test]
+    fn only_an_acknowledgement_alone_is_bare() {
+        for ipv6 in [false, true] {
+            let is_bare = |tcp: bool, flags: u8, options: &[u8], payload: &[u8]| {
+                let mut spec = Spec::new(ipv6, tcp, payload.to_vec());
+                spec.flags = flags;
+                spec.tcp_options = options.to_vec();
+                IpPacket::parse(&spec.build()).unwrap().is_bare_acknowledgement()
+            };
+            assert!(is_bare(true, 0x10, &[], &[]));
+            assert!(is_bare(true, 0x10 | 0x40, &[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2], &[]));
+            for flag in [0x01, 0x02, 0x04, 0x08, 0x20] {
+                assert!(!is_bare(true, 0x10 | flag, &[], &[]));
+            }
+            assert!(!is_bare(true, 0, &[], &[]));
+            assert!(!is_bare(true, 0x10, &[], &[7]));
+            assert!(!is_bare(false, 0x10, &[], &[]));
+        }
     }
 
     #[test]
