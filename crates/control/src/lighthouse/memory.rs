@@ -119,7 +119,7 @@ impl Memory {
             (place.key, place.order) = (member.key, None);
         }
         self.nodes.insert(member.key, member.node);
-        news.two_places = place.turn(path.direct(), now);
+        news.two_places = place.turn(path.direct(), &keepalive.candidates, now);
         if place.order.is_some_and(|order| keepalive.order <= order) {
             return news;
         }
@@ -189,20 +189,27 @@ impl Memory {
 }
 
 impl Place {
-    /// Notes where a message came from, also one that is older by its count: two machines with one disk count alike.
-    fn turn(&mut self, from: Option<SocketAddr>, now: Instant) -> Option<(SocketAddr, SocketAddr)> {
+    /// Notes where a message came from, also one that is older by its count: two machines with one disk count alike. A machine
+    /// that speaks by its two addresses tells of both from either; a thief may tell of his victim's, but that one does not of his.
+    fn turn(
+        &mut self,
+        from: Option<SocketAddr>,
+        own: &[SocketAddr],
+        now: Instant,
+    ) -> Option<(SocketAddr, SocketAddr)> {
         let (from, observed) = (from?, self.observed?);
         if from == observed {
             return None;
         }
         let back =
             self.former == Some(from) && now.saturating_duration_since(self.turning_since) <= TURNS_WITHIN;
+        let both_own = own.contains(&observed) && self.told.iter().any(|told| told.address == from);
         (self.former, self.observed) = (Some(observed), Some(from));
         if back {
-            self.turns += 1;
+            self.turns = self.turns.saturating_add(u8::from(!both_own));
         } else {
             (self.turns, self.turning_since) = (0, now);
         }
-        (self.turns == TURNS).then_some((from, observed))
+        (back && !both_own && self.turns == TURNS).then_some((from, observed))
     }
 }

@@ -237,6 +237,28 @@ fn a_cloned_disk_is_noticed_and_a_move_is_not_control_rule_19() {
         world.ordered(10, order(sequence), &format!("192.0.2.{sequence}:1"), &[], sequence);
     }
     assert_eq!(world.lighthouse.poll_alarm(), None);
+    // A machine whose lines fail by turns.
+    let lines = ["192.0.2.11:1", "[2001:db8::11]:1"];
+    for sequence in 1..10 {
+        world.ordered(11, order(sequence), lines[sequence as usize % 2], &lines, sequence * 10);
+    }
+    assert_eq!(world.lighthouse.poll_alarm(), None);
+    // A thief who tells of his victim's address too, and is always ahead of it.
+    for sequence in 1..6 {
+        world.ordered(
+            11,
+            order(20 + sequence),
+            "203.0.113.66:1",
+            &["203.0.113.66:1", lines[0]],
+            200 + sequence * 10,
+        );
+        world.ordered(11, order(sequence), lines[0], &lines, 201 + sequence * 10);
+    }
+    let alarm = world.lighthouse.poll_alarm();
+    assert!(
+        matches!(alarm, Some(LighthouseAlarm::TwoPlaces { node: who, .. }) if who == node(11)),
+        "{alarm:?}"
+    );
     // Two machines count alike: the second one's keepalives are old, and come from elsewhere all the same.
     for sequence in 1..6 {
         world.ordered(9, order(sequence), "192.0.2.9:9", &[], sequence * 10);
