@@ -25,6 +25,8 @@ const TRIES: [Duration; 4] = [
     Duration::from_millis(1200),
     Duration::from_millis(2400),
 ];
+/// How often it is asked where somebody is with whom packets are exchanged through a relay.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(20);
 /// A negative answer lasts so long (control rule 12).
 const NEGATIVE: Duration = Duration::from_secs(1);
 const NEGATIVES: usize = 1024;
@@ -115,11 +117,34 @@ impl Node {
             self.drop_waiting(address);
             return;
         }
-        if self.look_ups.running.values().any(|running| running.target == target) {
-            return;
-        }
         if self.look_ups.running.len() >= AT_ONCE {
             self.drop_waiting(address);
+            return;
+        }
+        self.begin_look_up(target, address, call);
+    }
+
+    /// Asks where a peer may be reached that has no direct way now: it may have moved, and so may we, which it is told with the
+    /// introduction.
+    pub(super) fn look_up_again(&mut self, key: PublicKey, peer: &mut Peer, call: &mut Call<'_>) {
+        let now = call.now.boot;
+        let lately = |at: Instant| now.saturating_duration_since(at) < LOOK_UP_AGAIN;
+        // Packets that wait for somebody come first.
+        let busy = self.look_ups.running.len() >= AT_ONCE / 2;
+        if peer.server.is_some()
+            || peer.looked_up.is_some_and(lately)
+            || busy
+            || self.lighthouses().next().is_none()
+        {
+            return;
+        }
+        let Some((member, _)) = self.verifier.authorised(&key, call.times) else { return };
+        peer.looked_up = Some(now);
+        self.begin_look_up(Target::Node(member.node), None, call);
+    }
+
+    fn begin_look_up(&mut self, target: Target, address: Option<IpAddr>, call: &mut Call<'_>) {
+        if self.look_ups.running.values().any(|running| running.target == target) {
             return;
         }
         let id = u64::from_le_bytes(call.nonce()[..8].try_into().unwrap_or_default());

@@ -244,6 +244,9 @@ impl Node {
         let relayed = peer.current.is_none_or(Path::is_relayed);
         if (relayed || peer.failing.is_some()) && peer.next_explore <= now {
             self.try_all(key, peer, call);
+            if hot {
+                self.look_up_again(key, peer, call);
+            }
             let young = |session: Session| now.saturating_duration_since(session.since) < YOUNG;
             peer.next_explore = now
                 + match peer.failing {

@@ -46,6 +46,8 @@ pub(super) struct Peer {
     pub(super) failing: Option<Instant>,
     pub(super) next_probe: Option<Instant>,
     pub(super) next_explore: Instant,
+    /// When lighthouses were asked for it while it had no direct way.
+    pub(super) looked_up: Option<Instant>,
     /// Last traffic or wish for it.
     pub(super) used: Instant,
     pub(super) installed: bool,
@@ -204,6 +206,7 @@ impl Peer {
             failing: None,
             next_probe: None,
             next_explore: now,
+            looked_up: None,
             used: now,
             installed: false,
             saved: false,

@@ -176,6 +176,25 @@ fn a_direct_path_that_is_blocked_is_replaced_within_a_second_and_taken_again_con
 }
 
 #[test]
+fn two_that_both_move_while_a_relay_leads_between_them_are_direct_again_control_rule_14() {
+    longest(460, SEEDS, "both moved, then the way opens: direct", 6000, |seed| {
+        let mut world = blocked(seed, true);
+        for machine in [ONE, OTHER] {
+            world.underlay.roam(machine);
+        }
+        silence(&mut world, 60);
+        assert!(is_relayed(&world, ONE, OTHER) && is_relayed(&world, OTHER, ONE));
+        world.underlay.blocked.clear();
+        let opened = world.now;
+        while is_relayed(&world, ONE, OTHER) || is_relayed(&world, OTHER, ONE) {
+            assert!(world.now < opened + 120 * SECOND, "still by a relay");
+            silence(&mut world, 1);
+        }
+        world.now - opened
+    });
+}
+
+#[test]
 fn of_several_relays_the_nearest_is_taken_and_another_once_it_is_nearer_control_rule_14() {
     for first in 0..SERVERS {
         let mut world = blocked(seed(260) + first as u64, true);

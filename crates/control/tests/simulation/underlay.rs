@@ -81,6 +81,17 @@ impl Underlay {
         self.hosts[host].public
     }
 
+    /// Has another public address from now on.
+    pub(crate) fn roam(&mut self, host: usize) {
+        let host = &mut self.hosts[host];
+        let number = self.by_address.remove(&host.public).unwrap();
+        let IpAddr::V4(old) = host.public else { unreachable!() };
+        let [_, _, high, low] = old.octets();
+        host.public = IpAddr::from([203, 0, high, low]);
+        (host.ports, host.written) = (HashMap::new(), HashSet::new());
+        self.by_address.insert(host.public, number);
+    }
+
     /// Who gets a datagram, from where as it sees it, and after how many nanoseconds: none, one or two times.
     pub(crate) fn send(
         &mut self,
