@@ -7,7 +7,7 @@
 //!                                     └─── gamma 100.80.2.10
 //! ```
 //!
-//! `TOMBOLO_TEST_SEED` sets the seed, which is printed.
+//! `TOMBOLO_TEST_SEED` sets the seed, which is printed, and `TOMBOLO_TEST_EVENTS` how much goes wrong.
 
 use std::time::Duration;
 
@@ -230,8 +230,12 @@ impl Chaos {
     }
 }
 
-fn go_wrong(scene: &Scene, seed: u64, events: usize) -> Result {
-    let seed = std::env::var("TOMBOLO_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(seed);
+fn number(variable: &str, default: u64) -> Result<u64> {
+    std::env::var(variable)
+        .map_or(Ok(default), |text| text.parse().with_context(|| format!("{variable}={text}")))
+}
+
+fn go_wrong(scene: &Scene, seed: u64, events: u64) -> Result {
     scene.say(&format!("seed {seed} (TOMBOLO_TEST_SEED sets it)"));
     let mut chaos = Chaos::new(scene, seed)?;
     chaos.check_counter()?;
@@ -275,13 +279,7 @@ fn go_wrong(scene: &Scene, seed: u64, events: usize) -> Result {
 
 #[test]
 fn connections_outlive_what_goes_wrong_and_nothing_leaks() {
-    machine_wide("connections_outlive_what_goes_wrong_and_nothing_leaks", |scene| go_wrong(scene, 1, 8));
-}
-
-#[test]
-#[ignore = "long: some minutes of what goes wrong"]
-fn connections_outlive_what_goes_wrong_for_minutes_and_nothing_leaks() {
-    machine_wide("connections_outlive_what_goes_wrong_for_minutes_and_nothing_leaks", |scene| {
-        go_wrong(scene, 2, 100)
+    machine_wide("connections_outlive_what_goes_wrong_and_nothing_leaks", |scene| {
+        go_wrong(scene, number("TOMBOLO_TEST_SEED", 1)?, number("TOMBOLO_TEST_EVENTS", 8)?)
     });
 }

@@ -11,8 +11,8 @@ const NODES: usize = 8;
 /// Times that other pairs are cut off from each other, and how many of 100 are.
 const STEPS: usize = 10;
 const BLOCKED: u64 = 30;
-/// Seconds from the first packet to its answer. The way may be open again since a moment ago through one relay only, with which neither has a tunnel: each calls it
-/// every 8 s, and one the other by it after Rekey-Timeout, 5 s.
+/// Seconds from the first packet to its answer. The way may be open again since a moment ago through one relay only, with which neither
+/// has a tunnel: each calls it every 8 s, and one the other by it after Rekey-Timeout, 5 s.
 const REACHED: u64 = 30;
 
 fn is_open(world: &World, one: usize, other: usize) -> bool {

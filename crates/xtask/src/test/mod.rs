@@ -7,6 +7,7 @@ mod sources;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    process::Command,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -34,6 +35,9 @@ const LONG: [&str; 7] = [
 
 /// Cases of each property test then.
 const LONG_CASES: &str = "5000";
+
+/// How much goes wrong then while connections go on (`tests/tests/chaos.rs`).
+const LONG_EVENTS: &str = "100";
 
 /// The checks so far.
 #[derive(Debug, Default)]
@@ -113,6 +117,11 @@ pub(crate) fn run(long: bool) -> Result<bool> {
     }
     if long {
         steps.run("long tests", || long_tests(&count));
+        steps.run("what goes wrong for minutes", || {
+            let mut command = test_command(&["--test", "chaos"], &["--nocapture"])?;
+            command.env("TOMBOLO_TEST_EVENTS", LONG_EVENTS);
+            cargo::run_watched(&mut command, |line| count.add(line)).map(|()| String::new())
+        });
     }
 
     close(&steps, &count, skipped.into_inner(), wait::now() - start);
@@ -123,11 +132,17 @@ fn plain(arguments: &[&str]) -> Result<String> {
     cargo::run(&mut cargo::cargo(arguments)).map(|()| String::new())
 }
 
-/// Runs `cargo test` for the workspace with further arguments, and counts.
-fn tests(arguments: &[&str], harness: &[&str], count: &Count, skipped: &AtomicUsize) -> Result<String> {
+/// `cargo test` for the workspace, with the executables that it builds.
+fn test_command(arguments: &[&str], harness: &[&str]) -> Result<Command> {
     let mut command = cargo::cargo(&["test", "--workspace", "--no-fail-fast"]);
     command.args(arguments).arg("--").args(harness);
     command.env(node::BINARIES, cargo::target_directory()?.join("debug"));
+    Ok(command)
+}
+
+/// Runs `cargo test` for the workspace with further arguments, and counts.
+fn tests(arguments: &[&str], harness: &[&str], count: &Count, skipped: &AtomicUsize) -> Result<String> {
+    let mut command = test_command(arguments, harness)?;
     let skipped_before = skipped.load(Ordering::Relaxed);
     cargo::run_watched(&mut command, |line| {
         count.add(line);
